@@ -1,0 +1,133 @@
+"""`nn.Module`s around the hand-derived operations: drop-in twins of `torch.nn`'s, and `convert`, which swaps them in.
+
+Each is a subclass of its twin and overrides `forward` alone. Parameters, initialisation, `state_dict`, repr, `device=`
+and `dtype=` are therefore those of `torch.nn`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from manual_bp import functional
+from manual_bp.ops.mse import REDUCTIONS
+
+__all__ = ["MLP", "Linear", "MSELoss", "Sigmoid", "convert"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Linear(nn.Linear):
+    """z = x Wᵀ + b: `torch.nn.Linear` with the backward pass of `manual_bp.functional.linear`.
+
+    Shapes: x (..., n_in), W (n_out, n_in), b (n_out,), z (..., n_out).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.linear(input, self.weight, self.bias)
+
+
+class Sigmoid(nn.Sigmoid):
+    """a = σ(z): `torch.nn.Sigmoid` with the backward pass of `manual_bp.functional.sigmoid`. Any shape."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.sigmoid(input)
+
+
+class MSELoss(nn.MSELoss):
+    """C = s Σ (a − y)²: `torch.nn.MSELoss` with the backward pass of `manual_bp.functional.mse_loss`.
+
+    Args:
+        reduction: "mean", "sum" or "none" as in torch, "half_per_example" (s = 1/(2m), documents 1 and 2) or
+            "half_per_element" (s = 1/(2 m n_out), document 3).
+
+    Raises:
+        ValueError: an unknown reduction.
+    """
+
+    def __init__(self, reduction: str = "mean") -> None:
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"MSELoss: reduction {reduction!r} is not one of {', '.join(REDUCTIONS)}")
+        super().__init__(reduction=reduction)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return functional.mse_loss(input, target, self.reduction)
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction!r}"
+
+
+class MLP(nn.Sequential):
+    """The documents' network: Linear, Sigmoid, Linear, Sigmoid, … as an `nn.Sequential`.
+
+    Args:
+        sizes: the width of each layer, the input's first: [784, 128, 10].
+        output: "sigmoid", or "linear" for document 2's linear output unit.
+        bias: whether the Linear layers have one.
+        device: as in `torch.nn.Linear`.
+        dtype: as in `torch.nn.Linear`.
+
+    Raises:
+        ValueError: fewer than two sizes, a size below 1, or an unknown output.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        output: Literal["sigmoid", "linear"] = "sigmoid",
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        sizes = list(sizes)
+        if len(sizes) < 2 or any(not isinstance(n, int) or n < 1 for n in sizes):
+            raise ValueError(f"MLP: sizes {sizes}: two or more widths of at least 1 are needed, such as [784, 128, 10]")
+        if output not in ("sigmoid", "linear"):
+            raise ValueError(f"MLP: output {output!r} is not one of sigmoid, linear")
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [Linear(n_in, n_out, bias=bias, device=device, dtype=dtype), Sigmoid()]
+        if output == "linear":
+            layers.pop()
+        super().__init__(*layers)
+
+    def __getitem__(self, index: slice | int) -> Any:
+        if isinstance(index, slice):  # nn.Sequential would call MLP(OrderedDict(...))
+            return nn.Sequential(OrderedDict(list(self._modules.items())[index]))  # type: ignore[arg-type]
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return super().__iter__()
+
+
+_TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: Linear, nn.Sigmoid: Sigmoid, nn.MSELoss: MSELoss}
+
+
+def convert(model: M) -> M:
+    """Make every `nn.Linear`, `nn.Sigmoid` and `nn.MSELoss` in `model` run its hand-derived backward pass.
+
+    The modules are changed in place: the same objects with the same parameters, buffers, hooks, mode and names, so
+    optimizers and shared layers keep working. Exact types only: subclasses (also parametrized modules, which are
+    subclasses) stay as they are. A second call changes nothing.
+
+    Args:
+        model: any module; a bare `nn.Linear` is converted too.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        TypeError: `model` is not a module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"convert: a torch.nn.Module is needed, not {type(model).__name__}")
+    for module in model.modules():
+        twin = _TWINS.get(type(module))
+        if twin is not None:
+            module.__class__ = twin
+    return model

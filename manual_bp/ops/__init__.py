@@ -1,0 +1,7 @@
+"""The three operations, one file each: the formula and the `torch.autograd.Function` that implements it."""
+
+from manual_bp.ops.linear import LinearFunction
+from manual_bp.ops.mse import MSELossFunction
+from manual_bp.ops.sigmoid import SigmoidFunction
+
+__all__ = ["LinearFunction", "MSELossFunction", "SigmoidFunction"]

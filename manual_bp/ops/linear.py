@@ -1,0 +1,78 @@
+"""Linear: z = a_prev Wᵀ + b.
+
+    ∂C/∂a_prev = δ W        (m, n_in)
+    ∂C/∂W      = δᵀ a_prev  (n_out, n_in)
+    ∂C/∂b      = Σ_m δ      (n_out,)
+
+with δ = ∂C/∂z of shape (m, n_out). Document 1: (δ^(l+1))ᵀ a^(l), and δ^(l+1) Θ^(l) sent back one layer. Document 2:
+Δw = −η δ z. Document 3: ∇W = δ (a^(l-1))ᵀ, ∇b = δ for one example; a batch sums over its examples.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from manual_bp.ops.function import HandDerivedFunction
+
+
+class LinearFunction(HandDerivedFunction):
+    """z = x Wᵀ + b; x (..., n_in), W (n_out, n_in), b (n_out,) or None; z (..., n_out). Documents 1, 2 and 3."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)  # z = x Wᵀ + b  (m, n_out)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        x, weight, _ = inputs
+        needs_dx, needs_dW, _ = ctx.needs_input_grad
+        # ∂C/∂W needs x alone, ∂C/∂x needs W alone: a frozen W frees x, an input without gradient frees W.
+        ctx.save_for_backward(x if needs_dW else None, weight if needs_dx else None)
+
+    @staticmethod
+    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        needs_dx, needs_dW, needs_db = ctx.needs_input_grad
+        dx = dW = db = None
+        if needs_dx:
+            dx = delta @ weight  # ∂C/∂a_prev = δ W  (..., n_in)
+        if needs_dW:
+            dW = _rows(delta).t() @ _rows(x)  # ∂C/∂W = δᵀ a_prev  (n_out, n_in)
+        if needs_db:
+            db = _rows(delta).sum(0)  # ∂C/∂b = Σ_m δ  (n_out,)
+        return dx, dW, db
+
+
+class LinearForwardMode(LinearFunction):
+    """`LinearFunction` with its forward-mode rule: ż = ẋ Wᵀ + x Ẇᵀ + ḃ."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        x, weight, _ = inputs
+        HandDerivedFunction.save(ctx, x, weight)
+
+    @staticmethod
+    def jvp(ctx: Any, x_dot: Tensor | None, weight_dot: Tensor | None, bias_dot: Tensor | None) -> Tensor | None:
+        x, weight = ctx.saved_tensors
+        terms = []
+        if x_dot is not None:
+            terms.append(F.linear(x_dot, weight))  # ẋ Wᵀ  (..., n_out)
+        if weight_dot is not None:
+            terms.append(F.linear(x, weight_dot))  # x Ẇᵀ  (..., n_out)
+        if bias_dot is not None:
+            terms.append(bias_dot.expand(*x.shape[:-1], bias_dot.shape[-1]))  # ḃ  (..., n_out)
+        return sum(terms[1:], terms[0]) if terms else None
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """(..., n) as (m, n). The count is spelled out, because reshape(-1, n) cannot infer it when n is 0."""
+    if tensor.dim() == 2:
+        return tensor
+    return tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
+
+
+LinearFunction.forward_mode = LinearForwardMode

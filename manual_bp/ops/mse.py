@@ -1,0 +1,94 @@
+"""Mean squared error: C = s Σ (a − y)², with a and y of one shape.
+
+    ∂C/∂a =  2 s (a − y)
+    ∂C/∂y = −2 s (a − y)
+
+The documents normalise the cost differently; `reduction` names each by its formula. m is the number of examples,
+n_out the last dimension, and a 1-D input is one example.
+
+    half_per_example   s = 1/(2m)         documents 1 and 2: ½ squared error, averaged over the batch
+    half_per_element   s = 1/(2 m n_out)  document 3: 1/L_n Σ ½(a − y)², averaged over the batch
+    mean               s = 1/(m n_out)    torch.nn.MSELoss
+    sum                s = 1              torch.nn.MSELoss(reduction="sum")
+    none               (a − y)² elementwise, no sum: torch.nn.MSELoss(reduction="none"), not ½(a − y)²
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from manual_bp.ops.function import HandDerivedFunction
+
+REDUCTIONS = ("half_per_example", "half_per_element", "mean", "sum", "none")
+
+
+def scale(reduction: str, a: Tensor) -> float:
+    """s of C = s Σ (a − y)² for an output `a` of shape (..., n_out). NaN where it divides by a count of 0, as torch."""
+    n_out = a.shape[-1] if a.dim() else 1
+    elements = math.prod(a.shape)
+    if reduction in ("sum", "none"):
+        return 1.0
+    if elements == 0:
+        return math.nan
+    if reduction == "half_per_example":
+        return n_out / (2 * elements)  # 1/(2m), m = elements / n_out
+    if reduction == "half_per_element":
+        return 1 / (2 * elements)  # 1/(2 m n_out)
+    return 1 / elements  # 1/(m n_out)
+
+
+class MSELossFunction(HandDerivedFunction):
+    """C = s Σ (a − y)²; a and y (..., n_out), C a scalar (or (..., n_out) for "none"). Documents 1, 2 and 3."""
+
+    @staticmethod
+    def forward(a: Tensor, y: Tensor, reduction: str) -> Tensor:
+        if reduction in ("mean", "sum", "none"):
+            return F.mse_loss(a, y, reduction=reduction)
+        # s Σ (a − y)² = (s m n_out) · mean: the mean is summed in float32 even where a is float16, and cannot overflow.
+        factor = a.shape[-1] / 2 if reduction == "half_per_example" and a.dim() else 0.5
+        return F.mse_loss(a, y) * factor
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
+        a, y, ctx.reduction = inputs
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(a, y)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        a, y = ctx.saved_tensors
+        needs_da, needs_dy, _ = ctx.needs_input_grad
+        gradient = (a - y) * (g * (2 * scale(ctx.reduction, a)))  # 2 s (a − y) ⊙ ∂L/∂C  (..., n_out)
+        da = gradient if needs_da else None  # ∂C/∂a =  2 s (a − y)
+        dy = -gradient if needs_dy else None  # ∂C/∂y = −2 s (a − y)
+        return da, dy, None
+
+
+class MSELossForwardMode(MSELossFunction):
+    """`MSELossFunction` with its forward-mode rule: Ċ = 2 s Σ (a − y) ⊙ (ȧ − ẏ), without the Σ for "none"."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
+        a, y, ctx.reduction = inputs
+        HandDerivedFunction.save(ctx, a, y)
+
+    @staticmethod
+    def jvp(ctx: Any, a_dot: Tensor | None, y_dot: Tensor | None, _: None) -> Tensor | None:
+        a, y = ctx.saved_tensors
+        if y_dot is None:
+            residual_dot = a_dot
+        elif a_dot is None:
+            residual_dot = -y_dot
+        else:
+            residual_dot = a_dot - y_dot  # ȧ − ẏ  (..., n_out)
+        if residual_dot is None:
+            return None
+        terms = (a - y) * residual_dot * (2 * scale(ctx.reduction, a))  # 2 s (a − y) ⊙ (ȧ − ẏ)  (..., n_out)
+        return terms if ctx.reduction == "none" else terms.sum()
+
+
+MSELossFunction.forward_mode = MSELossForwardMode

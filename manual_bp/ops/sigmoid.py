@@ -1,0 +1,49 @@
+"""Sigmoid: a = σ(z) = 1 / (1 + e^(−z)), elementwise.
+
+    ∂C/∂z = ∂C/∂a ⊙ a ⊙ (1 − a)
+
+Only a is kept: the slope σ′(z) = σ(z)(1 − σ(z)) is a(1 − a), at most ¼. Document 1 writes it f′(a); document 2
+σ(s)(1 − σ(s)); document 3 a(1 − a).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.ops.function import HandDerivedFunction
+
+
+class SigmoidFunction(HandDerivedFunction):
+    """a = σ(z); z and a of one shape. Documents 1, 2 and 3."""
+
+    @staticmethod
+    def forward(z: Tensor) -> Tensor:
+        return torch.sigmoid(z)  # a = σ(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, da: Tensor) -> Tensor:
+        (a,) = ctx.saved_tensors
+        return da * (a * (1 - a))  # ∂C/∂z = ∂C/∂a ⊙ a ⊙ (1 − a)  (as z)
+
+
+class SigmoidForwardMode(SigmoidFunction):
+    """`SigmoidFunction` with its forward-mode rule: ȧ = ż ⊙ a ⊙ (1 − a)."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        HandDerivedFunction.save(ctx, output)
+
+    @staticmethod
+    def jvp(ctx: Any, z_dot: Tensor) -> Tensor:
+        (a,) = ctx.saved_tensors
+        return z_dot * (a * (1 - a))  # ȧ = ż ⊙ σ′(z)  (as z)
+
+
+SigmoidFunction.forward_mode = SigmoidForwardMode
