@@ -100,9 +100,7 @@ def _autocast_enabled(input: Tensor) -> bool:
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
-def _without_autocast(
-    function: type[HandDerivedFunction], cast: Callable[[Tensor], Tensor], *args: Any
-) -> Tensor:
+def _without_autocast(function: type[HandDerivedFunction], cast: Callable[[Tensor], Tensor], *args: Any) -> Tensor:
     """Cast by autocast's rule, then run with autocast off, so that neither pass is cast a second time."""
     args = tuple(cast(a) if isinstance(a, Tensor) else a for a in args)
     with torch.autocast(args[0].device.type, enabled=False):

@@ -7,7 +7,8 @@ and `dtype=` are therefore those of `torch.nn`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -90,7 +91,7 @@ class MLP(nn.Sequential):
         if output not in ("sigmoid", "linear"):
             raise ValueError(f"MLP: output {output!r} is not one of sigmoid, linear")
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for n_in, n_out in pairwise(sizes):
             layers += [Linear(n_in, n_out, bias=bias, device=device, dtype=dtype), Sigmoid()]
         if output == "linear":
             layers.pop()
@@ -98,11 +99,8 @@ class MLP(nn.Sequential):
 
     def __getitem__(self, index: slice | int) -> Any:
         if isinstance(index, slice):  # nn.Sequential would call MLP(OrderedDict(...))
-            return nn.Sequential(OrderedDict(list(self._modules.items())[index]))  # type: ignore[arg-type]
+            return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
         return super().__getitem__(index)
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        return super().__iter__()
 
 
 _TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: Linear, nn.Sigmoid: Sigmoid, nn.MSELoss: MSELoss}

@@ -40,4 +40,4 @@ def apply(function: type[HandDerivedFunction], *args: Any) -> Any:
     # _current_level is -1 outside every level; torch.func.jvp and jacfwd open one too.
     if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
         function = function.forward_mode
-    return function.apply(*args)  # type: ignore[no-untyped-call]
+    return function.apply(*args)

@@ -78,6 +78,8 @@ class MSELossForwardMode(MSELossFunction):
 
     @staticmethod
     def jvp(ctx: Any, a_dot: Tensor | None, y_dot: Tensor | None, _: None) -> Tensor | None:
+        a: Tensor
+        y: Tensor
         a, y = ctx.saved_tensors
         if y_dot is None:
             residual_dot = a_dot

@@ -29,7 +29,7 @@ class SigmoidFunction(HandDerivedFunction):
 
     @staticmethod
     def backward(ctx: Any, da: Tensor) -> Tensor:
-        (a,) = ctx.saved_tensors
+        a: Tensor = ctx.saved_tensors[0]
         return da * (a * (1 - a))  # ∂C/∂z = ∂C/∂a ⊙ a ⊙ (1 − a)  (as z)
 
 
@@ -42,7 +42,7 @@ class SigmoidForwardMode(SigmoidFunction):
 
     @staticmethod
     def jvp(ctx: Any, z_dot: Tensor) -> Tensor:
-        (a,) = ctx.saved_tensors
+        a: Tensor = ctx.saved_tensors[0]
         return z_dot * (a * (1 - a))  # ȧ = ż ⊙ σ′(z)  (as z)
 
 
