@@ -12,10 +12,14 @@ An operation is two classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
+from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.autograd import forward_ad
 
 
@@ -33,6 +37,38 @@ class HandDerivedFunction(torch.autograd.Function):
         """Save one tuple for both modes: the generated vmap rule requires that the two are equal."""
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
+
+
+def forward_rule(rule: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    """Make `rule(ctx, saved_tensors, *tangents)` a `jvp` that forward mode can differentiate again (nested jacfwd).
+
+    PyTorch calls `jvp` with forward mode off, so the tangents of the levels around it are lost and the second
+    derivative is 0. It is turned on again here. The saved tensors' own tangents are the arguments of `jvp`; left on
+    the tensors they would be counted twice, so the primals are passed.
+    """
+
+    @wraps(rule)
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
+        with forward_ad._set_fwd_grad_enabled(True):
+            saved = [t if t is None else _primal(t) for t in ctx.saved_tensors]
+            return rule(ctx, saved, *tangents)
+
+    return jvp
+
+
+def _primal(tensor: Tensor) -> Tensor:
+    """`tensor` without its tangent of the innermost forward-mode level."""
+    interpreter = functorch.peek_interpreter_stack()
+    if interpreter is None or interpreter.key() != functorch.TransformType.Vmap:
+        primal: Tensor = forward_ad.unpack_dual(tensor).primal
+        return primal
+    # unpack_dual has no batching rule: it runs below the vmap level, on what that level wraps.
+    unbatched, dim = functorch._unwrap_batched(tensor, interpreter.level())
+    with temporarily_pop_interpreter_stack():
+        primal = _primal(unbatched)
+    if dim is not None:
+        primal = functorch._add_batch_dim(primal, dim, interpreter.level())
+    return primal
 
 
 def apply(function: type[HandDerivedFunction], *args: Any) -> Any:

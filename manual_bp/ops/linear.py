@@ -16,7 +16,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from manual_bp.ops.function import HandDerivedFunction
+from manual_bp.ops.function import HandDerivedFunction, forward_rule
 
 
 class LinearFunction(HandDerivedFunction):
@@ -56,8 +56,11 @@ class LinearForwardMode(LinearFunction):
         HandDerivedFunction.save(ctx, x, weight)
 
     @staticmethod
-    def jvp(ctx: Any, x_dot: Tensor | None, weight_dot: Tensor | None, bias_dot: Tensor | None) -> Tensor | None:
-        x, weight = ctx.saved_tensors
+    @forward_rule
+    def jvp(
+        ctx: Any, saved: list[Tensor], x_dot: Tensor | None, weight_dot: Tensor | None, bias_dot: Tensor | None
+    ) -> Tensor | None:
+        x, weight = saved
         terms = []
         if x_dot is not None:
             terms.append(F.linear(x_dot, weight))  # ẋ Wᵀ  (..., n_out)

@@ -21,7 +21,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from manual_bp.ops.function import HandDerivedFunction
+from manual_bp.ops.function import HandDerivedFunction, forward_rule
 
 REDUCTIONS = ("half_per_example", "half_per_element", "mean", "sum", "none")
 
@@ -77,10 +77,9 @@ class MSELossForwardMode(MSELossFunction):
         HandDerivedFunction.save(ctx, a, y)
 
     @staticmethod
-    def jvp(ctx: Any, a_dot: Tensor | None, y_dot: Tensor | None, _: None) -> Tensor | None:
-        a: Tensor
-        y: Tensor
-        a, y = ctx.saved_tensors
+    @forward_rule
+    def jvp(ctx: Any, saved: list[Tensor], a_dot: Tensor | None, y_dot: Tensor | None, _: None) -> Tensor | None:
+        a, y = saved
         if y_dot is None:
             residual_dot = a_dot
         elif a_dot is None:

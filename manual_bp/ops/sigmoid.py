@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.ops.function import HandDerivedFunction
+from manual_bp.ops.function import HandDerivedFunction, forward_rule
 
 
 class SigmoidFunction(HandDerivedFunction):
@@ -41,8 +41,9 @@ class SigmoidForwardMode(SigmoidFunction):
         HandDerivedFunction.save(ctx, output)
 
     @staticmethod
-    def jvp(ctx: Any, z_dot: Tensor) -> Tensor:
-        a: Tensor = ctx.saved_tensors[0]
+    @forward_rule
+    def jvp(ctx: Any, saved: list[Tensor], z_dot: Tensor) -> Tensor:
+        (a,) = saved
         return z_dot * (a * (1 - a))  # ȧ = ż ⊙ σ′(z)  (as z)
 
 
