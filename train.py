@@ -1,1 +1,8 @@
 """Train a network whose backward pass is derived by hand: `python train.py --help`."""
+
+from manual_bp.training.run import Result, main
+
+__all__ = ["Result", "main"]
+
+if __name__ == "__main__":
+    main()

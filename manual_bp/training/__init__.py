@@ -1,0 +1,1 @@
+"""Training on MNIST: data, engines, run folder, TensorBoard and the command line."""

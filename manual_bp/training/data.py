@@ -1,0 +1,228 @@
+"""The data sets: MNIST and Fashion-MNIST through torchvision, and scikit-learn's handwritten digits.
+
+Images stay one uint8 tensor on the device and are indexed there; a step scales its own few rows to [0, 1].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import struct
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from manual_bp.training.errors import UserError
+
+PIXEL_SCALE = 1 / 255
+CLASSES = 10
+# Each file: its magic number, its count of images or labels, and the bytes of one of them.
+_IDX_FILES = {
+    "train-images-idx3-ubyte": (2051, 60_000, 784),
+    "train-labels-idx1-ubyte": (2049, 60_000, 1),
+    "t10k-images-idx3-ubyte": (2051, 10_000, 784),
+    "t10k-labels-idx1-ubyte": (2049, 10_000, 1),
+}
+_FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+_STALL_SECONDS = 20.0  # a download that brings nothing for so long is given up
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images as uint8 (m, pixels), 0 to 255, and labels as int64 (m,), 0 to 9."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Part:
+        return Part(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three disjoint parts: choices are made on validation, and test is reported once, at the end."""
+
+    name: str
+    train: Part
+    validation: Part
+    test: Part
+    side: int  # an image has side × side pixels
+    why: str  # how it came to be this data set, for the person at the terminal
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the images and labels of all parts."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.validation, self.test):
+            digest.update(part.images.cpu().numpy().tobytes())
+            digest.update(part.labels.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def to(self, device: torch.device) -> Dataset:
+        parts = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
+        return replace(self, **parts)
+
+
+def data_folder(data_dir: str | None) -> Path:
+    """--data-dir, else $MANUAL_BP_DATA, else data/."""
+    return Path(data_dir or os.environ.get("MANUAL_BP_DATA") or "data")
+
+
+def load(name: str, data_dir: str | None = None) -> Dataset:
+    """Load a data set by the name that --dataset takes.
+
+    Raises:
+        UserError: the files are missing and cannot be downloaded, or they are damaged.
+    """
+    root = data_folder(data_dir)
+    if name == "digits":
+        return _digits("scikit-learn's handwritten digits, as asked")
+    if name != "auto":
+        return _mnist(name, root)
+    if _missing(root, "mnist"):
+        try:
+            _download("mnist", root)
+        except UserError as error:
+            return _digits(
+                f"MNIST is not in {root / 'MNIST' / 'raw'} and {error}: training on scikit-learn's small handwritten "
+                f"digits instead; for MNIST put its four idx files there, or name their folder with --data-dir"
+            )
+    return _mnist("mnist", root)
+
+
+def _digits(why: str) -> Dataset:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images).reshape(-1, 64)
+    images = (images * (255 / 16)).round().to(torch.uint8)  # 0 to 16 there
+    labels = torch.from_numpy(bunch.target).long()
+    # A fixed shuffle, because the file is ordered by writer; 1197 / 300 / 300.
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    train, validation, test = (Part(images[i], labels[i]) for i in order.split([len(order) - 600, 300, 300]))
+    return Dataset("digits", train, validation, test, side=8, why=why)
+
+
+def _mnist(name: str, root: Path) -> Dataset:
+    """50,000 / 10,000 / 10,000: the last 10,000 training images are the validation part."""
+    raw = root / _FOLDERS[name] / "raw"
+    missing = _missing(root, name)
+    if missing:
+        try:
+            _download(name, root)
+        except UserError as error:
+            raise UserError(
+                f"{name}: {', '.join(missing)} not found in {raw} and {error}; put the four uncompressed idx files "
+                f"({', '.join(_IDX_FILES)}) there, name another folder with --data-dir, or use --dataset digits"
+            ) from error
+    for file_name in _IDX_FILES:
+        _check_idx(raw / file_name)
+
+    from torchvision import datasets
+
+    kind = datasets.MNIST if name == "mnist" else datasets.FashionMNIST
+    try:
+        parts = [kind(str(root), train=train, download=False) for train in (True, False)]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{name}: torchvision could not read {raw}: {_first_line(error)}") from error
+    (images, labels), (test_images, test_labels) = ((part.data.reshape(-1, 784), part.targets) for part in parts)
+    for which, seen in (("train", labels), ("t10k", test_labels)):
+        if int(seen.max()) >= CLASSES:
+            raise UserError(
+                f"{name}: {raw / f'{which}-labels-idx1-ubyte'} holds the label {int(seen.max())}: 0 to 9 expected"
+            )
+    return Dataset(
+        name,
+        train=Part(images[:50_000], labels[:50_000]),
+        validation=Part(images[50_000:], labels[50_000:]),
+        test=Part(test_images, test_labels),
+        side=28,
+        why=f"{name} from {raw}",
+    )
+
+
+def _missing(root: Path, name: str) -> list[str]:
+    raw = root / _FOLDERS[name] / "raw"
+    return [file_name for file_name in _IDX_FILES if not (raw / file_name).is_file()]
+
+
+def _check_idx(path: Path) -> None:
+    """Compare the header and the length of an idx file with what MNIST's must be."""
+    magic, count, size = _IDX_FILES[path.name]
+    header = 16 if magic == 2051 else 8
+    expected = header + count * size
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+        length = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if length != expected:
+        raise UserError(
+            f"{path}: {length} bytes, {expected} expected: the file is truncated or not MNIST's; fetch it again"
+        )
+    if struct.unpack(">ii", start) != (magic, count):
+        raise UserError(f"{path}: not an idx file of {count} entries (magic number {magic}); fetch it again")
+
+
+def _download(name: str, root: Path) -> None:
+    """Fetch with torchvision into a folder beside, then move it into place, so that no half file is ever found.
+
+    Raises:
+        UserError: nothing came for _STALL_SECONDS, or the download failed.
+    """
+    from torchvision import datasets
+
+    kind = datasets.MNIST if name == "mnist" else datasets.FashionMNIST
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=".download-", dir=root))
+    except OSError as error:
+        raise UserError(f"cannot be downloaded there ({error.strerror})") from error
+    failure: list[Exception] = []
+
+    def fetch() -> None:
+        try:
+            kind(str(beside), download=True)
+        except Exception as error:
+            failure.append(error)
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_STALL_SECONDS / 2)  # urllib sets none of its own
+    try:
+        # torchvision's progress bars and its word on each failing mirror would bury the one line that matters
+        with open(os.devnull, "w") as devnull, contextlib.redirect_stderr(devnull), contextlib.redirect_stdout(devnull):
+            thread = threading.Thread(target=fetch, daemon=True)
+            thread.start()
+            size, since = 0, time.monotonic()
+            while thread.is_alive():
+                thread.join(0.2)
+                now = sum(path.stat().st_size for path in beside.rglob("*") if path.is_file())
+                if now != size:
+                    size, since = now, time.monotonic()
+                if time.monotonic() - since > _STALL_SECONDS:
+                    raise UserError(f"the download brought nothing for {_STALL_SECONDS:.0f} s")
+        if failure:
+            raise UserError(f"cannot be downloaded ({_first_line(failure[0])})")
+        target = root / _FOLDERS[name] / "raw"
+        target.mkdir(parents=True, exist_ok=True)
+        for file_name in _IDX_FILES:
+            os.replace(beside / _FOLDERS[name] / "raw" / file_name, target / file_name)
+    finally:
+        socket.setdefaulttimeout(before)
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

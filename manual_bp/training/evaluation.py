@@ -1,0 +1,34 @@
+"""Cost and accuracy of a model over a whole part of the data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
+
+_CHUNK = 10_000  # rows a forward pass, so that the activations of a wide network fit
+
+
+def cost_per_example(reduction: str, squared_error: Tensor, examples: int) -> Tensor:
+    """The cost as it is reported: Σ (a − y)² over `examples` examples, normalised as `reduction` says.
+
+    "sum" is divided by the number of examples too; the figures of parts of different sizes could not be compared else.
+    """
+    divisor = {"half_per_example": 2, "half_per_element": 2 * CLASSES, "mean": CLASSES, "sum": 1}[reduction]
+    return squared_error / (divisor * examples)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """The outputs a (m, 10) for uint8 images (m, pixels)."""
+    return torch.cat([model(chunk.to(dtype) * PIXEL_SCALE) for chunk in images.split(_CHUNK)])
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, part: Part, reduction: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cost and accuracy (a share, 0 to 1) over `part`, as two scalars that are still on the device."""
+    outputs = predict(model, part.images, dtype)
+    targets = torch.nn.functional.one_hot(part.labels, CLASSES)
+    cost = cost_per_example(reduction, (outputs - targets).square().sum(), len(part))
+    return cost, (outputs.argmax(1) == part.labels).double().mean()

@@ -1,0 +1,179 @@
+"""The command line of train.py: every flag, its default, and what it means."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+DATASETS = ("auto", "mnist", "fashion-mnist", "digits")
+COSTS = ("half_per_example", "half_per_element", "mean", "sum")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The parsed flags; one field a flag, named as it is."""
+
+    dataset: str
+    data_dir: str | None
+    hidden: tuple[int, ...]
+    output: str
+    cost: str
+    epochs: int | None
+    batch_size: int | None  # None: the full batch
+    lr: float
+    lr_schedule: str
+    momentum: float
+    weight_decay: float
+    impl: str
+    device: str
+    dtype: str
+    threads: int | None  # None: chosen by the size of a step
+    seed: int
+    logdir: str
+    run_name: str | None
+    dry_run: bool
+
+
+def parse(argv: Sequence[str] | None = None) -> Options:
+    """Read the flags. Wrong usage prints one line and exits with status 2, as argparse does."""
+    return Options(**vars(_parser().parse_args(argv)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description="Train a sigmoid network on MNIST with hand-derived backpropagation; TensorBoard shows the run.",
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--dataset",
+        choices=DATASETS,
+        default="auto",
+        help="auto: MNIST if it is there or can be downloaded, else scikit-learn's handwritten digits",
+    )
+    data.add_argument(
+        "--data-dir", metavar="DIR", help="folder that holds MNIST/raw/*-ubyte (default: $MANUAL_BP_DATA, else data)"
+    )
+
+    network = parser.add_argument_group("network")
+    network.add_argument(
+        "--hidden", type=_positive_int, nargs="+", action=_Tuple, default=(128,), metavar="N", help="hidden layer sizes"
+    )
+    network.add_argument("--output", choices=("sigmoid", "linear"), default="sigmoid", help="the output unit")
+    network.add_argument(
+        "--impl",
+        choices=("manual", "builtin"),
+        default="manual",
+        help="the hand-derived layers, or their torch.nn twins from the same seed",
+    )
+
+    descent = parser.add_argument_group("gradient descent")
+    descent.add_argument("--cost", choices=COSTS, default="half_per_example", help="normalisation of the squared error")
+    descent.add_argument(
+        "--epochs", type=_natural_int, metavar="N", help="passes over the training set (default: 10; 60 on the digits)"
+    )
+    descent.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        default=10,
+        metavar="N|full",
+        help="examples a step: 1 is stochastic, full is batch gradient descent",
+    )
+    descent.add_argument("--lr", type=_positive_float, default=3.0, metavar="ETA", help="learning rate η")
+    descent.add_argument(
+        "--lr-schedule",
+        choices=("constant", "cosine"),
+        default="cosine",
+        help="η all along, or falling to 0 as half a cosine",
+    )
+    descent.add_argument("--momentum", type=_fraction, default=0.0, metavar="MU", help="SGD momentum")
+    descent.add_argument(
+        "--weight-decay", type=_non_negative_float, default=0.0, metavar="LAMBDA", help="SGD weight decay"
+    )
+
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--device", type=_device, default="auto", metavar="{auto,cpu,cuda,cuda:N,mps}", help="where to compute"
+    )
+    machine.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="precision of the network")
+    machine.add_argument(
+        "--threads", type=_positive_int, metavar="N", help="CPU threads (default: 1 for small steps, else all cores)"
+    )
+    machine.add_argument("--seed", type=_seed, default=0, metavar="N", help="seeds the weights and the shuffling")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--logdir", default="runs", metavar="DIR", help="folder of the run folders")
+    run.add_argument(
+        "--run-name", type=_run_name, metavar="NAME", help="name of the run folder (default: date and network)"
+    )
+    run.add_argument("--dry-run", action="store_true", help="one step and one evaluation, nothing written")
+    return parser
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Append the default to each help line that does not spell it out."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        if text is None or "default:" in text or action.default in (None, argparse.SUPPRESS):
+            return text
+        default = action.default
+        if default is False:
+            return text
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        return f"{text} (default: {shown})"
+
+
+class _Tuple(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, tuple(values))
+
+
+def _number(kind: type[int] | type[float], fits: Callable[[float], bool], expected: str) -> Callable[[str], Any]:
+    """A reader for one flag's number; argparse prints the error with the flag's name before it."""
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not fits(value):  # no comparison holds for nan
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+        return value
+
+    return read
+
+
+_positive_int = _number(int, lambda n: n >= 1, "a whole number of at least 1")
+_natural_int = _number(int, lambda n: n >= 0, "a whole number of at least 0")
+_seed = _number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
+_positive_float = _number(float, lambda v: 0 < v < math.inf, "a number above 0")
+_non_negative_float = _number(float, lambda v: 0 <= v < math.inf, "a number of at least 0")
+_fraction = _number(float, lambda v: 0 <= v < 1, "a number of at least 0 and below 1")
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "full":
+        return None
+    size: int = _number(int, lambda n: n >= 1, "a whole number of at least 1, or full")(text)
+    return size
+
+
+def _device(text: str) -> str:
+    kind, _, index = text.partition(":")
+    if text in ("auto", "cpu", "cuda", "mps") or (kind == "cuda" and index.isdecimal()):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not one of auto, cpu, cuda, cuda:N, mps")
+
+
+def _run_name(text: str) -> str:
+    # one plain folder name: nothing that leaves the log folder, hides the run, or is too long for a file system
+    if not text or text.startswith(".") or len(text.encode()) > 200 or any(c in "/\\\0\n\r" for c in text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a plain folder name of at most 200 bytes")
+    return text

@@ -1,0 +1,90 @@
+"""A run's folder: config.json, metrics.jsonl, checkpoint.pt. Nothing that is there is overwritten by another run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from manual_bp.training.errors import UserError
+
+
+class RunFolder:
+    """`logdir/name`, made by `create` or found again by its path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, logdir: Path, name: str | None, network: str) -> RunFolder:
+        """Make the folder. Without a name it is date, time and network, with a number behind if that is taken.
+
+        Raises:
+            UserError: a run of the given name is there already, or the folder cannot be made.
+        """
+        base = name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{network}"
+        for attempt in range(1000):
+            path = logdir / (base if attempt == 0 else f"{base}_{attempt + 1}")
+            try:
+                logdir.mkdir(parents=True, exist_ok=True)
+                path.mkdir()
+            except FileExistsError as error:
+                if name is None and logdir.is_dir():
+                    continue
+                raise UserError(
+                    f"{path} exists already: choose another --run-name, or continue that run with --resume {path}"
+                    if path.exists()
+                    else f"{logdir} is not a folder: choose another --logdir"
+                ) from error
+            except OSError as error:
+                raise UserError(f"{path} cannot be made ({error.strerror}): choose another --logdir") from error
+            return cls(path)
+        raise UserError(f"{logdir / base} and a thousand numbered names are taken: choose a --run-name")
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        with self._replacing("config.json") as file:
+            file.write((json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Write metrics.jsonl anew: one JSON object a line; NaN and infinities become null, for strict readers."""
+        with self._replacing("metrics.jsonl") as file:
+            for row in rows:
+                file.write((json.dumps({key: _finite(value) for key, value in row.items()}) + "\n").encode())
+
+    def write_checkpoint(self, state: dict[str, Any]) -> None:
+        with self._replacing("checkpoint.pt") as file:
+            torch.save(state, file)
+
+    @contextlib.contextmanager
+    def _replacing(self, name: str) -> Iterator[BinaryIO]:
+        """Write beside, flush to the disk, rename: at any moment the file is the old one or the new one, and whole."""
+        if not self.path.is_dir():
+            raise UserError(f"{self.path} is gone: the run cannot be saved; start it again with --run-name")
+        beside = None
+        try:
+            with tempfile.NamedTemporaryFile(dir=self.path, prefix=f".{name}-", delete=False) as file:
+                beside = file.name
+                yield file  # type: ignore[misc]
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(beside, 0o644)  # a temporary file is made for its owner alone
+            os.replace(beside, self.path / name)
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+            if beside is not None:
+                Path(beside).unlink(missing_ok=True)
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+            raise UserError(
+                f"{self.path / name} cannot be written ({reason}): the earlier file is intact; make room or choose "
+                f"another --logdir"
+            ) from error
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and value - value != 0 else value
