@@ -1,0 +1,14 @@
+"""Backpropagation without autograd: the documents' algorithm run as a loop over layers, in place.
+
+layers.py      which models it takes, and how it reads them
+one_pass.py    `backward`: one batch, `.grad` filled as `loss.backward()` would
+trainer.py     `Trainer`: steps and whole epochs of SGD
+eager.py       its loop in PyTorch calls
+statistics.py  what an epoch reports
+"""
+
+from manual_bp.direct.one_pass import backward
+from manual_bp.direct.statistics import Statistics
+from manual_bp.direct.trainer import Trainer
+
+__all__ = ["Statistics", "Trainer", "backward"]

@@ -1,0 +1,85 @@
+"""Read a model as the sequence of Linear and Sigmoid modules that the documents' algorithm runs over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from manual_bp.modules import Linear, Sigmoid
+
+_LINEAR = (Linear, nn.Linear)
+_SIGMOID = (Sigmoid, nn.Sigmoid)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """a = σ(z) or a = z, with z = a_prev Wᵀ + b; `weight` W (n_out, n_in), `bias` b (n_out,) or None."""
+
+    name: str  # of the Linear in the model, "0" or "body.0"
+    weight: Tensor
+    bias: Tensor | None
+    sigmoid: bool
+
+
+def sequence(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The Linear and Sigmoid modules of `model` in the order they run, nested `nn.Sequential`s opened, with names.
+
+    Raises:
+        TypeError: a module that is neither; only exact types count, because a subclass may compute something else.
+        RuntimeError: a module with hooks, which would not be run.
+    """
+    modules = list(_flatten("", model))
+    if not any(type(module) in _LINEAR for _, module in modules):
+        raise TypeError("direct: the model has no Linear layer")
+    return modules
+
+
+def layers(model: nn.Module) -> list[Layer]:
+    """`sequence` as Linear layers, each with the Sigmoid after it.
+
+    Raises:
+        TypeError: as `sequence`; or a Sigmoid that does not follow a Linear.
+        RuntimeError: as `sequence`; or a parameter used twice.
+    """
+    found: list[Layer] = []
+    previous: nn.Module | None = None
+    for name, module in sequence(model):
+        if isinstance(module, nn.Linear):
+            found.append(Layer(name, module.weight, module.bias, sigmoid=False))
+        elif isinstance(previous, nn.Linear):
+            found[-1] = Layer(found[-1].name, found[-1].weight, found[-1].bias, sigmoid=True)
+        else:
+            raise TypeError(
+                f"direct: Sigmoid {name!r} does not follow a Linear: use the autograd engine for this model"
+            )
+        previous = module
+    parameters: list[Tensor] = [p for layer in found for p in (layer.weight, layer.bias) if p is not None]
+    if len({id(p) for p in parameters}) < len(parameters):
+        raise RuntimeError("direct: a parameter is shared by two layers: use the autograd engine for this model")
+    return found
+
+
+def is_linear(module: nn.Module) -> bool:
+    return type(module) in _LINEAR
+
+
+def _flatten(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        if getattr(module, kind):
+            raise RuntimeError(
+                f"direct: module {name or 'model'!r} has hooks, which would not run: "
+                f"remove them, or use the autograd engine"
+            )
+    if type(module) in _LINEAR + _SIGMOID:
+        yield name, module
+    elif isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        for child_name, child in module._modules.items():  # named_children() would give a shared module once
+            assert child is not None
+            yield from _flatten(f"{name}.{child_name}" if name else child_name, child)
+    else:
+        raise TypeError(
+            f"direct: module {name or 'model'!r} is a {type(module).__name__}: only Linear and Sigmoid layers "
+            f"in an nn.Sequential have a direct pass"
+        )

@@ -1,0 +1,216 @@
+"""`Trainer`: whole epochs of stochastic gradient descent on a model's own parameters, without autograd."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from manual_bp.direct.eager import EagerEngine
+from manual_bp.direct.layers import layers
+from manual_bp.direct.one_pass import check_reduction
+from manual_bp.direct.statistics import FIRST_NORM, NORMS_PER_LAYER, SQUARED_ERROR, Statistics
+from manual_bp.ops.mse import scale
+
+BACKENDS = ("auto", "torch", "native")
+
+
+class Engine(Protocol):
+    def run(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        order: Tensor | None,
+        lrs: list[float],
+        pixel_scale: float,
+        table: Tensor,
+        norms: bool,
+    ) -> None: ...
+
+
+class Trainer:
+    """Backpropagation and SGD in place, with the semantics of `mse_loss(model(x), y)` and `torch.optim.SGD`.
+
+    The model's parameters are updated in place after every call, so `model.state_dict()` is always current. Their
+    `.grad` is neither read nor written. With learning rate η, momentum μ, weight decay λ and g = ∂C/∂W + λ W:
+    v ← μ v + g, W ← W − η v.
+
+    The same inputs give the same bytes, whatever came before. The native backend gives them for every number of
+    threads; the torch backend does as far as the matrix products of the machine's BLAS library do.
+
+    Args:
+        model: an `MLP`, or any `nn.Sequential` of Linear layers, each with or without a Sigmoid after it, in float32
+            or float64, with no frozen parameter.
+        reduction: the cost's, as in `manual_bp.functional.mse_loss`, except "none".
+        lr: learning rate η of `step`, and of `run` without `lrs`.
+        momentum: μ.
+        weight_decay: λ, for biases as for weights, as torch.optim.SGD does with one parameter group.
+        batch_size: m, the largest batch.
+        backend: "torch" is a loop of PyTorch calls; "native" a loop in C++, compiled on first use (CPU only);
+            "auto" is native where it can be had, else torch.
+
+    Raises:
+        TypeError: a module other than Linear and Sigmoid, or another dtype.
+        RuntimeError: hooks, frozen or shared parameters; "native" where it cannot be had.
+        ValueError: an unknown reduction or backend, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        reduction: str = "mean",
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        batch_size: int,
+        backend: str = "auto",
+    ) -> None:
+        check_reduction(reduction)
+        if backend not in BACKENDS:
+            raise ValueError(f"direct: backend {backend!r} is not one of {', '.join(BACKENDS)}")
+        for name, value in (("momentum", momentum), ("weight_decay", weight_decay)):
+            if value < 0:
+                raise ValueError(f"direct: {name} {value} is negative")
+        if batch_size < 1:
+            raise ValueError(f"direct: batch_size {batch_size} is less than 1")
+        self.reduction = reduction
+        self.lr = lr
+        self.batch_size = batch_size
+        self._layers = layers(model)
+        self._named = {}
+        for layer in self._layers:
+            self._named[f"{layer.name}.weight".lstrip(".")] = layer.weight
+            if layer.bias is not None:
+                self._named[f"{layer.name}.bias".lstrip(".")] = layer.bias
+        first = self._layers[0].weight
+        self.device, self.dtype = first.device, first.dtype
+        for name, parameter in self._named.items():
+            if parameter.dtype not in (torch.float32, torch.float64) or parameter.dtype != self.dtype:
+                raise TypeError(f"direct: {name} is {parameter.dtype}: all float32 or all float64 is needed")
+            if parameter.device != self.device:
+                raise RuntimeError(f"direct: {name} is on {parameter.device}, the first layer on {self.device}")
+            if not parameter.requires_grad:
+                raise RuntimeError(f"direct: {name} is frozen: use the autograd engine for this model")
+        self._buffers = {n: torch.zeros_like(p) for n, p in self._named.items()} if momentum else {}
+        self.backend = "torch"
+        self._engine: Engine = EagerEngine(
+            self._layers,
+            list(self._buffers.values()),
+            reduction=reduction,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            batch_size=batch_size,
+        )
+
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        """One step on one batch.
+
+        Args:
+            x: input of shape (m, n_in), m at most `batch_size`.
+            y: target of shape (m, n_out).
+
+        Returns:
+            C before the update, a scalar on the device.
+
+        Raises:
+            RuntimeError: shapes that do not fit, or an empty batch.
+        """
+        if x.dim() == 0 or not 0 < x.shape[0] <= self.batch_size:
+            raise RuntimeError(
+                f"direct: x {tuple(x.shape)}: between 1 and batch_size = {self.batch_size} rows are needed"
+            )
+        table = self._run(x, y, None, [self.lr], 1.0, norms=False)
+        return table[0, SQUARED_ERROR] * self._scale(x.shape[0])
+
+    def run(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        order: Tensor | None = None,
+        lrs: Sequence[float] | Tensor | None = None,
+        *,
+        pixel_scale: float | None = None,
+        norms: bool = True,
+    ) -> Statistics:
+        """One step for each `batch_size` indices of `order`; the last batch may be smaller.
+
+        Args:
+            images: N examples, shape (N, n_in) or (N, ...) of n_in elements each, uint8 or floating, on the model's
+                device.
+            targets: labels of shape (N,), which become one-hot rows, or a table of shape (N, n_out).
+            order: indices into `images`, int64, for example `torch.randperm(N)`; None for 0 … N − 1.
+            lrs: a learning rate for each step, as many as there are steps; None for `lr` throughout.
+            pixel_scale: what each element of `images` is multiplied by; 1/255 for uint8 and 1 for floating by default.
+            norms: measure gradient and error-signal norms as well.
+
+        Returns:
+            The epoch's `Statistics`; the device is waited for once.
+
+        Raises:
+            RuntimeError: shapes, devices or indices that do not fit.
+            ValueError: a number of learning rates that is not the number of steps.
+        """
+        n = images.shape[0] if order is None else order.shape[0]
+        steps = math.ceil(n / self.batch_size)
+        if lrs is None:
+            rates = [float(self.lr)] * steps
+        else:
+            rates = [float(lr) for lr in (lrs.tolist() if isinstance(lrs, Tensor) else lrs)]
+        if len(rates) != steps:
+            raise ValueError(f"direct: {len(rates)} learning rates for {steps} steps ({n} examples)")
+        if pixel_scale is None:
+            pixel_scale = 1.0 if images.is_floating_point() else 1 / 255
+        table = self._run(images.flatten(1), targets, order, rates, pixel_scale, norms)
+        return Statistics.read(table, n, self._scale(n), self._layers, norms)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Momentum buffers by parameter name; empty without momentum. The parameters are the model's own."""
+        return {"momentum": {name: buffer.clone() for name, buffer in self._buffers.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the buffers of `state_dict`.
+
+        Raises:
+            RuntimeError: the names are not those of this trainer's buffers.
+        """
+        saved = state["momentum"]
+        if set(saved) != set(self._buffers):
+            raise RuntimeError(f"direct: saved momentum for {sorted(saved)}: {sorted(self._buffers)} is expected")
+        for name, buffer in self._buffers.items():
+            buffer.copy_(saved[name])
+
+    def _scale(self, examples: int) -> float:
+        n_out = self._layers[-1].weight.shape[0]
+        return scale(self.reduction, torch.empty(examples, n_out, device="meta"))
+
+    def _run(
+        self, images: Tensor, targets: Tensor, order: Tensor | None, lrs: list[float], pixel_scale: float, norms: bool
+    ) -> Tensor:
+        n_in, n_out = self._layers[0].weight.shape[1], self._layers[-1].weight.shape[0]
+        n = images.shape[0]
+        if images.dim() != 2 or images.shape[1] != n_in:
+            raise RuntimeError(f"direct: input {tuple(images.shape)}: (N, {n_in}) is expected")
+        if targets.dim() == 1 and not targets.is_floating_point():
+            targets = F.one_hot(targets.long(), n_out)
+        if targets.shape != (n, n_out):
+            raise RuntimeError(f"direct: target {tuple(targets.shape)}: ({n}, {n_out}) is expected")
+        if order is not None:
+            if order.dtype != torch.int64 or order.dim() != 1:
+                raise RuntimeError(f"direct: order {order.dtype} {tuple(order.shape)}: int64 (n,) is expected")
+            # A CUDA kernel checks its indices itself, and looking at them here would wait for the device.
+            if order.device.type == "cpu" and order.numel() and not 0 <= int(order.min()) <= int(order.max()) < n:
+                raise RuntimeError(f"direct: order has indices outside 0 … {n - 1}")
+        for name, tensor in (("images", images), ("targets", targets), ("order", order)):
+            if tensor is not None and tensor.device != self.device:
+                raise RuntimeError(
+                    f"direct: {name} on {tensor.device}, the model on {self.device}: one device is needed"
+                )
+        columns = FIRST_NORM + NORMS_PER_LAYER * len(self._layers)
+        table = torch.zeros(len(lrs), columns, dtype=self.dtype, device=self.device)
+        self._engine.run(images, targets.to(self.dtype), order, lrs, pixel_scale, table, norms)
+        return table

@@ -1,0 +1,332 @@
+"""Direct training against autograd: the same gradients, the same trajectory, the same statistics."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import manual_bp as mbp
+from manual_bp import direct
+
+BACKENDS = ["torch"]
+REDUCTIONS = ["half_per_example", "half_per_element", "mean", "sum"]
+
+
+OPTIONS = [{}, {"momentum": 0.9}, {"weight_decay": 0.01}, {"momentum": 0.5, "weight_decay": 0.01}]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def images(n: int, n_in: int, *, seed: int = 0) -> Tensor:
+    """uint8, about 19 % non-zero, as MNIST's pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(1, 256, (n, n_in), dtype=torch.uint8, generator=generator)
+    return pixels * (torch.rand(n, n_in, generator=generator) < 0.19)
+
+
+def labels(n: int, n_out: int, *, seed: int = 1) -> Tensor:
+    return torch.randint(0, n_out, (n,), generator=torch.Generator().manual_seed(seed))
+
+
+def model(sizes: list[int], *, seed: int = 0, dtype: torch.dtype = torch.float64, **options: object) -> mbp.MLP:
+    torch.manual_seed(seed)
+    return mbp.MLP(sizes, dtype=dtype, **options)  # type: ignore[arg-type]
+
+
+def twin(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network)
+
+
+class Reference:
+    """The same training by autograd through our Functions and torch.optim.SGD, with what direct reports."""
+
+    def __init__(self, network: nn.Module, reduction: str, batch_size: int, **sgd: float) -> None:
+        self.network, self.reduction, self.batch_size = network, reduction, batch_size
+        self.optimizer = torch.optim.SGD(network.parameters(), lr=0.1, **sgd)  # type: ignore[arg-type]
+        self.squared_error, self.correct, self.steps = 0.0, 0, 0
+        self.norms: dict[str, float] = {}
+
+    def run(self, x: Tensor, y: Tensor, order: Tensor, lrs: list[float]) -> None:
+        for indices, lr in zip(order.split(self.batch_size), lrs, strict=True):
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.step(x[indices], y[indices])
+
+    def step(self, x: Tensor, y: Tensor) -> float:
+        signals: dict[str, Tensor] = {}
+        a = x
+        for name, module in self.network.named_children():
+            a = module(a)
+            if isinstance(module, nn.Linear):
+                a.retain_grad()
+                signals[name] = a
+        cost = mbp.functional.mse_loss(a, y, self.reduction)
+        self.optimizer.zero_grad()
+        cost.backward()
+        self.squared_error += float((a - y).detach().square().sum())
+        self.correct += int((a.argmax(1) == y.argmax(1)).sum())
+        self.steps += 1
+        gradients = {name: p.grad for name, p in self.network.named_parameters()}
+        gradients["total"] = torch.cat([g.flatten() for g in gradients.values() if g is not None])
+        gradients |= {f"delta {name}": z.grad for name, z in signals.items()}
+        for name, gradient in gradients.items():
+            assert gradient is not None
+            self.norms[name] = self.norms.get(name, 0.0) + float(gradient.norm())
+        self.optimizer.step()
+        return float(cost.detach())
+
+    def mean_norms(self) -> dict[str, float]:
+        return {name: value / self.steps for name, value in self.norms.items()}
+
+
+def assert_same_parameters(got: nn.Module, expected: nn.Module, tolerance: float = 1e-10) -> None:
+    for (name, p), (_, q) in zip(got.named_parameters(), expected.named_parameters(), strict=True):
+        error = (p - q).abs().max().item()
+        assert error <= tolerance * max(1.0, q.abs().max().item()), f"{name}: {error}"
+
+
+# backward
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("shape", [(5, 7), (7,), (2, 3, 7), (1, 7)], ids=str)
+def test_backward_equals_autograd(reduction: str, shape: tuple[int, ...]) -> None:
+    network = model([7, 5, 4, 3])
+    expected = twin(network)
+    x, y = torch.randn(*shape, dtype=torch.float64), torch.rand(*shape[:-1], 3, dtype=torch.float64)
+    cost = mbp.functional.mse_loss(expected(x), y, reduction)
+    cost.backward()
+    got = direct.backward(network, x, y, reduction=reduction)
+    torch.testing.assert_close(got, cost.detach(), rtol=1e-12, atol=0)
+    for p, q in zip(network.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-15)
+
+
+def test_backward_accumulates_and_leaves_frozen_parameters_alone() -> None:
+    network = model([4, 3, 2])
+    network[0].weight.requires_grad_(False)
+    x, y = torch.randn(6, 4, dtype=torch.float64), torch.rand(6, 2, dtype=torch.float64)
+    direct.backward(network, x, y)
+    once = network[2].weight.grad.clone()
+    direct.backward(network, x, y)
+    torch.testing.assert_close(network[2].weight.grad, 2 * once)
+    assert network[0].weight.grad is None
+    assert network[0].bias.grad is not None
+
+
+def test_backward_takes_any_sequence_of_linear_and_sigmoid() -> None:
+    torch.manual_seed(0)
+    shared = nn.Linear(4, 4)
+    network = nn.Sequential(nn.Sigmoid(), shared, nn.Sequential(mbp.Sigmoid(), nn.Sigmoid(), shared), mbp.Linear(4, 2))
+    network.double()
+    expected = twin(network)
+    x, y = torch.randn(6, 4, dtype=torch.float64), torch.rand(6, 2, dtype=torch.float64)
+    torch.nn.functional.mse_loss(expected(x), y).backward()
+    direct.backward(network, x, y)
+    for p, q in zip(network.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-15)
+
+
+# Trainer
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("reduction", "options"), list(zip(REDUCTIONS, OPTIONS, strict=True)), ids=str)
+@pytest.mark.parametrize("batch_size", [10, 64])
+def test_trajectory_equals_the_functions(
+    backend: str, reduction: str, options: dict[str, float], batch_size: int
+) -> None:
+    """200 steps with a schedule and a smaller last batch: parameters and statistics to 1e-10."""
+    n, n_out = batch_size * 100 - 3, 10
+    network = model([50, 34, 20, n_out])
+    expected = twin(network)
+    pixels, targets = images(n, 50), labels(n, n_out)
+    one_hot = torch.nn.functional.one_hot(targets, n_out).double()
+    rate = {"sum": 0.02 / batch_size, "half_per_example": 0.05}.get(reduction, 0.5)
+    schedule = [rate * (1 + math.cos(0.03 * k)) for k in range(100)]
+
+    reference = Reference(expected, reduction, batch_size, **options)
+    trainer = direct.Trainer(network, reduction=reduction, lr=0.0, batch_size=batch_size, backend=backend, **options)
+    for epoch in range(2):
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(epoch))
+        reference.run(pixels.double() * (1 / 255), one_hot, order, schedule)
+        statistics = trainer.run(pixels, targets, order, schedule)
+        if epoch == 0:
+            norms = reference.mean_norms()
+            assert statistics.steps == 100
+            assert statistics.examples == n
+            assert statistics.correct == reference.correct
+            assert statistics.squared_error == pytest.approx(reference.squared_error, rel=1e-10)
+            assert statistics.grad_norm_total == pytest.approx(norms.pop("total"), rel=1e-9)
+            assert statistics.grad_norm == pytest.approx(
+                {name: value for name, value in norms.items() if not name.startswith("delta")}, rel=1e-9
+            )
+            assert {f"delta {k}": v for k, v in statistics.delta_norm.items()} == pytest.approx(
+                {name: value for name, value in norms.items() if name.startswith("delta")}, rel=1e-9
+            )
+    assert_same_parameters(network, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("output", ["sigmoid", "linear"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_steps_on_dense_batches_equal_the_functions(backend: str, output: str, bias: bool) -> None:
+    network = model([9, 5, 3], output=output, bias=bias)
+    expected = twin(network)
+    reference = Reference(expected, "mean", 8)
+    trainer = direct.Trainer(network, reduction="mean", lr=0.1, batch_size=8, backend=backend)
+    for seed in range(20):
+        m = 8 - seed % 3
+        x = torch.randn(m, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        y = torch.rand(m, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 100))
+        assert float(trainer.step(x, y)) == pytest.approx(reference.step(x, y), rel=1e-10)
+    assert_same_parameters(network, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_resumed_run_is_byte_identical(backend: str, dtype: torch.dtype) -> None:
+    pixels, targets = images(500, 50), labels(500, 10)
+
+    def trained(parts: int) -> mbp.MLP:
+        network, state = model([50, 34, 10], dtype=dtype), None
+        orders = [torch.randperm(500, generator=torch.Generator().manual_seed(epoch)) for epoch in range(4)]
+        for part in range(parts):
+            copy = model([50, 34, 10], dtype=dtype, seed=part + 5)
+            copy.load_state_dict(network.state_dict())
+            trainer = direct.Trainer(copy, lr=0.5, momentum=0.9, batch_size=16, backend=backend)
+            if state is not None:
+                trainer.load_state_dict(state)
+            for order in orders[part * 4 // parts : (part + 1) * 4 // parts]:
+                trainer.run(pixels, targets, order)
+            network, state = copy, trainer.state_dict()
+        return network
+
+    for p, q in zip(trained(1).parameters(), trained(2).parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_float32_stays_close_to_float64(backend: str) -> None:
+    pixels, targets = images(640, 784), labels(640, 10)
+    final = []
+    for dtype in (torch.float32, torch.float64):
+        network = model([784, 30, 10], dtype=torch.float64).to(dtype)
+        trainer = direct.Trainer(network, reduction="half_per_example", lr=1.0, batch_size=10, backend=backend)
+        final.append((network, trainer.run(pixels, targets)))
+    (single, single_statistics), (double, double_statistics) = final
+    assert single_statistics.cost == pytest.approx(double_statistics.cost, rel=1e-5)
+    assert single_statistics.grad_norm_total == pytest.approx(double_statistics.grad_norm_total, rel=1e-4)
+    assert_same_parameters(single.double(), double, 1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_norms_can_be_left_out(backend: str) -> None:
+    networks = [model([50, 34, 10]) for _ in range(2)]
+    found = [
+        direct.Trainer(network, lr=0.5, batch_size=50, backend=backend).run(
+            images(100, 50), labels(100, 10), norms=norms
+        )
+        for network, norms in zip(networks, (True, False), strict=True)
+    ]
+    assert_same_parameters(*networks)
+    assert found[0].squared_error == pytest.approx(found[1].squared_error, rel=1e-12)
+    assert found[1].grad_norm == found[1].delta_norm == {}
+    assert math.isnan(found[1].grad_norm_total)
+
+
+def test_state_dict_of_the_model_keeps_its_tensors() -> None:
+    network = model([50, 34, 10])
+    before = {name: (p.data_ptr(), p.clone()) for name, p in network.state_dict().items()}
+    direct.Trainer(network, lr=0.5, batch_size=50).run(images(100, 50), labels(100, 10))
+    for name, p in network.state_dict().items():
+        assert p.data_ptr() == before[name][0]
+        assert not torch.equal(p, before[name][1])
+
+
+# What is refused
+
+
+class Squashed(nn.Linear):
+    pass
+
+
+def hooked() -> nn.Module:
+    network = model([4, 3])
+    network[0].register_forward_hook(lambda *_: None)
+    return network
+
+
+def frozen() -> nn.Module:
+    network = model([4, 3])
+    network[0].bias.requires_grad_(False)
+    return network
+
+
+def shared() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    return nn.Sequential(layer, nn.Sigmoid(), layer)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU()), TypeError, "'1' is a ReLU"),
+        (lambda: nn.Sequential(Squashed(4, 3)), TypeError, "'0' is a Squashed"),
+        (lambda: nn.Sequential(nn.Sigmoid()), TypeError, "no Linear"),
+        (lambda: nn.Sequential(nn.Sigmoid(), nn.Linear(4, 3)), TypeError, "'0' does not follow a Linear"),
+        (lambda: mbp.MLP([4, 3]).half(), TypeError, r"0\.weight is torch\.float16"),
+        (hooked, RuntimeError, "'0' has hooks"),
+        (frozen, RuntimeError, r"0\.bias is frozen"),
+        (shared, RuntimeError, "shared by two layers"),
+    ],
+)
+def test_models_without_a_direct_pass_are_refused(make: object, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        direct.Trainer(make(), lr=0.1, batch_size=2)  # type: ignore[operator]
+
+
+def test_bad_options_are_refused() -> None:
+    for options, words in (
+        ({"reduction": "none"}, "reduction 'none' is not one of half_per_example"),
+        ({"backend": "fast"}, "backend 'fast' is not one of auto, torch, native"),
+        ({"momentum": -1.0}, "momentum -1.0 is negative"),
+        ({"batch_size": 0}, "batch_size 0 is less than 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            direct.Trainer(model([4, 3]), **{"lr": 0.1, "batch_size": 2, **options})  # type: ignore[arg-type]
+
+
+def test_bad_data_is_refused() -> None:
+    trainer = direct.Trainer(model([4, 3]), lr=0.1, batch_size=2)
+    x, y = images(6, 4), labels(6, 3)
+    for arguments, error, words in (
+        ((images(6, 5), y), RuntimeError, r"input \(6, 5\): \(N, 4\) is expected"),
+        ((x, y[:5]), RuntimeError, r"target \(5, 3\): \(6, 3\) is expected"),
+        ((x, y, torch.tensor([0, 6])), RuntimeError, "indices outside 0 … 5"),
+        ((x, y, torch.tensor([0, 1], dtype=torch.int32)), RuntimeError, "order torch.int32"),
+        ((x, y, None, [0.1]), ValueError, "1 learning rates for 3 steps"),
+    ):
+        with pytest.raises(error, match=words):
+            trainer.run(*arguments)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="between 1 and batch_size = 2 rows"):
+        trainer.step(torch.rand(3, 4, dtype=torch.float64), torch.rand(3, 3, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match=r"target \(2, 4\)"):
+        direct.backward(model([4, 3]), torch.rand(2, 4, dtype=torch.float64), torch.rand(2, 4, dtype=torch.float64))
+
+
+def test_saved_momentum_of_another_model_is_refused() -> None:
+    trainer = direct.Trainer(model([4, 3]), lr=0.1, momentum=0.9, batch_size=2)
+    with pytest.raises(RuntimeError, match="saved momentum for"):
+        trainer.load_state_dict({"momentum": {}})
