@@ -120,19 +120,23 @@ def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
         if not isinstance(tensor, Tensor) and not (name == "bias" and tensor is None):
             raise TypeError(f"linear: {name} must be a tensor, not {type(tensor).__name__}")
-    seen = f"linear: input {_shape(input)} and weight {_shape(weight)}"
     if weight.dim() != 2:
-        raise RuntimeError(f"{seen}: the weight must have two dimensions, (n_out, n_in)")
+        raise _shapes_do_not_fit(input, weight, "the weight must have two dimensions, (n_out, n_in)")
     n_out, n_in = weight.shape
     if input.dim() == 0:
-        raise RuntimeError(f"{seen}: the input must have at least one dimension, (..., n_in = {n_in})")
+        raise _shapes_do_not_fit(input, weight, f"the input must have at least one dimension, (..., n_in = {n_in})")
     if input.shape[-1] != n_in:
-        raise RuntimeError(f"{seen}: the input's last dimension must equal the weight's n_in = {n_in}")
+        raise _shapes_do_not_fit(input, weight, f"the input's last dimension must equal the weight's n_in = {n_in}")
     if bias is not None and bias.shape != (n_out,):
         raise RuntimeError(
             f"linear: weight {_shape(weight)} and bias {_shape(bias)}: the bias must have the shape (n_out = {n_out},)"
         )
     _check_devices("linear", input=input, weight=weight, bias=bias)
+
+
+def _shapes_do_not_fit(input: Tensor, weight: Tensor, expected: str) -> RuntimeError:
+    # Built only when it is raised: torch.compile cannot print a dynamic shape.
+    return RuntimeError(f"linear: input {_shape(input)} and weight {_shape(weight)}: {expected}")
 
 
 def _check_linear_dtypes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
