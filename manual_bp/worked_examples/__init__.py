@@ -1,0 +1,44 @@
+"""The documents' example networks, runnable: `python -m manual_bp.worked_examples [NAME]`.
+
+Each function's docstring works its example by hand; the function computes the same values from the document's formulas
+and returns them beside autograd's answer.
+"""
+
+from collections.abc import Callable
+
+from manual_bp.worked_examples.document1 import one_neuron_per_layer, symmetry, two_two_two
+from manual_bp.worked_examples.document2 import branching, minibatch, one_path, several_inputs
+from manual_bp.worked_examples.document3 import descent, single_layer, three_descents, vector_form
+from manual_bp.worked_examples.networks import NETWORKS, Network
+from manual_bp.worked_examples.worked import Worked
+
+EXAMPLES: dict[str, Callable[[], Worked]] = {
+    "one-neuron": one_neuron_per_layer,
+    "two-two-two": two_two_two,
+    "symmetry": symmetry,
+    "one-path": one_path,
+    "several-inputs": several_inputs,
+    "branching": branching,
+    "minibatch": minibatch,
+    "single-layer": single_layer,
+    "vector-form": vector_form,
+    "three-descents": three_descents,
+}
+
+__all__ = [
+    "EXAMPLES",
+    "NETWORKS",
+    "Network",
+    "Worked",
+    "branching",
+    "descent",
+    "minibatch",
+    "one_neuron_per_layer",
+    "one_path",
+    "several_inputs",
+    "single_layer",
+    "symmetry",
+    "three_descents",
+    "two_two_two",
+    "vector_form",
+]

@@ -1,0 +1,49 @@
+"""`python -m manual_bp.worked_examples [NAME]`: the hand computation, the values computed, and autograd's answer."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Sequence
+
+from manual_bp.worked_examples import EXAMPLES, Worked
+
+
+def report(name: str) -> str:
+    """One example as text: its docstring, the sums over paths where it has them, and every value beside autograd's."""
+    example = EXAMPLES[name]
+    work = example()
+    lines = [f"=== {name} ===", "", inspect.getdoc(example) or "", ""]
+    if work.partials:
+        lines += ["Every path, term by term:", "", *map(str, work.partials), ""]
+        counts = " + ".join(str(partial.terms) for partial in work.partials)
+        lines += [f"partial-derivative terms: {counts} = {sum(partial.terms for partial in work.partials)}", ""]
+    return "\n".join([*lines, *_table(work), ""])
+
+
+def _table(work: Worked) -> list[str]:
+    width = max(map(len, work.values))
+    lines = [f"{'computed':<{width}}  {'value':>18}  {'autograd':>18}"]
+    for symbol, value in work.values.items():
+        other = f"{work.autograd[symbol]:18.12g}" if symbol in work.autograd else ""
+        lines.append(f"{symbol:<{width}}  {value:18.12g}  {other}".rstrip())
+    return [*lines, f"largest relative error against autograd: {work.max_relative_error:.1e}"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print one example, or all of them. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m manual_bp.worked_examples", description="The documents' networks, worked."
+    )
+    parser.add_argument(
+        "name", nargs="?", choices=EXAMPLES, metavar="NAME", help=f"one of {', '.join(EXAMPLES)}; default: all"
+    )
+    args = parser.parse_args(argv)
+    for name in [args.name] if args.name else EXAMPLES:
+        print(report(name))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

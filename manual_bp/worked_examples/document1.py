@@ -1,0 +1,187 @@
+"""Document 1: one neuron per layer, two-two-two without bias, and why the first weights are random.
+
+Every number below is worked by hand; λ = ln 3 = 1.0986122886681098 (see `networks`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from manual_bp.worked_examples.networks import NETWORKS, Network, tensor
+from manual_bp.worked_examples.paths import SUBSCRIPT, SUPERSCRIPT, partials_by_paths
+from manual_bp.worked_examples.worked import Worked, gradients
+
+
+@dataclass(frozen=True)
+class Backpropagation:
+    """One forward and one backward pass; lists run from the first layer to the last.
+
+    Attributes:
+        a: activations a⁽¹⁾ = x, …, a⁽ᴸ⁾, each (m, n).
+        delta: error signals δ⁽²⁾, …, δ⁽ᴸ⁾, each (m, n).
+        gradients: ∂J/∂Θ⁽¹⁾, …, ∂J/∂Θ⁽ᴸ⁻¹⁾, each (n_out, n_in).
+    """
+
+    a: list[Tensor]
+    delta: list[Tensor]
+    gradients: list[Tensor]
+
+
+def backpropagate(weights: list[Tensor], x: Tensor, y: Tensor) -> Backpropagation:
+    """Document 1's seven steps, mended (see the README's table of slips): the δ recursion over a sigmoid network.
+
+    Args:
+        weights: Θ⁽¹⁾, …, Θ⁽ᴸ⁻¹⁾, each (n_out, n_in); no bias, as in the document.
+        x: inputs (m, n_in).
+        y: targets (m, n_out); the cost is J = 1/(2m) Σ (y − a)².
+    """
+    a = [x]
+    for theta in weights:  # step 1: forward
+        a.append(torch.sigmoid(a[-1] @ theta.t()))  # a⁽ˡ⁺¹⁾ = f(a⁽ˡ⁾ Θ⁽ˡ⁾ᵀ)  (m, n_out)
+    delta = [(a[-1] - y) / len(y) * a[-1] * (1 - a[-1])]  # step 2: δ⁽ᴸ⁾ = 1/m (a⁽ᴸ⁾ − y) ⊙ f′(z⁽ᴸ⁾)  (m, n_out)
+    for layer in reversed(range(1, len(weights))):  # steps 4 and 7: go back one layer
+        slope = a[layer] * (1 - a[layer])  # f′(z⁽ˡ⁾)  (m, n)
+        delta.insert(0, delta[0] @ weights[layer] * slope)  # step 5: δ⁽ˡ⁾ = δ⁽ˡ⁺¹⁾ Θ⁽ˡ⁾ ⊙ f′(z⁽ˡ⁾)  (m, n)
+    # steps 3 and 6: ∂J/∂Θ⁽ˡ⁻¹⁾ = (δ⁽ˡ⁾)ᵀ a⁽ˡ⁻¹⁾  (n_out, n_in)
+    return Backpropagation(a, delta, [d.t() @ before for d, before in zip(delta, a, strict=False)])
+
+
+def one_neuron_per_layer() -> Worked:
+    """x → z⁽²⁾, a⁽²⁾ → z⁽³⁾, a⁽³⁾ → J: two partial derivatives, eight partial-derivative terms (document 1).
+
+    x = 2, y = 1, θ₁ = λ/2, θ₂ = 8λ/3, J = ½ (y − a⁽³⁾)².
+
+        z⁽²⁾ = θ₁ x    = λ/2 · 2    = λ     a⁽²⁾ = 3/4    ∂a⁽²⁾/∂z⁽²⁾ = 3/4 · 1/4  = 3/16
+        z⁽³⁾ = θ₂ a⁽²⁾ = 8λ/3 · 3/4 = 2λ    a⁽³⁾ = 9/10   ∂a⁽³⁾/∂z⁽³⁾ = 9/10 · 1/10 = 9/100
+        J = ½ (1/10)² = 1/200               ∂J/∂a⁽³⁾ = 9/10 − 1 = −1/10
+
+        ∂J/∂θ₂ = (−1/10)(9/100)(3/4)             = −27/4000 = −0.00675
+        ∂J/∂θ₁ = (−1/10)(9/100)(8λ/3)(3/16)(2)   = −9λ/1000 = −0.009887510598
+    """
+    return _by_paths(NETWORKS["one-neuron"])
+
+
+def two_two_two() -> Worked:
+    """Two inputs, two hidden and two output neurons without bias: 8 partials, 52 partial-derivative terms (document 1).
+
+    x = (1, 2), y = (1, 0), Θ⁽¹⁾ = λ [[3, −1], [1, −1]], Θ⁽²⁾ = λ [[2, −2], [2, 2]], J = ½ Σ (y − a⁽³⁾)².
+
+        z₁⁽²⁾ = 3λ − 2λ = λ         a₁⁽²⁾ = 3/4     slope 3/16
+        z₂⁽²⁾ = λ − 2λ = −λ         a₂⁽²⁾ = 1/4     slope 3/16
+        z₁⁽³⁾ = 3λ/2 − λ/2 = λ      a₁⁽³⁾ = 3/4     slope 3/16
+        z₂⁽³⁾ = 3λ/2 + λ/2 = 2λ     a₂⁽³⁾ = 9/10    slope 9/100
+        J = ½ (1/16 + 81/100) = 349/800
+
+        δ₁⁽³⁾ = (3/4 − 1)(3/16)   = −3/64        δ₂⁽³⁾ = (9/10 − 0)(9/100) = 81/1000
+        δ₁⁽²⁾ = (−3/64 · 2λ + 81/1000 · 2λ)(3/16)  = 3λ/8 ·  273/8000 =  819λ/64000 = 0.01405880413
+        δ₂⁽²⁾ = ( 3/64 · 2λ + 81/1000 · 2λ)(3/16)  = 3λ/8 · 1023/8000 = 3069λ/64000 = 0.05268189240
+
+        ∂J/∂Θ⁽²⁾ = [[δ₁⁽³⁾ · 3/4, δ₁⁽³⁾ · 1/4], [δ₂⁽³⁾ · 3/4, δ₂⁽³⁾ · 1/4]] = [[−9/256, −3/256], [243/4000, 81/4000]]
+        ∂J/∂Θ⁽¹⁾ = [[δ₁⁽²⁾ · 1, δ₁⁽²⁾ · 2], [δ₂⁽²⁾ · 1, δ₂⁽²⁾ · 2]] = λ/64000 [[819, 1638], [3069, 6138]]
+
+    Terms: 4 weights of layer 2, one path of 3 factors each, and 4 weights of layer 1, two paths of 5 factors each:
+    4 · 3 + 4 · 2 · 5 = 52.
+    """
+    return _by_paths(NETWORKS["two-two-two"])
+
+
+def symmetry(steps: int = 100, seed: int = 0) -> Worked:
+    """Equal weights keep every hidden unit equal for ever; random ones break the symmetry (document 1).
+
+    two-two-two with x = (1, 2), y = (1, 0), every θ⁽¹⁾ = λ/3, every θ⁽²⁾ = 2λ/3:
+
+        z₁⁽²⁾ = z₂⁽²⁾ = λ/3 + 2λ/3 = λ              a₁⁽²⁾ = a₂⁽²⁾ = 3/4
+        z₁⁽³⁾ = z₂⁽³⁾ = 2λ/3 (3/4 + 3/4) = λ        a₁⁽³⁾ = a₂⁽³⁾ = 3/4
+        δ₁⁽³⁾ = (−1/4)(3/16) = −3/64               δ₂⁽³⁾ = (3/4)(3/16) = 9/64
+        δ₁⁽²⁾ = δ₂⁽²⁾ = 2λ/3 (−3/64 + 9/64)(3/16) = 3λ/256 = 0.01287436276
+        ∂J/∂Θ⁽²⁾ = [[−9/256, −9/256], [27/256, 27/256]]
+        ∂J/∂Θ⁽¹⁾ = λ/256 [[3, 6], [3, 6]]
+
+    Both hidden units have the same row of Θ⁽¹⁾ and the same column of Θ⁽²⁾, so the same a, δ and gradient; the update
+    leaves the rows and the columns equal, and the argument starts again. It does not reach further: the two output
+    units differ as soon as their targets do, and the two columns of ∂J/∂Θ⁽¹⁾ differ as their inputs do.
+
+    Args:
+        steps: how many updates both networks get.
+        seed: of the random weights, uniform in [−0.1, 0.1].
+    """
+    network = NETWORKS["symmetric"]
+    first = _recursion(network)
+    generator = torch.Generator().manual_seed(seed)
+    random = [torch.rand(2, 2, generator=generator, dtype=torch.float64) * 0.2 - 0.1 for _ in network.weights]
+    values = _named(network, first)
+    values[f"|Θ⁽¹⁾ row 1 − row 2|, equal weights, after {steps} updates"] = _spread(network, _weights(network), steps)
+    values["|Θ⁽¹⁾ row 1 − row 2|, random weights, at the start"] = _spread(network, random, 0)
+    values[f"|Θ⁽¹⁾ row 1 − row 2|, random weights, after {steps} updates"] = _spread(network, random, steps)
+    return Worked(values, _autograd(network))
+
+
+def hidden_gradients(network: Network, weights: list[Tensor], steps: int) -> list[Tensor]:
+    """∂J/∂Θ⁽¹⁾ at each of `steps` updates Θ := Θ − η ∂J/∂Θ; one row for each hidden unit."""
+    seen = []
+    for _ in range(steps):
+        backward = backpropagate(weights, tensor([network.x]), tensor([network.y]))
+        seen.append(backward.gradients[0])
+        weights = [theta - network.lr * grad for theta, grad in zip(weights, backward.gradients, strict=True)]
+    return seen
+
+
+def _spread(network: Network, weights: list[Tensor], steps: int) -> float:
+    """The largest difference between the two hidden units' rows of Θ⁽¹⁾ after `steps` updates."""
+    theta = weights[0] - network.lr * sum(hidden_gradients(network, weights, steps), torch.zeros_like(weights[0]))
+    return float((theta[0] - theta[1]).abs().max())
+
+
+def _by_paths(network: Network) -> Worked:
+    return Worked(_named(network, _recursion(network)), _autograd(network), tuple(partials_by_paths(network)))
+
+
+def _weights(network: Network) -> list[Tensor]:
+    return [tensor(matrix) for matrix in network.weights]
+
+
+def _recursion(network: Network) -> Backpropagation:
+    return backpropagate(_weights(network), tensor([network.x]), tensor([network.y]))
+
+
+def _named(network: Network, passes: Backpropagation) -> dict[str, float]:
+    """The values of both passes by document 1's symbols."""
+    values: dict[str, float] = {}
+    for number, a in enumerate(passes.a[1:], start=2):
+        values.update(_rows("a", number, a))
+    values["J"] = float(((tensor(network.y) - passes.a[-1]) ** 2).sum() / 2)
+    for number, delta in reversed(list(enumerate(passes.delta, start=2))):
+        values.update(_rows("δ", number, delta))
+    values.update(_partials(network, passes.gradients))
+    return values
+
+
+def _autograd(network: Network) -> dict[str, float]:
+    return _partials(network, gradients(network))
+
+
+def _rows(letter: str, layer: int, row: Tensor) -> dict[str, float]:
+    n = row.shape[-1]
+    layer_mark = f"⁽{str(layer).translate(SUPERSCRIPT)}⁾"
+    return {
+        f"{letter}{str(unit + 1).translate(SUBSCRIPT) if n > 1 else ''}{layer_mark}": float(row[0, unit])
+        for unit in range(n)
+    }
+
+
+def _partials(network: Network, matrices: list[Tensor]) -> dict[str, float]:
+    """Entries of the gradient matrices by their symbol, the last layer's first, as `partials_by_paths` orders them."""
+    single = max(network.sizes) == 1
+    return {
+        (
+            f"∂J/∂θ{str(layer).translate(SUBSCRIPT)}"
+            if single
+            else f"∂J/∂θ{f'{i + 1}{j + 1}'.translate(SUBSCRIPT)}⁽{str(layer).translate(SUPERSCRIPT)}⁾"
+        ): float(matrix[i, j])
+        for layer, matrix in reversed(list(enumerate(matrices, start=1)))
+        for i in range(matrix.shape[0])
+        for j in range(matrix.shape[1])
+    }

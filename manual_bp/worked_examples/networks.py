@@ -1,0 +1,180 @@
+"""The documents' example networks as data: weights, one example, cost and learning rate.
+
+The documents give no numbers. Here every weight is a rational multiple of λ = ln 3, or rational, chosen so that each
+pre-activation is a whole multiple of λ. Then everything can be worked by hand without rounding:
+
+    σ(kλ) = 3ᵏ / (1 + 3ᵏ):  σ(−λ) = 1/4   σ(0) = 1/2   σ(λ) = 3/4   σ(2λ) = 9/10
+    σ′(kλ) = a(1 − a):      σ′(±λ) = 3/16  σ′(0) = 1/4  σ′(2λ) = 9/100
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from manual_bp import functional
+from manual_bp.modules import MLP, Linear
+
+LN3 = math.log(3)  # λ
+
+Row = tuple[float, ...]
+Matrix = tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of the documents with the example it is worked for.
+
+    Attributes:
+        name: what `python -m manual_bp.trace --network` calls it.
+        document: 1, 2 or 3.
+        title: one line about it.
+        weights: W of each layer, (n_out, n_in), rows first.
+        x: the input, (n_in,).
+        y: the target, (n_out,).
+        cost: a `reduction` of `manual_bp.functional.mse_loss`.
+        biases: b of each layer, or None for a network without.
+        output: whether the output layer has a sigmoid.
+        lr: the learning rate η.
+        units: document 2's name of every unit, layer by layer, the input's first.
+    """
+
+    name: str
+    document: Literal[1, 2, 3]
+    title: str
+    weights: tuple[Matrix, ...]
+    x: Row
+    y: Row
+    cost: str
+    biases: tuple[Row, ...] | None = None
+    output: Literal["sigmoid", "linear"] = "sigmoid"
+    lr: float = 0.5
+    units: tuple[tuple[str, ...], ...] | None = None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The width of each layer, the input's first."""
+        return (len(self.x), *(len(matrix) for matrix in self.weights))
+
+    def model(self, seed: int | None = None) -> MLP:
+        """The network as our layers in float64, with its own weights, or with torch's random ones from `seed`."""
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+            torch.manual_seed(0 if seed is None else seed)
+            model = MLP(self.sizes, output=self.output, bias=self.biases is not None, dtype=torch.float64)
+        if seed is None:
+            layers = [layer for layer in model if isinstance(layer, Linear)]
+            with torch.no_grad():
+                for layer, matrix in zip(layers, self.weights, strict=True):
+                    layer.weight.copy_(tensor(matrix))
+                for layer, row in zip(layers, self.biases or (), strict=False):
+                    layer.bias.copy_(tensor(row))
+        return model
+
+
+def tensor(values: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
+    """A float64 tensor: the worked examples are exact, so nothing is rounded to float32."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def autograd(model: nn.Module, x: Tensor, y: Tensor, cost: str) -> dict[str, Tensor]:
+    """The gradients of the cost by `.backward()` through `model`, by parameter name (`0.weight`, `0.bias`, …)."""
+    model.zero_grad()
+    functional.mse_loss(model(x), y, cost).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def _lambdas(rows: Iterable[Iterable[float]]) -> Matrix:
+    """Multiples of λ."""
+    return tuple(tuple(k * LN3 for k in row) for row in rows)
+
+
+NETWORKS: dict[str, Network] = {
+    network.name: network
+    for network in (
+        Network(
+            name="one-neuron",
+            document=1,
+            title="one input neuron, one hidden layer neuron, one output neuron",
+            weights=(_lambdas([[1 / 2]]), _lambdas([[8 / 3]])),
+            x=(2.0,),
+            y=(1.0,),
+            cost="half_per_example",
+        ),
+        Network(
+            name="two-two-two",
+            document=1,
+            title="two neurons in the input, hidden and output layers, no bias",
+            weights=(_lambdas([[3, -1], [1, -1]]), _lambdas([[2, -2], [2, 2]])),
+            x=(1.0, 2.0),
+            y=(1.0, 0.0),
+            cost="half_per_example",
+        ),
+        Network(
+            name="symmetric",
+            document=1,
+            title="two-two-two with equal weights in each layer",
+            weights=(_lambdas([[1 / 3, 1 / 3], [1 / 3, 1 / 3]]), _lambdas([[2 / 3, 2 / 3], [2 / 3, 2 / 3]])),
+            x=(1.0, 2.0),
+            y=(1.0, 0.0),
+            cost="half_per_example",
+        ),
+        Network(
+            name="one-path",
+            document=2,
+            title="case 1: i → j → k → o, linear output",
+            weights=(_lambdas([[1 / 2]]), _lambdas([[8 / 3]]), ((2.0,),)),
+            x=(2.0,),
+            y=(1.0,),
+            cost="half_per_example",
+            output="linear",
+            units=(("i",), ("j",), ("k",), ("o",)),
+        ),
+        Network(
+            name="several-inputs",
+            document=2,
+            title="case 2: {i, j} → k → o, linear output",
+            weights=(_lambdas([[2, -1]]), ((3.0,),)),
+            x=(2.0, 3.0),
+            y=(1.0,),
+            cost="half_per_example",
+            output="linear",
+            units=(("i", "j"), ("k",), ("o",)),
+        ),
+        Network(
+            name="branching",
+            document=2,
+            title="case 3: in → i → {j, k} → o, linear output",
+            weights=(_lambdas([[1 / 2]]), _lambdas([[4 / 3], [8 / 3]]), ((2.0, -1.0),)),
+            x=(2.0,),
+            y=(1.0,),
+            cost="half_per_example",
+            output="linear",
+            units=(("in",), ("i",), ("j", "k"), ("o",)),
+        ),
+        Network(
+            name="single-layer",
+            document=3,
+            title="the output layer alone: two activations in, two neurons, bias",
+            weights=(_lambdas([[2, -4], [1, 4]]),),
+            biases=_lambdas([[1, -1]]),
+            x=(1.0, 0.5),
+            y=(1.0, 0.0),
+            cost="half_per_element",
+        ),
+        Network(
+            name="two-layers",
+            document=3,
+            title="the vector form: two layers of two neurons, bias",
+            weights=(_lambdas([[1, -1], [2, -1]]), _lambdas([[2, -2], [2, 2]])),
+            biases=_lambdas([[2, -1], [1, -1]]),
+            x=(1.0, 2.0),
+            y=(1.0, 0.0),
+            cost="half_per_element",
+        ),
+    )
+}
