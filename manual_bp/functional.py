@@ -5,7 +5,6 @@ Each checks its arguments, follows autocast's own casting rules, and runs the Fu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,7 +38,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     _check_linear(input, weight, bias)
     if _autocast_enabled(input):
         dtype = torch.get_autocast_dtype(input.device.type)
-        return _without_autocast(LinearFunction, lambda t: _lower(t, dtype), input, weight, bias)
+        input, weight = _lower(input, dtype), _lower(weight, dtype)
+        bias = None if bias is None else _lower(bias, dtype)
+        _check_linear_dtypes(input, weight, bias)
+        return _without_autocast(LinearFunction, input, weight, bias)
     _check_linear_dtypes(input, weight, bias)
     return apply(LinearFunction, input, weight, bias)  # type: ignore[no-any-return]
 
@@ -87,7 +89,7 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """
     _check_mse_loss(input, target, reduction)
     if _autocast_enabled(input):
-        return _without_autocast(MSELossFunction, _to_float32, input, target, reduction)
+        return _without_autocast(MSELossFunction, _to_float32(input), _to_float32(target), reduction)
     if input.dtype != target.dtype:
         dtype = torch.promote_types(input.dtype, target.dtype)
         input, target = input.to(dtype), target.to(dtype)
@@ -100,9 +102,8 @@ def _autocast_enabled(input: Tensor) -> bool:
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
-def _without_autocast(function: type[HandDerivedFunction], cast: Callable[[Tensor], Tensor], *args: Any) -> Tensor:
-    """Cast by autocast's rule, then run with autocast off, so that neither pass is cast a second time."""
-    args = tuple(cast(a) if isinstance(a, Tensor) else a for a in args)
+def _without_autocast(function: type[HandDerivedFunction], *args: Any) -> Tensor:
+    """Run on arguments already cast by autocast's rule, with autocast off, so that they are not cast a second time."""
     with torch.autocast(args[0].device.type, enabled=False):
         return apply(function, *args)  # type: ignore[no-any-return]
 
@@ -145,7 +146,7 @@ def _check_linear_dtypes(input: Tensor, weight: Tensor, bias: Tensor | None) -> 
         biased = "" if bias is None else f", bias {_dtype(bias)}"
         raise RuntimeError(
             f"linear: input {_dtype(input)}, weight {_dtype(weight)}{biased}: all must have one dtype; "
-            f"convert with .to(dtype), or compute under torch.autocast"
+            f"convert with .to(dtype), or compute under torch.autocast (which leaves float64 as it is)"
         )
 
 
