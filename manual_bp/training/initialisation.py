@@ -1,0 +1,50 @@
+"""The weights a network starts from: `--init`."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+INITIALISATIONS = ("pytorch", "uniform", "xavier", "equal")
+
+EQUAL_WARNING = (
+    "--init equal: the units of a hidden layer start equal, get equal gradients and stay equal, so that a layer is "
+    "worth one unit; random weights break the symmetry"
+)
+
+
+def initialise(model: nn.Sequential, name: str, epsilon: float, generator: torch.Generator) -> None:
+    """Set the weights and biases of every linear layer of `model`, in place.
+
+    - pytorch: as they are; `torch.nn.Linear` drew W and b uniformly from ±1/√n_in when it was made.
+    - uniform: W and b uniformly from [−ε, ε] (document 1, "Revisiting the weights initialization").
+    - xavier: W uniformly from ±√(6/(n_in + n_out)), b = 0 (Glorot and Bengio, 2010).
+    - equal: W = ε, b = 0. Every unit of a hidden layer computes the same, δ is the same for each, and so is its update:
+      document 1's reason for random weights. Print `EQUAL_WARNING` with it.
+
+    Args:
+        model: its `nn.Linear` layers are initialised, ours or torch's.
+        name: one of `INITIALISATIONS`.
+        epsilon: ε of uniform and equal; the others do not use it.
+        generator: for the random ones; on the model's device.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in INITIALISATIONS:
+        raise ValueError(f"initialise: {name!r} is not one of {', '.join(INITIALISATIONS)}")
+    if name == "pytorch":
+        return
+    for layer in model.modules():
+        if not isinstance(layer, nn.Linear):
+            continue
+        if name == "uniform":
+            for parameter in layer.parameters():
+                nn.init.uniform_(parameter, -epsilon, epsilon, generator=generator)
+            continue
+        if name == "xavier":
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+        else:
+            nn.init.constant_(layer.weight, epsilon)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
