@@ -7,8 +7,9 @@ and `dtype=` are therefore those of `torch.nn`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -59,7 +60,8 @@ class MSELoss(nn.MSELoss):
         return functional.mse_loss(input, target, self.reduction)
 
     def extra_repr(self) -> str:
-        return f"reduction={self.reduction!r}"
+        # torch.nn.MSELoss does not print its reduction; the names it does not know are printed.
+        return f"reduction={self.reduction!r}" if self.reduction.startswith("half") else ""
 
 
 class MLP(nn.Sequential):
@@ -85,13 +87,13 @@ class MLP(nn.Sequential):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        sizes = list(sizes)
-        if len(sizes) < 2 or any(not isinstance(n, int) or n < 1 for n in sizes):
+        sizes = list(sizes) if isinstance(sizes, Iterable) else [sizes]
+        if len(sizes) < 2 or any(not isinstance(n, Integral) or n < 1 for n in sizes):
             raise ValueError(f"MLP: sizes {sizes}: two or more widths of at least 1 are needed, such as [784, 128, 10]")
         if output not in ("sigmoid", "linear"):
             raise ValueError(f"MLP: output {output!r} is not one of sigmoid, linear")
         layers: list[nn.Module] = []
-        for n_in, n_out in pairwise(sizes):
+        for n_in, n_out in pairwise(map(int, sizes)):
             layers += [Linear(n_in, n_out, bias=bias, device=device, dtype=dtype), Sigmoid()]
         if output == "linear":
             layers.pop()
