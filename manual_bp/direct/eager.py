@@ -50,7 +50,7 @@ class EagerEngine:
     def __init__(
         self,
         layers: list[Layer],
-        buffers: list[Tensor],
+        buffers: list[tuple[Tensor | None, Tensor | None]],
         *,
         reduction: str,
         momentum: float,
@@ -58,7 +58,7 @@ class EagerEngine:
         batch_size: int,
     ) -> None:
         self.layers = layers
-        self.buffers = iter_pairs(layers, buffers)
+        self.buffers = buffers
         self.reduction = reduction
         self.momentum = momentum
         self.weight_decay = weight_decay
@@ -226,11 +226,3 @@ class EagerEngine:
             for k in range(steps)
         ]
         return Chunk(m, x, y, a, delta, y.split(m), views, weight.new_ones(m))
-
-
-def iter_pairs(layers: list[Layer], buffers: list[Tensor]) -> list[tuple[Tensor | None, Tensor | None]]:
-    """Momentum buffers, one for each parameter in order, as (weight's, bias's) by layer; (None, None) without any."""
-    if not buffers:
-        return [(None, None)] * len(layers)
-    rest = iter(buffers)
-    return [(next(rest), next(rest) if layer.bias is not None else None) for layer in layers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manual_bp.direct.eager import EagerEngine
-from manual_bp.direct.layers import layers
+from manual_bp.direct.layers import Layer, layers
+from manual_bp.direct.native import NativeEngine, NativeUnavailableError
 from manual_bp.direct.one_pass import check_reduction
 from manual_bp.direct.statistics import FIRST_NORM, NORMS_PER_LAYER, SQUARED_ERROR, Statistics
 from manual_bp.ops.mse import scale
@@ -97,15 +99,24 @@ class Trainer:
             if not parameter.requires_grad:
                 raise RuntimeError(f"direct: {name} is frozen: use the autograd engine for this model")
         self._buffers = {n: torch.zeros_like(p) for n, p in self._named.items()} if momentum else {}
-        self.backend = "torch"
-        self._engine: Engine = EagerEngine(
-            self._layers,
-            list(self._buffers.values()),
+        self.backend, self._engine = self._choose(
+            backend,
             reduction=reduction,
             momentum=momentum,
             weight_decay=weight_decay,
             batch_size=batch_size,
         )
+
+    def _choose(self, backend: str, **options: Any) -> tuple[str, Engine]:
+        buffers = _by_layer(self._layers, list(self._buffers.values()))
+        if backend == "native" or (backend == "auto" and self.device.type == "cpu"):
+            try:
+                return "native", NativeEngine(self._layers, buffers, **options)
+            except NativeUnavailableError as error:
+                if backend == "native":
+                    raise
+                print(f"manual_bp: {error}; training with PyTorch calls instead", file=sys.stderr)
+        return "torch", EagerEngine(self._layers, buffers, **options)
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One step on one batch.
@@ -214,3 +225,11 @@ class Trainer:
         table = torch.zeros(len(lrs), columns, dtype=self.dtype, device=self.device)
         self._engine.run(images, targets.to(self.dtype), order, lrs, pixel_scale, table, norms)
         return table
+
+
+def _by_layer(layers: list[Layer], buffers: list[Tensor]) -> list[tuple[Tensor | None, Tensor | None]]:
+    """Momentum buffers, one for each parameter in order, as (weight's, bias's); (None, None) without momentum."""
+    if not buffers:
+        return [(None, None)] * len(layers)
+    rest = iter(buffers)
+    return [(next(rest), next(rest) if layer.bias is not None else None) for layer in layers]

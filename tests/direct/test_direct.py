@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import manual_bp as mbp
 from manual_bp import direct
 
-BACKENDS = ["torch"]
+BACKENDS = ["torch", "native"]
 REDUCTIONS = ["half_per_example", "half_per_element", "mean", "sum"]
 
 

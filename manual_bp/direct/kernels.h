@@ -1,0 +1,166 @@
+// The arithmetic of native.cpp on vectors: sigmoid, matrix product, weighted sum of rows; and its buffers and barrier.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <thread>
+#include <type_traits>
+
+#if defined(__AVX512F__)
+constexpr int kBytes = 64, kRows = 12;  // 12 × 2 vectors of results stay in 32 registers
+#elif defined(__AVX__)
+constexpr int kBytes = 32, kRows = 6;  // 6 × 2 in 16
+#else
+constexpr int kBytes = 16, kRows = 6;
+#endif
+using Index = int64_t;
+
+template <typename T>
+struct Simd {
+    static constexpr int lanes = kBytes / sizeof(T);
+    typedef T V __attribute__((vector_size(kBytes)));
+    typedef T U __attribute__((vector_size(kBytes), aligned(sizeof(T)), may_alias));  // at any address
+    static V load(const T* p) { return *reinterpret_cast<const U*>(p); }
+    static void store(T* p, V v) { *reinterpret_cast<U*>(p) = v; }
+    static double sum(V v) {
+        double s = 0;
+        for (int i = 0; i < lanes; i++) s += v[i];
+        return s;
+    }
+};
+
+static Simd<double>::V sigmoid(Simd<double>::V z) {
+    for (int i = 0; i < Simd<double>::lanes; i++) z[i] = 1 / (1 + std::exp(-z[i]));
+    return z;
+}
+
+// 1 / (1 + e^(−z)) with Cephes' expf: e^x = 2^n e^r, |r| ≤ ln 2 / 2, and a polynomial for e^r.
+static Simd<float>::V sigmoid(Simd<float>::V z) {
+    using V = Simd<float>::V;
+    typedef int32_t I __attribute__((vector_size(kBytes)));
+    V x = -z;
+    x = x > 87.f ? V{} + 87.f : x;  // a NaN stays one: it compares false
+    x = x < -87.f ? V{} - 87.f : x;
+    V n = (x * 1.44269504f + 12582912.f) - 12582912.f;  // to the nearest integer
+    V r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    V p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.f;
+    I exponent = (__builtin_convertvector(n, I) + 127) << 23;
+    return 1.f / (1.f + p * (V)exponent);
+}
+
+// Spins for a moment, then lets others run: a step is too short to sleep in.
+class Barrier {
+    const int count_;
+    std::atomic<int> waiting_{0}, generation_{0};
+
+public:
+    explicit Barrier(int count) : count_(count) {}
+    void wait() {
+        if (count_ == 1) return;
+        const int generation = generation_.load();
+        if (waiting_.fetch_add(1) + 1 == count_) {
+            waiting_.store(0);
+            generation_.fetch_add(1);
+            return;
+        }
+        for (int spins = 0; generation_.load() == generation; spins++)
+            if (spins > 4000) std::this_thread::yield();
+    }
+};
+
+static Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
+
+template <typename T>
+class Buffer {
+    std::unique_ptr<void, decltype(&std::free)> memory_{nullptr, &std::free};
+
+public:
+    Buffer() = default;
+    explicit Buffer(Index n, bool zero = false) {
+        const size_t bytes = round_up(n * sizeof(T) + 64, 64);
+        memory_.reset(std::aligned_alloc(64, bytes));  // untouched pages take no memory
+        if (!memory_) throw std::bad_alloc();
+        if (zero) std::memset(memory_.get(), 0, bytes);
+    }
+    operator T*() const { return static_cast<T*>(memory_.get()); }
+};
+
+// C = A B for rows [first, last) of C; B (depth, columns). `emit(i, j, v)` receives the vector C[i, j … j + lanes).
+// A[i, k] = a[i · row_stride + k · k_stride], readable for kRows beyond the last row; B[k, j] likewise.
+// The sum over k runs in one piece, in registers, so that C is touched once.
+template <typename T, typename Emit>
+static void gemm(const T* a, Index a_row, Index a_k, Index first, Index last, const T* b, Index b_k, Index b_column,
+                 Index depth, Index columns, T* packed, Emit emit) {
+    using S = Simd<T>;
+    using V = typename S::V;
+    constexpr Index width = 2 * S::lanes;
+    for (Index j = 0; j < columns; j += width) {  // B in panels of two vectors' width
+        T* panel = packed + j * depth;
+        const Index used = std::min(width, columns - j);
+        if (used < width) std::memset(panel, 0, depth * width * sizeof(T));
+        if (b_column == 1)
+            for (Index k = 0; k < depth; k++) std::memcpy(panel + k * width, b + k * b_k + j, used * sizeof(T));
+        else
+            for (Index c = 0; c < used; c++)
+                for (Index k = 0; k < depth; k++) panel[k * width + c] = b[k * b_k + (j + c) * b_column];
+    }
+    for (Index i = first; i < last; i += kRows)
+        for (Index j = 0; j < columns; j += width) {
+            const T* panel = packed + j * depth;
+            V sums[kRows][2] = {};
+            const T* a_i = a + i * a_row;
+            for (Index k = 0; k < depth; k++, a_i += a_k, panel += width) {
+                const V left = S::load(panel), right = S::load(panel + S::lanes);
+#pragma GCC unroll 12
+                for (int r = 0; r < kRows; r++) {
+                    sums[r][0] += a_i[r * a_row] * left;
+                    sums[r][1] += a_i[r * a_row] * right;
+                }
+            }
+#pragma GCC unroll 12
+            for (int r = 0; r < kRows; r++)
+                for (int v = 0; v < 2; v++)
+                    if (i + r < last && j + v * S::lanes < columns) emit(i + r, j + v * S::lanes, sums[r][v]);
+        }
+}
+
+// Σ_e value[e] · rows[index[e] · stride … + N vectors), `emit(v, sum)` for each vector.
+template <typename T, int N, typename Emit>
+static void weighted_rows(const T* value, const int32_t* index, Index count, const T* rows, Index stride, Emit emit) {
+    using S = Simd<T>;
+    constexpr int ways = N >= 4 ? 1 : 4 / N;  // independent sums, where few vectors would wait for one another
+    typename S::V sums[ways][N] = {};
+    Index e = 0;
+    for (; e + ways <= count; e += ways)
+        for (int w = 0; w < ways; w++) {
+            const T* row = rows + index[e + w] * stride;
+            for (int v = 0; v < N; v++) sums[w][v] += value[e + w] * S::load(row + v * S::lanes);
+        }
+    for (; e < count; e++)
+        for (int v = 0; v < N; v++) sums[0][v] += value[e] * S::load(rows + index[e] * stride + v * S::lanes);
+    for (int v = 0; v < N; v++) {
+        for (int w = 1; w < ways; w++) sums[0][v] += sums[w][v];
+        emit(v, sums[0][v]);
+    }
+}
+
+// Calls f(std::integral_constant<int, N>, first vector) for blocks of N = 8, 4, 2, 1 vectors that make up `vectors`.
+template <typename F>
+static void in_blocks(Index vectors, F f) {
+    Index first = 0;
+    for (; vectors - first >= 8; first += 8) f(std::integral_constant<int, 8>(), first);
+    if (vectors - first >= 4) f(std::integral_constant<int, 4>(), first), first += 4;
+    if (vectors - first >= 2) f(std::integral_constant<int, 2>(), first), first += 2;
+    if (vectors - first >= 1) f(std::integral_constant<int, 1>(), first);
+}

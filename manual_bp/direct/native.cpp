@@ -1,0 +1,407 @@
+// The documents' algorithm for whole epochs, without Python between the steps. Built by native.py on first use.
+//
+// Rows are examples. For each step: z = a_prev Wᵀ + b, a = σ(z); δ of the last layer = (a − y) ⊙ a(1 − a), of the layers
+// before it (δ W) ⊙ a(1 − a), the factor 2s left to the update; W ← W − η 2s δᵀ a_prev, b ← b − η 2s Σ δ.
+//
+// What makes it fast:
+// - the first layer runs over the non-zero inputs only: z = Σ_k x_k Wᵀ[k], with W held transposed during the run;
+// - each element of δᵀ a_prev is summed in a register and applied to W at once: no gradient is ever stored;
+// - bias, sigmoid and slope are applied to a block of results before it leaves the registers.
+//
+// Threads share a step in two phases: examples are divided for the forward pass and δ, weights for the update. Every
+// number is summed by one thread in one order, so the result does not depend on how many there are.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "kernels.h"
+
+// Mirrored by ctypes structures in native.py.
+struct Layer {
+    void *weight, *bias, *weight_momentum, *bias_momentum;  // bias and the buffers may be null
+    Index n_in, n_out;
+    int32_t sigmoid;
+};
+struct Run {
+    const Layer* layers;
+    const void *images, *targets;  // (N, n_in) uint8 or T; (N, n_out) T
+    const Index* order;            // n row numbers, or null for 0 … n − 1
+    const double *lrs;             // one for each step
+    void* table;                   // (steps, 2 + 3 layers) T, filled
+    Index n_layers, n, batch, table_columns;
+    double two_s, two_s_last, momentum, weight_decay, pixel_scale;
+    int32_t images_are_uint8, skip_zeros, norms, threads;
+};
+
+template <typename T>
+class Training {
+    using S = Simd<T>;
+    using V = typename S::V;
+    static constexpr int L = S::lanes;
+    static constexpr Index kPixels = 16;  // a thread's range of pixels, and a sum of squares, is made of such units
+
+    struct Step {
+        Index start, m;
+        T lr, two_s;
+    };
+    struct State {  // of one layer
+        Index n_in, n_out, ld;  // ld: row length of a and δ, padded
+        bool sigmoid;
+        T *weight, *weight_momentum;
+        Buffer<T> a, delta;              // (batch + kRows, ld); the padding of δ is zero
+        Buffer<T> bias, bias_momentum;   // (ld), copies
+        Buffer<T> delta_squares, weight_squares;  // Σ over a unit of rows, one vector each
+        Index weight_units;
+    };
+
+    const Run& run_;
+    const Index layers_, threads_;
+    const bool sparse_;  // the first layer runs over non-zeros
+    std::vector<State> state_;
+    Buffer<T> x_;                      // dense input (batch + kRows, ld_x)
+    Buffer<T> weight_t_, momentum_t_;  // the first layer's (n_in, ld_t)
+    Index ld_x_ = 0, ld_t_ = 0;
+    Buffer<T> value_, column_value_;           // non-zero inputs by example, and by pixel
+    Buffer<int32_t> pixel_, example_;          // their other index
+    std::vector<Index> row_begin_;             // (batch, threads + 1): an example's non-zeros, split by range of pixels
+    std::vector<Index> column_end_;            // a pixel's non-zeros, after those of the pixel before
+    std::vector<double> squared_error_;        // (batch)
+    std::vector<char> correct_;
+    std::vector<Buffer<T>> packed_;            // by thread
+    Barrier barrier_;
+
+public:
+    explicit Training(const Run& run)
+        : run_(run), layers_(run.n_layers), threads_(run.threads), sparse_(run.skip_zeros), barrier_(run.threads) {
+        const Index rows = run.batch + kRows, n_in = run.layers[0].n_in;
+        Index pack = 0;
+        for (Index l = 0; l < layers_; l++) {
+            const Layer& layer = run.layers[l];
+            State s;
+            s.n_in = layer.n_in, s.n_out = layer.n_out, s.sigmoid = layer.sigmoid;
+            s.weight = static_cast<T*>(layer.weight), s.weight_momentum = static_cast<T*>(layer.weight_momentum);
+            // kRows are read beyond the last column, and whole vectors written. Not a multiple of 4 vectors, which
+            // would put a column's elements into few sets of the cache.
+            s.ld = round_up(s.n_out + kRows, L);
+            if (s.ld % (4 * L) == 0) s.ld += L;
+            s.a = Buffer<T>(rows * s.ld, true), s.delta = Buffer<T>(rows * s.ld, true);
+            s.bias = copy_in(layer.bias, s), s.bias_momentum = copy_in(layer.bias_momentum, s);
+            s.delta_squares = Buffer<T>(rows * L, true);
+            s.weight_units = sparse(l) ? round_up(s.n_in, kPixels) / kPixels : round_up(s.n_out, kRows) / kRows;
+            s.weight_squares = Buffer<T>(s.weight_units * L, true);
+            const Index wide_in = round_up(s.n_in, 2 * L), wide_out = round_up(s.n_out, 2 * L);
+            if (!sparse(l)) pack = std::max({pack, s.n_in * wide_out, s.n_out * wide_in, run.batch * wide_in});
+            state_.push_back(std::move(s));
+        }
+        for (Index t = 0; t < threads_; t++) packed_.emplace_back(pack);
+        squared_error_.resize(run.batch);
+        correct_.resize(run.batch);
+        if (!sparse_) {
+            ld_x_ = round_up(n_in + 1, L);
+            x_ = Buffer<T>(rows * ld_x_, true);
+            return;
+        }
+        ld_t_ = round_up(state_[0].n_out, L);
+        weight_t_ = transposed(state_[0].weight), momentum_t_ = transposed(state_[0].weight_momentum);
+        value_ = Buffer<T>(run.batch * n_in), column_value_ = Buffer<T>(run.batch * n_in);
+        pixel_ = Buffer<int32_t>(run.batch * n_in), example_ = Buffer<int32_t>(run.batch * n_in);
+        row_begin_.resize(run.batch * (threads_ + 1));
+        column_end_.resize(n_in);
+    }
+
+    void train() {
+        std::vector<std::thread> others;
+        for (Index t = 1; t < threads_; t++) others.emplace_back([this, t] { steps(t); });
+        steps(0);
+        for (auto& thread : others) thread.join();
+        for (Index l = 0; l < layers_; l++) {
+            copy_out(run_.layers[l].bias, state_[l].bias, state_[l].n_out);
+            copy_out(run_.layers[l].bias_momentum, state_[l].bias_momentum, state_[l].n_out);
+        }
+        if (!sparse_) return;
+        transpose_back(weight_t_, state_[0].weight);
+        transpose_back(momentum_t_, state_[0].weight_momentum);
+    }
+
+private:
+    bool sparse(Index l) const { return l == 0 && sparse_; }
+
+    // Where thread t's share of n things begins, in whole units.
+    Index share(Index n, Index unit, Index t) const {
+        return std::min(n, round_up(n, unit) / unit * t / threads_ * unit);
+    }
+
+    static Buffer<T> copy_in(const void* from, const State& s) {
+        Buffer<T> to(s.ld, true);
+        if (from) std::memcpy(to, from, s.n_out * sizeof(T));
+        return to;
+    }
+    static void copy_out(void* to, const T* from, Index n) {
+        if (to) std::memcpy(to, from, n * sizeof(T));
+    }
+    Buffer<T> transposed(const T* w) const {
+        const Index in = state_[0].n_in, out = state_[0].n_out;
+        if (!w) return {};
+        Buffer<T> w_t(in * ld_t_, true);
+        for (Index k = 0; k < in; k++)
+            for (Index j = 0; j < out; j++) w_t[k * ld_t_ + j] = w[j * in + k];
+        return w_t;
+    }
+    void transpose_back(const T* w_t, T* w) const {
+        const Index in = state_[0].n_in, out = state_[0].n_out;
+        if (w)
+            for (Index k = 0; k < in; k++)
+                for (Index j = 0; j < out; j++) w[j * in + k] = w_t[k * ld_t_ + j];
+    }
+
+    void steps(Index t) {
+        T* row = static_cast<T*>(run_.table);
+        for (Index start = 0, i = 0; start < run_.n; start += run_.batch, i++, row += run_.table_columns) {
+            const Index m = std::min(run_.batch, run_.n - start);
+            const Step step{start, m, T(run_.lrs[i]), T(m == run_.batch ? run_.two_s : run_.two_s_last)};
+            examples(step, t);
+            barrier_.wait();
+            if (t == 0) example_statistics(step, row);
+            for (Index l = 0; l < layers_; l++) {
+                if (sparse(l)) update_sparse(step, t);
+                else update_dense(step, l, t);
+                update_bias(step, l, t, row);
+            }
+            barrier_.wait();
+            if (t == 0 && run_.norms) weight_statistics(step, row);
+        }
+    }
+
+    // Phase 1: gather, forward and δ, for this thread's examples. A row depends on no other row.
+    void examples(const Step& step, Index t) {
+        const Index first = share(step.m, kRows, t), last = share(step.m, kRows, t + 1);
+        if (first == last) return;
+        if (run_.images_are_uint8) gather(static_cast<const uint8_t*>(run_.images), first, last, step.start);
+        else gather(static_cast<const T*>(run_.images), first, last, step.start);
+        for (Index l = 0; l < layers_; l++) forward(l, first, last, t);
+        output_delta(first, last, step.start);
+        for (Index l = layers_ - 2; l >= 0; l--) delta_back(l, first, last, t);
+    }
+
+    Index row_of(Index i) const { return run_.order ? run_.order[i] : i; }
+
+    template <typename Pixel>
+    void gather(const Pixel* images, Index first, Index last, Index start) {
+        const Index n_in = state_[0].n_in;
+        const T scale = run_.pixel_scale;
+        Index e = first * n_in;
+        for (Index i = first; i < last; i++) {
+            const Pixel* p = images + row_of(start + i) * n_in;
+            if (!sparse_) {
+                for (Index k = 0; k < n_in; k++) x_[i * ld_x_ + k] = scale * T(p[k]);
+                continue;
+            }
+            Index* begin = &row_begin_[i * (threads_ + 1)];
+            *begin++ = e;
+            for (Index t = 0; t < threads_; t++) {
+                const Index end = share(n_in, kPixels, t + 1);
+                for (Index k = share(n_in, kPixels, t); k < end;) {
+                    constexpr Index word = sizeof(uint64_t) / sizeof(Pixel);  // a word of zeros is skipped at once
+                    const Index stop = std::min(k + word, end);
+                    uint64_t bits = 1;
+                    if (stop == k + word) std::memcpy(&bits, p + k, sizeof bits);
+                    if (!bits) k = stop;
+                    for (; k < stop; k++) {
+                        value_[e] = scale * T(p[k]);
+                        pixel_[e] = static_cast<int32_t>(k);
+                        e += p[k] != 0;  // without a branch: a zero is overwritten by the next one
+                    }
+                }
+                *begin++ = e;
+            }
+        }
+    }
+
+    void forward(Index l, Index first, Index last, Index t) {
+        State& s = state_[l];
+        auto activate = [&s](Index i, Index j, V z) {
+            z += S::load(s.bias + j);
+            S::store(s.a + i * s.ld + j, s.sigmoid ? sigmoid(z) : z);  // a = σ(z + b)
+        };
+        if (!sparse(l)) {  // z = a_prev Wᵀ
+            gemm<T>(l ? state_[l - 1].a : x_, l ? state_[l - 1].ld : ld_x_, 1, first, last,  //
+                    s.weight, 1, s.n_in, s.n_in, s.n_out, packed_[t], activate);
+            return;
+        }
+        in_blocks(ld_t_ / L, [&](auto block, Index v0) {
+            for (Index i = first; i < last; i++) {
+                const Index *begin = &row_begin_[i * (threads_ + 1)], e = *begin;
+                weighted_rows<T, block>(value_ + e, pixel_ + e, begin[threads_] - e, weight_t_ + v0 * L, ld_t_,
+                                        [&](int v, V z) { activate(i, (v0 + v) * L, z); });  // z = Σ_k x_k Wᵀ[k]
+            }
+        });
+    }
+
+    void output_delta(Index first, Index last, Index start) {
+        State& s = state_[layers_ - 1];
+        for (Index i = first; i < last; i++) {
+            const T* a = s.a + i * s.ld;
+            const T* y = static_cast<const T*>(run_.targets) + row_of(start + i) * s.n_out;
+            T* delta = s.delta + i * s.ld;
+            T squared_error = 0;
+            Index largest = 0, target = 0;
+            for (Index j = 0; j < s.n_out; j++) {
+                const T residual = a[j] - y[j];
+                squared_error += residual * residual;
+                delta[j] = s.sigmoid ? residual * (a[j] * (1 - a[j])) : residual;  // δ = (a − y) ⊙ a(1 − a)
+                if (a[j] > a[largest]) largest = j;
+                if (y[j] > y[target]) target = j;
+            }
+            squared_error_[i] = squared_error;
+            correct_[i] = largest == target;
+            if (run_.norms) {
+                V squares = {};
+                for (Index j = 0; j < s.n_out; j += L) squares += S::load(delta + j) * S::load(delta + j);
+                S::store(s.delta_squares + i * L, squares);
+            }
+        }
+    }
+
+    void delta_back(Index l, Index first, Index last, Index t) {
+        State &s = state_[l], &next = state_[l + 1];
+        if (run_.norms) std::memset(s.delta_squares + first * L, 0, (last - first) * L * sizeof(T));
+        gemm<T>(next.delta, next.ld, 1, first, last, next.weight, next.n_in, 1, next.n_out, next.n_in, packed_[t],
+                [&](Index i, Index j, V delta) {
+                    const V a = S::load(s.a + i * s.ld + j);
+                    if (s.sigmoid) delta *= a * (1 - a);  // δ = (δ_next W) ⊙ a(1 − a)
+                    S::store(s.delta + i * s.ld + j, delta);
+                    if (run_.norms) add(s.delta_squares + i * L, delta * delta);
+                });
+    }
+
+    void clear_squares(const State& s, Index first, Index last, Index unit) const {
+        const Index units = round_up(last - first, unit) / unit;
+        if (run_.norms) std::memset(s.weight_squares + first / unit * L, 0, units * L * sizeof(T));
+    }
+
+    static void add(T* to, V v) { S::store(to, S::load(to) + v); }
+
+    // v ← μ v + 2s g + λ w, w ← w − η v; without momentum v is not kept.
+    V descend(const Step& step, V w, V g, T* momentum) const {
+        g *= step.two_s;
+        if (run_.weight_decay) g += T(run_.weight_decay) * w;
+        if (momentum) {
+            g += T(run_.momentum) * S::load(momentum);
+            S::store(momentum, g);
+        }
+        return w - step.lr * g;
+    }
+
+    // Phase 2, first layer: this thread's pixels. Wᵀ[k] takes g = Σ_i x_ik δ_i, over the examples where x_ik is not 0.
+    void update_sparse(const Step& step, Index t) {
+        State& s = state_[0];
+        const Index first = share(s.n_in, kPixels, t), last = share(s.n_in, kPixels, t + 1);
+        const Index base = run_.batch * first;
+        T* value = column_value_ + base;
+        int32_t* example = example_ + base;
+        std::fill(&column_end_[first], &column_end_[last], 0);
+        auto each = [&](auto f) {
+            for (Index i = 0; i < step.m; i++) {
+                const Index* begin = &row_begin_[i * (threads_ + 1) + t];
+                for (Index e = begin[0]; e < begin[1]; e++) f(i, e);
+            }
+        };
+        each([&](Index, Index e) { column_end_[pixel_[e]]++; });
+        for (Index k = first, sum = 0; k < last; k++) sum += std::exchange(column_end_[k], sum);
+        each([&](Index i, Index e) {
+            const Index to = column_end_[pixel_[e]]++;
+            value[to] = value_[e], example[to] = static_cast<int32_t>(i);
+        });
+        clear_squares(s, first, last, kPixels);
+        const bool every_row = s.weight_momentum || run_.weight_decay;
+        in_blocks(ld_t_ / L, [&](auto block, Index v0) {
+            for (Index k = first, e = 0; k < last; e = column_end_[k++]) {
+                const Index count = column_end_[k] - e;
+                if (!count && !every_row) continue;
+                weighted_rows<T, block>(value + e, example + e, count, s.delta + v0 * L, s.ld, [&](int v, V g) {
+                    const Index at = k * ld_t_ + (v0 + v) * L;
+                    if (run_.norms) add(s.weight_squares + k / kPixels * L, g * g);
+                    T* momentum = s.weight_momentum ? momentum_t_ + at : nullptr;
+                    S::store(weight_t_ + at, descend(step, S::load(weight_t_ + at), g, momentum));
+                });
+            }
+        });
+    }
+
+    // Phase 2, other layers: this thread's rows of W. g = δᵀ a_prev, used where it is made.
+    void update_dense(const Step& step, Index l, Index t) {
+        State& s = state_[l];
+        const Index first = share(s.n_out, kRows, t), last = share(s.n_out, kRows, t + 1);
+        if (first == last) return;
+        clear_squares(s, first, last, kRows);
+        gemm<T>(s.delta, 1, s.ld, first, last, l ? state_[l - 1].a : x_, l ? state_[l - 1].ld : ld_x_, 1, step.m, s.n_in,
+                packed_[t], [&](Index i, Index j, V g) {
+                    T* w = s.weight + i * s.n_in + j;
+                    T* momentum = s.weight_momentum ? s.weight_momentum + i * s.n_in + j : nullptr;
+                    if (run_.norms) add(s.weight_squares + i / kRows * L, g * g);
+                    const Index used = s.n_in - j;
+                    if (used >= L) {
+                        S::store(w, descend(step, S::load(w), g, momentum));
+                        return;
+                    }
+                    alignas(kBytes) T w_end[L] = {}, momentum_end[L] = {};  // the end of a row
+                    std::memcpy(w_end, w, used * sizeof(T));
+                    if (momentum) std::memcpy(momentum_end, momentum, used * sizeof(T));
+                    S::store(w_end, descend(step, S::load(w_end), g, momentum ? momentum_end : nullptr));
+                    std::memcpy(w, w_end, used * sizeof(T));
+                    if (momentum) std::memcpy(momentum, momentum_end, used * sizeof(T));
+                });
+    }
+
+    void update_bias(const Step& step, Index l, Index t, T* row) {
+        if (!run_.layers[l].bias || t != l % threads_) return;
+        State& s = state_[l];
+        V squares = {};
+        for (Index j = 0; j < s.n_out; j += L) {
+            V g = {};
+            for (Index i = 0; i < step.m; i++) g += S::load(s.delta + i * s.ld + j);  // g = Σ_i δ_i
+            T* momentum = run_.layers[l].bias_momentum ? s.bias_momentum + j : nullptr;
+            S::store(s.bias + j, descend(step, S::load(s.bias + j), g, momentum));
+            squares += g * g;
+        }
+        row[2 + 3 * l + 2] = S::sum(squares) * step.two_s * step.two_s;
+    }
+
+    // The table's columns: Σ ‖a − y‖², correct answers, then by layer ‖δ‖², ‖∂C/∂W‖², ‖∂C/∂b‖², with the factor 2s.
+    void example_statistics(const Step& step, T* row) const {
+        double squared_error = 0;
+        Index correct = 0;
+        for (Index i = 0; i < step.m; i++) squared_error += squared_error_[i], correct += correct_[i];
+        row[0] = squared_error, row[1] = correct;
+        for (Index l = 0; l < layers_ && run_.norms; l++)
+            row[2 + 3 * l] = total(state_[l].delta_squares, step.m) * step.two_s * step.two_s;
+    }
+    void weight_statistics(const Step& step, T* row) const {
+        for (Index l = 0; l < layers_; l++)
+            row[2 + 3 * l + 1] = total(state_[l].weight_squares, state_[l].weight_units) * step.two_s * step.two_s;
+    }
+    static double total(const T* vectors, Index count) {
+        V sum = {};
+        for (Index i = 0; i < count; i++) sum += S::load(vectors + i * L);
+        return S::sum(sum);
+    }
+};
+
+// 0 when done, 1 when memory or threads ran out.
+template <typename T>
+static int train(const Run* run) {
+    try {
+        Training<T>(*run).train();
+        return 0;
+    } catch (const std::exception&) {
+        return 1;
+    }
+}
+
+extern "C" int train_float(const Run* run) { return train<float>(run); }
+extern "C" int train_double(const Run* run) { return train<double>(run); }

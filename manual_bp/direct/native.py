@@ -1,0 +1,214 @@
+"""The same algorithm without Python between the steps: native.cpp, compiled on first use and kept.
+
+The source needs a C++17 compiler and nothing else, neither PyTorch's headers nor a build tool: it is built in seconds
+and does not depend on PyTorch's version. `$CXX` names the compiler (default c++, g++ or clang++, the first that is
+there). The library is kept in `$TORCH_EXTENSIONS_DIR`, or else in the user's cache folder, under a name made of
+everything that went into it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from manual_bp.direct.layers import Layer
+from manual_bp.ops.mse import scale
+
+SOURCES = ("native.cpp", "kernels.h")
+FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
+TUNINGS = ("-march=native", "-mcpu=native", "")  # the first that the compiler takes
+
+THREADED_WORK = 2e7  # multiply-adds in a step, from which a second thread pays
+DENSE = 0.5  # share of non-zero inputs from which the matrix product is faster than skipping zeros
+
+
+class NativeUnavailableError(RuntimeError):
+    """The native loop cannot be had here; the message says why."""
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("weight_momentum", ctypes.c_void_p),
+        ("bias_momentum", ctypes.c_void_p),
+        ("n_in", ctypes.c_int64),
+        ("n_out", ctypes.c_int64),
+        ("sigmoid", ctypes.c_int32),
+    )
+
+
+class _Run(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.POINTER(_Layer)),
+        ("images", ctypes.c_void_p),
+        ("targets", ctypes.c_void_p),
+        ("order", ctypes.c_void_p),
+        ("lrs", ctypes.c_void_p),
+        ("table", ctypes.c_void_p),
+        ("n_layers", ctypes.c_int64),
+        ("n", ctypes.c_int64),
+        ("batch", ctypes.c_int64),
+        ("table_columns", ctypes.c_int64),
+        ("two_s", ctypes.c_double),
+        ("two_s_last", ctypes.c_double),
+        ("momentum", ctypes.c_double),
+        ("weight_decay", ctypes.c_double),
+        ("pixel_scale", ctypes.c_double),
+        ("images_are_uint8", ctypes.c_int32),
+        ("skip_zeros", ctypes.c_int32),
+        ("norms", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+    )
+
+
+class NativeEngine:
+    """`EagerEngine`'s twin. Byte-identical for every number of threads."""
+
+    def __init__(
+        self,
+        layers: list[Layer],
+        buffers: list[tuple[Tensor | None, Tensor | None]],
+        *,
+        reduction: str,
+        momentum: float,
+        weight_decay: float,
+        batch_size: int,
+    ) -> None:
+        weight = layers[0].weight
+        if weight.device.type != "cpu":
+            raise NativeUnavailableError(f"the native loop runs on the CPU, the model is on {weight.device}")
+        library = load()
+        self._train = library.train_float if weight.dtype == torch.float32 else library.train_double
+        self.layers, self.buffers = layers, buffers
+        self.reduction = reduction
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.batch_size = batch_size
+
+    def run(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        order: Tensor | None,
+        lrs: list[float],
+        pixel_scale: float,
+        table: Tensor,
+        norms: bool,
+    ) -> None:
+        """As `EagerEngine.run`."""
+        n = images.shape[0] if order is None else order.shape[0]
+        if n == 0:
+            return
+        if images.dtype != torch.uint8:
+            images = images.to(table.dtype)
+        images, targets = images.contiguous(), targets.contiguous()
+        order = None if order is None else order.contiguous()
+        rates = torch.tensor(lrs, dtype=torch.float64)
+        batch = min(self.batch_size, n)
+        weights = [layer.weight for layer in self.layers]
+        work = batch * sum(w.numel() for w in weights)
+        state = [self._layer(layer, pair) for layer, pair in zip(self.layers, self.buffers, strict=True)]
+        run = _Run(
+            layers=(_Layer * len(state))(*state),
+            images=images.data_ptr(),
+            targets=targets.data_ptr(),
+            order=None if order is None else order.data_ptr(),
+            lrs=rates.data_ptr(),
+            table=table.data_ptr(),
+            n_layers=len(state),
+            n=n,
+            batch=batch,
+            table_columns=table.shape[1],
+            two_s=2 * self._scale(batch),
+            two_s_last=2 * self._scale(n % batch or batch),
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            pixel_scale=pixel_scale,
+            images_are_uint8=images.dtype == torch.uint8,
+            skip_zeros=_share_of_nonzeros(images) < DENSE,
+            norms=norms,
+            threads=torch.get_num_threads() if work >= THREADED_WORK else 1,
+        )
+        if self._train(ctypes.byref(run)):
+            raise RuntimeError("direct: the native loop ran out of memory: take a smaller batch, or backend='torch'")
+
+    def _scale(self, examples: int) -> float:
+        return scale(self.reduction, self.layers[-1].weight.new_empty(examples, self.layers[-1].weight.shape[0]))
+
+    @staticmethod
+    def _layer(layer: Layer, buffers: tuple[Tensor | None, Tensor | None]) -> _Layer:
+        tensors = (layer.weight, layer.bias, *buffers)
+        pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        n_out, n_in = layer.weight.shape
+        return _Layer(*pointers, n_in=n_in, n_out=n_out, sigmoid=layer.sigmoid)
+
+
+def _share_of_nonzeros(images: Tensor) -> float:
+    sample = images[:256]
+    return int(sample.count_nonzero()) / max(1, sample.numel())
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """The compiled library, built if it is not there yet.
+
+    Raises:
+        NativeUnavailableError: no compiler, or one that fails.
+    """
+    try:
+        return ctypes.CDLL(str(_build()))
+    except OSError as error:
+        raise NativeUnavailableError(f"the native loop cannot be loaded or built: {error}") from error
+
+
+def _build() -> Path:
+    compiler = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
+    if compiler is None:
+        raise NativeUnavailableError("no C++ compiler was found ($CXX, c++, g++, clang++)")
+    folder = Path(__file__).parent
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    ingredients = [version, _processor(), *FLAGS, *TUNINGS, *((folder / name).read_text() for name in SOURCES)]
+    digest = hashlib.sha256("\0".join(ingredients).encode()).hexdigest()[:16]
+    library = _cache_folder() / f"native-{digest}.so"
+    if library.exists():
+        return library
+    library.parent.mkdir(parents=True, exist_ok=True)
+    print(f"manual_bp: building the native training loop once, into {library}", file=sys.stderr)
+    # Built beside its place and renamed, so that processes which build at the same time never see half a file.
+    with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
+        built = Path(temporary) / library.name
+        for tuning in TUNINGS:
+            command = [compiler, *FLAGS, *filter(None, [tuning]), str(folder / SOURCES[0]), "-o", str(built)]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            if result.returncode == 0:
+                os.replace(built, library)
+                return library
+    message = (result.stderr.strip().splitlines() or ["no message"])[0]
+    raise NativeUnavailableError(f"{compiler} cannot build the native loop: {message}")
+
+
+def _processor() -> str:
+    """What -march=native depends on: a library from a cache shared with another machine might not run here."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return platform.processor()
+    lines = cpuinfo.read_text().splitlines()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def _cache_folder() -> Path:
+    root = os.environ.get("TORCH_EXTENSIONS_DIR")
+    if root:
+        return Path(root) / "manual_bp"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "manual_bp"
