@@ -25,17 +25,19 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Args:
         input: x of shape (..., n_in).
-        weight: W of shape (n_out, n_in).
-        bias: b of shape (n_out,), or None.
+        weight: W of shape (n_out, n_in); or (n_in,), one unit whose n_out = 1 is dropped from z.
+        bias: b of shape (n_out,), or None; () with a weight of shape (n_in,).
 
     Returns:
-        z of shape (..., n_out).
+        z of shape (..., n_out); (...) with a weight of shape (n_in,).
 
     Raises:
         TypeError: an argument is not a tensor.
         RuntimeError: shapes, dtypes or devices do not fit; the message names what was seen and what was expected.
     """
     _check_linear(input, weight, bias)
+    if weight.dim() == 1:
+        return linear(input, weight.unsqueeze(0), None if bias is None else bias.unsqueeze(0)).squeeze(-1)
     if _autocast_enabled(input):
         dtype = torch.get_autocast_dtype(input.device.type)
         input, weight = _lower(input, dtype), _lower(weight, dtype)
@@ -121,16 +123,17 @@ def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
         if not isinstance(tensor, Tensor) and not (name == "bias" and tensor is None):
             raise TypeError(f"linear: {name} must be a tensor, not {type(tensor).__name__}")
-    if weight.dim() != 2:
-        raise _shapes_do_not_fit(input, weight, "the weight must have two dimensions, (n_out, n_in)")
-    n_out, n_in = weight.shape
+    if weight.dim() not in (1, 2):
+        raise _shapes_do_not_fit(input, weight, "the weight must have the shape (n_out, n_in), or (n_in,)")
+    n_in = weight.shape[-1]
     if input.dim() == 0:
         raise _shapes_do_not_fit(input, weight, f"the input must have at least one dimension, (..., n_in = {n_in})")
     if input.shape[-1] != n_in:
         raise _shapes_do_not_fit(input, weight, f"the input's last dimension must equal the weight's n_in = {n_in}")
-    if bias is not None and bias.shape != (n_out,):
+    if bias is not None and bias.shape != weight.shape[:-1]:
         raise RuntimeError(
-            f"linear: weight {_shape(weight)} and bias {_shape(bias)}: the bias must have the shape (n_out = {n_out},)"
+            f"linear: weight {_shape(weight)} and bias {_shape(bias)}: "
+            f"the bias must have the weight's shape without n_in, {tuple(weight.shape[:-1])}"
         )
     _check_devices("linear", input=input, weight=weight, bias=bias)
 

@@ -27,9 +27,19 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
         "linear: input (5, 3) and weight (4, 2): the input's last dimension must equal the weight's n_in = 2",
     ),
     (
-        lambda: functional.linear(T(5, 2), T(2)),
+        lambda: functional.linear(T(5, 2), T(3, 4, 2)),
         RuntimeError,
-        "linear: input (5, 2) and weight (2,): the weight must have two dimensions, (n_out, n_in)",
+        "linear: input (5, 2) and weight (3, 4, 2): the weight must have the shape (n_out, n_in), or (n_in,)",
+    ),
+    (
+        lambda: functional.linear(T(5, 2), T(())),
+        RuntimeError,
+        "linear: input (5, 2) and weight (): the weight must have the shape (n_out, n_in), or (n_in,)",
+    ),
+    (
+        lambda: functional.linear(T(5, 2), T(2), T(1)),
+        RuntimeError,
+        "linear: weight (2,) and bias (1,): the bias must have the weight's shape without n_in, ()",
     ),
     (
         lambda: functional.linear(T(()), T(4, 2)),
@@ -39,12 +49,12 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: functional.linear(T(5, 2), T(4, 2), T(2)),
         RuntimeError,
-        "linear: weight (4, 2) and bias (2,): the bias must have the shape (n_out = 4,)",
+        "linear: weight (4, 2) and bias (2,): the bias must have the weight's shape without n_in, (4,)",
     ),
     (
         lambda: functional.linear(T(5, 2), T(4, 2), T(1, 4)),
         RuntimeError,
-        "linear: weight (4, 2) and bias (1, 4): the bias must have the shape (n_out = 4,)",
+        "linear: weight (4, 2) and bias (1, 4): the bias must have the weight's shape without n_in, (4,)",
     ),
     (
         lambda: functional.linear([[1.0, 2.0]], T(4, 2)),  # type: ignore[arg-type]
@@ -264,6 +274,18 @@ def test_argument_names_are_torchs() -> None:
         functional.mse_loss(input=x, target=x.sin(), reduction="sum"),
         F.mse_loss(input=x, target=x.sin(), reduction="sum"),
     )
+
+
+@pytest.mark.parametrize("leading", [(), (5,), (2, 3), (0,)], ids=str)
+@pytest.mark.parametrize("biased", [False, True])
+def test_linear_of_one_unit_without_its_dimension(leading: tuple[int, ...], biased: bool) -> None:
+    x, weight, bias = LINEAR.inputs(leading=leading)
+    inputs = [x, weight[0], bias[0]] if biased else [x, weight[0]]
+    ours, gradients = compare.value_and_gradients(functional.linear, inputs)
+    # F.linear itself takes such a weight, but fails with a bias and a two-dimensional input.
+    twin, twin_gradients = compare.value_and_gradients(lambda x, w, b=0: F.linear(x, w) + b, inputs)
+    compare.agree(ours, twin)
+    compare.all_of(compare.agree, gradients, twin_gradients, zero=leading == (0,))
 
 
 sizes = st.integers(0, 4)
