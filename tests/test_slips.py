@@ -1,6 +1,7 @@
 """The documents' slips: what is printed fails against autograd, what it should be passes.
 
-One test for each row of the README's table, and the first test holds the two together. The oracle is autograd through torch's built-in operations, never our own.
+One test for each row of the README's table, and the first test holds the two together. The oracle is autograd through
+torch's built-in operations, never our own.
 """
 
 import re
