@@ -101,7 +101,7 @@ def make_cotangent(value: Tensor) -> Tensor:
 
 
 def _norm(tensor: Tensor) -> float:
-    return float(tensor.double().abs().max())
+    return float(tensor.detach().double().abs().max())
 
 
 def _same_kind(actual: Tensor, expected: Tensor) -> None:
