@@ -1,6 +1,7 @@
 """Train a network whose backward pass is derived by hand: `python train.py --help`."""
 
-from manual_bp.training.run import Result, main
+from manual_bp.training.command import main
+from manual_bp.training.run import Result
 
 __all__ = ["Result", "main"]
 

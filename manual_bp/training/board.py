@@ -11,10 +11,11 @@ _TAGS = ("cost/", "accuracy/", "grad_norm/", "delta_norm/", "slope/", "saturated
 class Board:
     """The event file of one run folder. TensorBoard is imported when it is made, not before."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, first_epoch: int = 1) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        # points from here on that an interrupted run left behind are dropped, so that curves do not overlap
+        self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
 
     def scalars(self, row: dict[str, Any], epoch: int) -> None:
         """Write every entry of a metrics row whose name is a tag."""

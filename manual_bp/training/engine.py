@@ -1,43 +1,51 @@
-"""One epoch of stochastic gradient descent through autograd, with the statistics that the run logs.
-
-An engine has `train_epoch`, `state_dict` and `load_state_dict`, and trains the model's own parameters.
-"""
+"""What a run needs of an engine, and the engine that goes through autograd: forward, `backward()`, SGD."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from manual_bp.ops.mse import scale
 from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
+from manual_bp.training.evaluation import cost_per_example
+from manual_bp.training.network import criterion
+from manual_bp.training.options import Options
 from manual_bp.training.tally import Tally
+from manual_bp.training.world import World
 
 
 @dataclass(frozen=True)
 class EpochStatistics:
-    """Means over the steps of an epoch: what `metrics.jsonl` and TensorBoard show of training itself."""
+    """Of an epoch's training: means over its steps, each measured just before the update that it causes."""
 
     cost: float  # mean over the examples
-    accuracy: float  # share of the examples, each judged just before it was learnt from
+    accuracy: float  # share of the examples
     grad_norm: float  # Euclidean norm of the mini-batch gradient, all parameters as one vector
     grad_norms: dict[str, float]  # the same for each parameter
     delta_norms: dict[str, float]  # Frobenius norm of δ (m, n_out) for each linear layer
 
 
 class Engine(Protocol):
-    """What the run needs of whatever does the training."""
+    """Trains the parameters of a model in place."""
 
     def train_epoch(
-        self, order: Tensor, learning_rates: Sequence[float], progress: Callable[[int], object]
+        self, part: Part, order: Tensor, learning_rates: Sequence[float], progress: Callable[[int], object]
     ) -> EpochStatistics:
-        """Visit the training examples in `order`, one learning rate a step; call `progress(1)` after each step."""
+        """Visit the examples of `part` in `order`, one learning rate a step; call `progress(n)` after n steps."""
+        ...
+
+    def gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        """∂C/∂W and ∂C/∂b of every layer for inputs x (m, n_in) and targets y (m, n_out), in full precision."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What, beside the parameters, the next epoch depends on."""
+        """What, beside the parameters, the next epoch depends on: tensors and plain values."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -46,87 +54,137 @@ class Engine(Protocol):
 class AutogradEngine:
     """The model's forward pass, `backward()`, and torch.optim.SGD.
 
+    With several processes each takes its share of every batch, and DistributedDataParallel adds the gradients up: N
+    processes with batches of B walk the same way as one with batches of N · B.
+
     Args:
         model: a sequence of linear layers and sigmoids, ours or torch.nn's.
-        cost: a module (a, y) -> C.
-        reduction: which normalisation `cost` has.
-        part: the training examples, on the model's device.
-        batch_size: examples a step; the last step of an epoch may have fewer.
-        momentum: of torch.optim.SGD.
-        weight_decay: of torch.optim.SGD.
+        options: cost, momentum, weight decay, precision, compilation.
+        batch_size: examples a step, over all processes; the last step of an epoch may have fewer.
+        world: the processes.
     """
 
-    def __init__(
-        self,
-        model: nn.Sequential,
-        cost: nn.Module,
-        reduction: str,
-        part: Part,
-        *,
-        batch_size: int,
-        momentum: float,
-        weight_decay: float,
-    ) -> None:
-        self._model, self._cost, self._reduction, self._part = model, cost, reduction, part
-        self._batch_size = batch_size
+    def __init__(self, model: nn.Sequential, options: Options, batch_size: int, world: World) -> None:
+        self._options, self._batch_size, self._world = options, batch_size, world
+        self._model, self._parameters = model, list(model.parameters())
         self._names = [name for name, _ in model.named_parameters()]
-        self._parameters = list(model.parameters())
-        self._layers = [name for name, module in model.named_children() if isinstance(module, nn.Linear)]
-        self._dtype = self._parameters[0].dtype
-        self._targets = torch.eye(CLASSES, dtype=self._dtype, device=part.labels.device)
-        self._optimizer = torch.optim.SGD(self._parameters, lr=0.0, momentum=momentum, weight_decay=weight_decay)
-
-    def _forward(self, a: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The output, and every pre-activation z; each z keeps its gradient, which is δ."""
-        pre_activations = []
-        for module in self._model:
-            a = module(a)
-            if isinstance(module, nn.Linear):
-                a.retain_grad()
-                pre_activations.append(a)
-        return a, pre_activations
-
-    def step(self, rows: Tensor, learning_rate: float) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
-        """One step on the examples `rows`: W ← W − η ∂C/∂W. Gives C, the norms, the outputs and the labels."""
-        x = self._part.images[rows].to(self._dtype) * PIXEL_SCALE  # (m, pixels)
-        labels = self._part.labels[rows]
-        output, pre_activations = self._forward(x)
-        cost = self._cost(output, self._targets[labels])
-        self._optimizer.zero_grad(set_to_none=True)
-        cost.backward()
-        gradients = [p.grad for p in self._parameters] + [z.grad for z in pre_activations]
-        norms = torch._foreach_norm([g for g in gradients if g is not None])
-        self._optimizer.param_groups[0]["lr"] = learning_rate
-        self._optimizer.step()
-        return cost.detach(), list(norms), output.detach(), labels
+        linear = [(name, layer) for name, layer in model.named_children() if isinstance(layer, nn.Linear)]
+        self._layers = [name for name, _ in linear]
+        self._widths = [layer.out_features for _, layer in linear]
+        first = self._parameters[0]
+        self._dtype, self._device = first.dtype, first.device
+        self._targets = torch.eye(CLASSES, dtype=self._dtype, device=self._device)
+        self._cost = criterion(options.impl, options.cost if world.size == 1 else "sum")
+        self._optimizer = torch.optim.SGD(
+            self._parameters, lr=0.0, momentum=options.momentum, weight_decay=options.weight_decay
+        )
+        self._low_precision = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[options.amp]
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=options.amp == "fp16")
+        forward: Any = _Forward(model)
+        if options.compile:
+            forward = torch.compile(forward)
+        if world.size > 1:
+            forward = DistributedDataParallel(forward)
+        self._forward = forward
 
     def train_epoch(
-        self, order: Tensor, learning_rates: Sequence[float], progress: Callable[[int], object]
+        self, part: Part, order: Tensor, learning_rates: Sequence[float], progress: Callable[[int], object]
     ) -> EpochStatistics:
-        tally = Tally(gradients=len(self._parameters))
+        # GradScaler skips a step whose gradient overflowed in float16, so such a step is not averaged either.
+        tally = Tally(len(self._parameters), self._targets, self._world, skip_overflows=self._scaler.is_enabled())
         for rows, learning_rate in zip(order.split(self._batch_size), learning_rates, strict=True):
-            cost, norms, output, labels = self.step(rows, learning_rate)
-            # C is a mean over the batch, or, for "sum", a sum: either way this adds up to the sum over the examples.
-            weight = 1.0 if self._reduction == "sum" else float(len(rows))
-            tally.add(cost, norms, output, labels, weight)
+            mine = self._world.share(rows)
+            labels = part.labels[mine]
+            norms, outputs = self.step(part.images[mine], labels, learning_rate, len(rows))
+            tally.add(norms, outputs, labels)
             progress(1)
-        return statistics(tally, self._names, self._layers)
+        squared_error, correct, total, *means = tally.read()
+        return EpochStatistics(
+            cost=cost_per_example(self._options.cost, squared_error, len(order)),
+            accuracy=correct / len(order),
+            grad_norm=total,
+            grad_norms=dict(zip(self._names, means[: len(self._names)], strict=True)),
+            delta_norms=dict(zip(self._layers, means[len(self._names) :], strict=True)),
+        )
+
+    def step(self, images: Tensor, labels: Tensor, learning_rate: float, batch: int) -> tuple[list[Tensor], Tensor]:
+        """One step, W ← W − η ∂C/∂W, on this process's share of a batch of `batch` examples.
+
+        Args:
+            images: uint8 (m, pixels).
+            labels: int64 (m,).
+            learning_rate: η.
+            batch: the examples of the whole batch, over all processes.
+
+        Returns:
+            The norms of every parameter's gradient and of every layer's δ (scalars), and the outputs (m, n_out).
+        """
+        x = images.to(self._dtype) * PIXEL_SCALE  # (m, pixels)
+        offsets = self._offsets(len(x)) if self._options.compile else None
+        with self._precision():
+            outputs, pre_activations = self._forward(x, offsets)
+            cost = self._cost(outputs, self._targets[labels])
+        if self._world.size > 1:
+            # Each share is Σ (a − y)² over its rows, s is that of the whole batch, and the average that
+            # DistributedDataParallel takes over the processes is to be a sum.
+            whole = torch.empty(batch, CLASSES, device="meta")
+            cost = cost * (scale(self._options.cost, whole) * self._world.size)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(cost).backward()
+        self._scaler.unscale_(self._optimizer)
+        norms = torch._foreach_norm(_gradients(self._parameters))
+        delta_norms = torch._foreach_norm(_gradients(offsets or pre_activations))
+        if self._world.size > 1 or self._scaler.is_enabled():  # δ of C itself
+            factor = self._scaler.scale(x.new_full((), self._world.size))
+            delta_norms = tuple(norm / factor for norm in delta_norms)
+        self._optimizer.param_groups[0]["lr"] = learning_rate
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return [*norms, *delta_norms], outputs.detach()
+
+    def gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        cost = criterion(self._options.impl, self._options.cost)(self._model(x), y)
+        return list(torch.autograd.grad(cost, self._parameters))
+
+    def _offsets(self, m: int) -> list[Tensor]:
+        """Zeros to add to each z: their gradient is δ = ∂C/∂z. A compiled graph keeps no gradient of its inside."""
+        dtype = self._low_precision or self._dtype
+        return [torch.zeros(m, n, dtype=dtype, device=self._device, requires_grad=True) for n in self._widths]
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self._low_precision is None:
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=self._low_precision)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self._optimizer.state_dict()}
+        return {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
 
 
-def statistics(tally: Tally, parameters: list[str], layers: list[str]) -> EpochStatistics:
-    """Read an epoch's sums back from the device, once, and divide them."""
-    cost, correct, total, *norms = tally.sums().tolist()
-    means = [norm / tally.steps for norm in norms]
-    return EpochStatistics(
-        cost=cost / tally.examples,
-        accuracy=correct / tally.examples,
-        grad_norm=total / tally.steps,
-        grad_norms=dict(zip(parameters, means[: len(parameters)], strict=True)),
-        delta_norms=dict(zip(layers, means[len(parameters) :], strict=True)),
-    )
+def _gradients(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [t.grad for t in tensors if t.grad is not None]
+
+
+class _Forward(nn.Module):
+    """The layers' output, and every pre-activation z."""
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, a: Tensor, offsets: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+        pre_activations: list[Tensor] = []
+        depth = 0
+        for layer in self.layers:
+            a = layer(a)
+            if isinstance(layer, nn.Linear):
+                if offsets is None:
+                    a.retain_grad()
+                    pre_activations.append(a)
+                else:
+                    a = a + offsets[depth]
+                depth += 1
+        return a, pre_activations

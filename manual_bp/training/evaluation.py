@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,10 @@ from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
 _CHUNK = 10_000  # rows a forward pass, so that the activations of a wide network fit
 
 
-def cost_per_example(reduction: str, squared_error: Tensor, examples: int) -> Tensor:
+Number = TypeVar("Number", float, Tensor)
+
+
+def cost_per_example(reduction: str, squared_error: Number, examples: int) -> Number:
     """The cost as it is reported: Σ (a − y)² over `examples` examples, normalised as `reduction` says.
 
     "sum" is divided by the number of examples too; the figures of parts of different sizes could not be compared else.

@@ -7,6 +7,7 @@ from torch import nn
 
 from manual_bp.modules import MLP, MSELoss
 from manual_bp.training.data import CLASSES
+from manual_bp.training.initialisation import initialise
 from manual_bp.training.options import Options
 
 
@@ -17,6 +18,8 @@ def build(options: Options, pixels: int, device: torch.device) -> nn.Sequential:
         torch.manual_seed(options.seed)
         # Drawn on the CPU, in float32: one seed is one network, whatever the device and the precision.
         model: nn.Sequential = MLP([pixels, *options.hidden, CLASSES], output=options.output)  # type: ignore[arg-type]
+        generator = torch.Generator().manual_seed(options.seed)
+        initialise(model, options.init, options.init_epsilon, generator)
     if options.impl == "builtin":
         model = builtin_twin(model)
     return model.to(device, dtype)

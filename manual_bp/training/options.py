@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from manual_bp.training.initialisation import INITIALISATIONS
+
 DATASETS = ("auto", "mnist", "fashion-mnist", "digits")
 COSTS = ("half_per_example", "half_per_element", "mean", "sum")
 
@@ -18,28 +20,62 @@ class Options:
 
     dataset: str
     data_dir: str | None
+    augment: bool
     hidden: tuple[int, ...]
     output: str
+    init: str
+    init_epsilon: float
     cost: str
-    epochs: int | None
-    batch_size: int | None  # None: the full batch
-    lr: float
+    epochs: int | None  # None: the data set's own
+    batch_size: int | str | None  # "full", or None: the data set's own
+    lr: float | None  # None: the data set's own
     lr_schedule: str
     momentum: float
     weight_decay: float
     impl: str
+    engine: str | None  # None: direct where it can be
     device: str
     dtype: str
+    amp: str
+    compile: bool
+    deterministic: bool
     threads: int | None  # None: chosen by the size of a step
     seed: int
     logdir: str
     run_name: str | None
+    histograms: int
+    resume: str | None
     dry_run: bool
 
 
-def parse(argv: Sequence[str] | None = None) -> Options:
-    """Read the flags. Wrong usage prints one line and exits with status 2, as argparse does."""
-    return Options(**vars(_parser().parse_args(argv)))
+@dataclass(frozen=True)
+class Recipe:
+    """Defaults that suit a data set."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+
+
+MNIST = Recipe(epochs=10, batch_size=10, lr=3.0)
+DIGITS = Recipe(epochs=60, batch_size=5, lr=2.0)
+
+
+def recipe(dataset: str) -> Recipe:
+    return DIGITS if dataset == "digits" else MNIST
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Options, set[str]]:
+    """Read the flags. Wrong usage prints what is wrong and exits with status 2, as argparse does.
+
+    Returns:
+        The options, and the names of those that were given rather than left to their default.
+    """
+    parser = _parser()
+    options = Options(**vars(parser.parse_args(argv)))
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return options, set(vars(parser.parse_args(argv)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,11 +97,26 @@ def _parser() -> argparse.ArgumentParser:
         "--data-dir", metavar="DIR", help="folder that holds MNIST/raw/*-ubyte (default: $MANUAL_BP_DATA, else data)"
     )
 
+    data.add_argument(
+        "--augment",
+        action="store_true",
+        help="distort the training images anew each epoch: shifts, rotations, elastic distortion",
+    )
+
     network = parser.add_argument_group("network")
     network.add_argument(
         "--hidden", type=_positive_int, nargs="+", action=_Tuple, default=(128,), metavar="N", help="hidden layer sizes"
     )
     network.add_argument("--output", choices=("sigmoid", "linear"), default="sigmoid", help="the output unit")
+    network.add_argument(
+        "--init",
+        choices=INITIALISATIONS,
+        default="pytorch",
+        help="first weights: PyTorch's own, uniform in [−ε, ε], Xavier's, or all equal to ε, which cannot learn",
+    )
+    network.add_argument(
+        "--init-epsilon", type=_positive_float, default=0.1, metavar="EPS", help="ε of --init uniform and equal"
+    )
     network.add_argument(
         "--impl",
         choices=("manual", "builtin"),
@@ -76,16 +127,24 @@ def _parser() -> argparse.ArgumentParser:
     descent = parser.add_argument_group("gradient descent")
     descent.add_argument("--cost", choices=COSTS, default="half_per_example", help="normalisation of the squared error")
     descent.add_argument(
-        "--epochs", type=_natural_int, metavar="N", help="passes over the training set (default: 10; 60 on the digits)"
+        "--epochs",
+        type=_natural_int,
+        metavar="N",
+        help=f"passes over the training set (default: {MNIST.epochs}; {DIGITS.epochs} on the digits)",
     )
     descent.add_argument(
         "--batch-size",
         type=_batch_size,
-        default=10,
         metavar="N|full",
-        help="examples a step: 1 is stochastic, full is batch gradient descent",
+        help="examples a step: 1 is stochastic, full is batch gradient descent "
+        f"(default: {MNIST.batch_size}; {DIGITS.batch_size} on the digits)",
     )
-    descent.add_argument("--lr", type=_positive_float, default=3.0, metavar="ETA", help="learning rate η")
+    descent.add_argument(
+        "--lr",
+        type=_positive_float,
+        metavar="ETA",
+        help=f"learning rate η (default: {MNIST.lr:g}; {DIGITS.lr:g} on the digits)",
+    )
     descent.add_argument(
         "--lr-schedule",
         choices=("constant", "cosine"),
@@ -99,9 +158,25 @@ def _parser() -> argparse.ArgumentParser:
 
     machine = parser.add_argument_group("machine")
     machine.add_argument(
+        "--engine",
+        choices=("autograd", "direct"),
+        help="the Functions through autograd, or the documents' algorithm run in place, faster "
+        "(default: direct where it can be)",
+    )
+    machine.add_argument(
         "--device", type=_device, default="auto", metavar="{auto,cpu,cuda,cuda:N,mps}", help="where to compute"
     )
     machine.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="precision of the network")
+    machine.add_argument(
+        "--amp",
+        choices=("off", "bf16", "fp16"),
+        default="off",
+        help="mixed precision: autocast, for fp16 with GradScaler",
+    )
+    machine.add_argument("--compile", action="store_true", help="run the layers through torch.compile")
+    machine.add_argument(
+        "--deterministic", action="store_true", help="refuse operations that may give other bytes another time"
+    )
     machine.add_argument(
         "--threads", type=_positive_int, metavar="N", help="CPU threads (default: 1 for small steps, else all cores)"
     )
@@ -111,6 +186,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--logdir", default="runs", metavar="DIR", help="folder of the run folders")
     run.add_argument(
         "--run-name", type=_run_name, metavar="NAME", help="name of the run folder (default: date and network)"
+    )
+    run.add_argument(
+        "--histograms",
+        type=_natural_int,
+        default=0,
+        metavar="N",
+        help="every N epochs, histograms of weights, gradients, activations and δ; 0 for none",
+    )
+    run.add_argument(
+        "--resume",
+        metavar="PATH|latest",
+        help="continue a run: its folder, its checkpoint.pt, or the latest in --logdir",
     )
     run.add_argument("--dry-run", action="store_true", help="one step and one evaluation, nothing written")
     return parser
@@ -158,9 +245,9 @@ _non_negative_float = _number(float, lambda v: 0 <= v < math.inf, "a number of a
 _fraction = _number(float, lambda v: 0 <= v < 1, "a number of at least 0 and below 1")
 
 
-def _batch_size(text: str) -> int | None:
+def _batch_size(text: str) -> int | str:
     if text == "full":
-        return None
+        return text
     size: int = _number(int, lambda n: n >= 1, "a whole number of at least 1, or full")(text)
     return size
 

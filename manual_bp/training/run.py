@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 import shlex
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from manual_bp.training import data, network, probe
+from manual_bp.training import checkpoint, data, live_check, machine, network, probe, terminal
+from manual_bp.training.augment import augment
 from manual_bp.training.board import Board
+from manual_bp.training.direct_engine import DirectEngine
 from manual_bp.training.engine import AutogradEngine, Engine, EpochStatistics
 from manual_bp.training.errors import UserError
 from manual_bp.training.evaluation import evaluate
-from manual_bp.training.options import Options, parse
+from manual_bp.training.initialisation import EQUAL_WARNING
+from manual_bp.training.options import Options, recipe
 from manual_bp.training.run_folder import RunFolder
+from manual_bp.training.world import World
 
 _PROBE_ROWS = 1000  # validation examples on which slopes are measured
-_THREADS_PAY = 2_000_000  # multiply-adds of a step's first layer from which a second thread is worth its cost
 
 
 @dataclass(frozen=True)
@@ -40,128 +39,162 @@ class Result:
     model: nn.Sequential
 
 
-def main(argv: Sequence[str] | None = None) -> Result:
-    """Run the command line.
-
-    Raises:
-        SystemExit: 1 after a fault, with one line on stderr; 2 after wrong usage; 130 after Ctrl-C.
-    """
-    options = parse(argv)
-    try:
-        with _threads(options):
-            return Run(options).go()
-    except UserError as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
-    except KeyboardInterrupt:
-        print("train.py: interrupted; the run is saved as of its last whole epoch", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
 class Run:
-    """One run of the command line."""
+    """One run of the command line, new or resumed."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(
+        self, options: Options, given: set[str], device: torch.device, device_why: str, processes: World
+    ) -> None:
+        self.world = processes
+        self.device, self.device_why = device, device_why
+        self.folder: RunFolder | None = None
+        self.rows: list[dict[str, Any]] = []
+        self.first_epoch = 1
+        state = None
+        if options.resume is not None:
+            path = checkpoint.find(options.resume, Path(options.logdir))
+            state = checkpoint.read(path)
+            options = checkpoint.resumed_options(options, given, state, path)
+            self.folder = RunFolder(path.parent)
+        self.dataset = self._load(options)
+        defaults = recipe(self.dataset.name)
+        examples = len(self.dataset.train)
+        asked = defaults.batch_size if options.batch_size is None else options.batch_size
+        # With several processes a batch is what all of them take together.
+        self.batch_size = examples if asked == "full" else min(int(asked) * self.world.size, examples)
         self.options = options
-        self.device, self.device_why = choose_device(options.device)
+        self.epochs = defaults.epochs if options.epochs is None else options.epochs
+        self.lr = defaults.lr if options.lr is None else options.lr
+        self.steps = math.ceil(examples / self.batch_size)
+        self.sizes = [self.dataset.side**2, *options.hidden, data.CLASSES]
+        self.threads = machine.choose_threads(options.threads, self.batch_size, self.sizes)
+        self.dtype: torch.dtype = getattr(torch, options.dtype)
         if self.device.type == "mps" and options.dtype == "float64":
             raise UserError("--dtype float64 on mps: Apple's GPU has no float64; use float32, or --device cpu")
-        self.dataset = data.load(options.dataset, options.data_dir)
-        self.epochs = options.epochs if options.epochs is not None else (60 if self.dataset.name == "digits" else 10)
-        self.dtype: torch.dtype = getattr(torch, options.dtype)
         self.model = network.build(options, self.dataset.side**2, self.device)
-        self.names = [name for name, _ in self.model.named_parameters()]
-        examples = len(self.dataset.train)
-        self.batch_size = min(options.batch_size or examples, examples)
-        self.steps = math.ceil(examples / self.batch_size)
         self.parts = self.dataset.to(self.device)
-        self.engine: Engine = AutogradEngine(
-            self.model,
-            network.criterion(options.impl, options.cost),
-            options.cost,
-            self.parts.train,
-            batch_size=self.batch_size,
-            momentum=options.momentum,
-            weight_decay=options.weight_decay,
+        self.engine_name = _engine_name(options, self.world)
+        self.engine: Engine = (
+            DirectEngine(self.model, options, self.batch_size)
+            if self.engine_name == "direct"
+            else AutogradEngine(self.model, options, self.batch_size, self.world)
         )
         self.shuffle = torch.Generator().manual_seed(options.seed)
-        self.rows: list[dict[str, Any]] = []
+        if state is not None:
+            self._restore(state, path)
 
     def go(self) -> Result:
         self._introduce()
         if self.options.dry_run:
             return self._dry_run()
-        sizes = "-".join(map(str, (self.dataset.side**2, *self.options.hidden, data.CLASSES)))
-        folder = RunFolder.create(Path(self.options.logdir), self.options.run_name, f"{self.dataset.name}_{sizes}")
-        folder.write_config(self._config())
-        board = Board(folder.path)
+        if self.folder is None and self.world.writes:
+            sizes = "-".join(map(str, self.sizes))
+            self.folder = RunFolder.create(
+                Path(self.options.logdir),
+                self.options.run_name,
+                f"{self.dataset.name}_{sizes}",
+                self._config(),
+                self._checkpoint(0),
+            )
+        board = None
+        if self.folder is not None and self.world.writes:
+            print(f"run      {self.folder.path}")
+            print(terminal.HEADER, flush=True)
+            for row in self.rows:
+                print(terminal.line(row), flush=True)
+            board = Board(self.folder.path, first_epoch=self.first_epoch)
         try:
-            print(f"run      {folder.path}", flush=True)
-            print(_HEADER, flush=True)
-            for epoch in range(1, self.epochs + 1):
+            for epoch in range(self.first_epoch, self.epochs + 1):
                 row = self._epoch(epoch)
                 self.rows.append(row)
-                print(_line(row), flush=True)
-                board.scalars(row, epoch)
-                folder.write_metrics(self.rows)
-                folder.write_checkpoint(self._checkpoint(epoch))
+                if self.folder is not None and board is not None:
+                    print(terminal.line(row), flush=True)
+                    board.scalars(row, epoch)
+                    self.folder.write_metrics(self.rows)
+                    self.folder.write_checkpoint(self._checkpoint(epoch))
             last = self._test()
             self.rows.append(last)
-            folder.write_metrics(self.rows)
-            board.scalars(last, self.epochs)
+            if self.folder is not None and board is not None:
+                self.folder.write_metrics(self.rows)
+                board.scalars(last, self.epochs)
         finally:
-            board.close()
-        print(f"test     cost {last['cost/test']:.5f}   accuracy {100 * last['accuracy/test']:.2f} %")
-        print(f"look     tensorboard --logdir {shlex.quote(self.options.logdir)}", flush=True)
-        return Result(folder.path, self.rows, last["cost/test"], last["accuracy/test"], self.model)
+            if board is not None:
+                board.close()
+        if self.world.writes:
+            print(f"test     cost {last['cost/test']:.5f}   accuracy {100 * last['accuracy/test']:.2f} %")
+            print(f"look     tensorboard --logdir {shlex.quote(self.options.logdir)}", flush=True)
+        path = None if self.folder is None else self.folder.path
+        return Result(path, self.rows, last["cost/test"], last["accuracy/test"], self.model)
+
+    def _load(self, options: Options) -> data.Dataset:
+        """Load the data, the writing process first: it may have to download them."""
+        if self.world.writes:
+            dataset = data.load(options.dataset, options.data_dir)
+        self.world.wait()
+        return dataset if self.world.writes else data.load(options.dataset, options.data_dir)
 
     def _introduce(self) -> None:
+        if not self.world.writes:
+            return
         train, validation, test = (len(p) for p in (self.dataset.train, self.dataset.validation, self.dataset.test))
         print(f"data     {self.dataset.why} ({train:,} training, {validation:,} validation, {test:,} test images)")
-        sizes = "-".join(map(str, (self.dataset.side**2, *self.options.hidden, data.CLASSES)))
-        print(f"network  {sizes}, {self.options.impl} layers, {self.options.output} output, cost {self.options.cost}")
-        batch = "the full batch" if self.options.batch_size is None else f"batches of {self.batch_size}"
-        print(f"descent  {self.epochs} epochs, {batch}, η = {self.options.lr:g} {self.options.lr_schedule}")
-        print(f"device   {self.device} ({self.device_why}), {torch.get_num_threads()} threads", flush=True)
+        layers = "hand-derived" if self.options.impl == "manual" else "torch.nn"
+        print(
+            f"network  {'-'.join(map(str, self.sizes))}, {layers} layers, {self.options.output} output, "
+            f"cost {self.options.cost}, {self.engine_name} engine"
+        )
+        batch = "the full batch" if self.steps == 1 else f"batches of {self.batch_size}"
+        print(f"descent  {self.epochs} epochs, {batch}, η = {self.lr:g} {self.options.lr_schedule}")
+        processes = f", {self.world.size} processes" if self.world.size > 1 else ""
+        print(f"device   {self.device} ({self.device_why}), threads: {torch.get_num_threads()}{processes}", flush=True)
+        if self.options.init == "equal":
+            print(f"warning  {EQUAL_WARNING}", flush=True)
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
         start = time.perf_counter()
         before = [p.detach().clone() for p in self.model.parameters()]
         order = torch.randperm(len(self.parts.train), generator=self.shuffle).to(self.device)
-        first = (epoch - 1) * self.steps
-        with _progress(f"epoch {epoch}", self.steps) as progress:
-            trained = self.engine.train_epoch(order, self._learning_rates(first, self.steps), progress)
-        train_seconds = time.perf_counter() - start
-        row = {"epoch": epoch, **_training_scalars(trained), **self._measures(before)}
+        part = self._training_part(epoch)
+        check = {}
+        if self.options.impl == "manual":
+            rows = order[: self.batch_size][:256]
+            check["check/max_rel_error"] = live_check.check(self.engine, self.model, part, rows, self.options.cost)
+        steps_start = time.perf_counter()
+        with terminal.progress(f"epoch {epoch}", self.steps, shown=self.world.writes) as progress:
+            rates = self._learning_rates((epoch - 1) * self.steps, self.steps)
+            trained = self.engine.train_epoch(part, order, rates, progress)
+        train_seconds = time.perf_counter() - steps_start
+        row = {"epoch": epoch, **_training_scalars(trained), **self._measures(before), **check}
         row["time/train_seconds"] = train_seconds
         row["time/epoch_seconds"] = time.perf_counter() - start
         return row
 
+    def _training_part(self, epoch: int) -> data.Part:
+        if not self.options.augment:
+            return self.parts.train
+        # Seeded by run and epoch, so that a resumed run sees the same images.
+        generator = torch.Generator().manual_seed((self.options.seed * 1_000_003 + epoch) % 2**63)
+        return replace(self.parts.train, images=augment(self.parts.train.images, self.dataset.side, generator))
+
     def _learning_rates(self, first: int, steps: int) -> list[float]:
         """η for each of the steps first, first + 1, …: η, or η ½(1 + cos(π k/K)) at step k of K."""
         if self.options.lr_schedule == "constant":
-            return [self.options.lr] * steps
+            return [self.lr] * steps
         last = self.epochs * self.steps
-        return [self.options.lr * 0.5 * (1 + math.cos(math.pi * k / last)) for k in range(first, first + steps)]
+        return [self.lr * 0.5 * (1 + math.cos(math.pi * k / last)) for k in range(first, first + steps)]
 
     def _measures(self, before: list[Tensor]) -> dict[str, float]:
         """What is measured on the network at the end of an epoch, read from the device in one go."""
         cost, accuracy = evaluate(self.model, self.parts.validation, self.options.cost, self.dtype)
         x = self.parts.validation.images[:_PROBE_ROWS].to(self.dtype) * data.PIXEL_SCALE
         layers, slope = probe.slopes(self.model, x)
-        ratios = torch.stack(
-            # ‖W_after − W_before‖ / ‖W_before‖ over the epoch; a parameter that was all 0 has no ratio, and shows 0
-            [
-                (p.detach() - old).norm() / old.norm().clamp_min(1e-12)
-                for p, old in zip(self.model.parameters(), before, strict=True)
-            ]
-        )
+        changes = zip(self.model.named_parameters(), before, strict=True)
+        # ‖W_after − W_before‖ / ‖W_before‖ over the epoch; the floor keeps a parameter that was all 0 finite
+        ratios = {name: (p.detach() - old).norm() / old.norm().clamp_min(1e-12) for (name, p), old in changes}
         tags = ["cost/validation", "accuracy/validation"]
         tags += [f"slope/{name}" for name in layers] + [f"saturated/{name}" for name in layers]
-        tags += [f"update_ratio/{name}" for name in self.names]
-        values = torch.cat(
-            [torch.stack([cost.double(), accuracy.double()]), slope.T.reshape(-1).double(), ratios.double()]
-        )
+        tags += [f"update_ratio/{name}" for name in ratios]
+        values = torch.cat([torch.stack([cost, accuracy]), slope.T.reshape(-1), torch.stack(list(ratios.values()))])
         return dict(zip(tags, values.tolist(), strict=True))
 
     def _test(self) -> dict[str, Any]:
@@ -170,21 +203,28 @@ class Run:
 
     def _dry_run(self) -> Result:
         order = torch.randperm(len(self.parts.train), generator=self.shuffle)[: self.batch_size].to(self.device)
-        trained = self.engine.train_epoch(order, self._learning_rates(0, 1), lambda _: None)
+        trained = self.engine.train_epoch(self._training_part(1), order, self._learning_rates(0, 1), lambda _: None)
         last = self._test()
-        print(f"dry run  one step: cost {trained.cost:.5f}, gradient norm {trained.grad_norm:.3g}; nothing was written")
+        if self.world.writes:
+            norm = trained.grad_norm
+            print(f"dry run  one step: cost {trained.cost:.5f}, gradient norm {norm:.3g}; nothing was written")
         return Result(None, [last], last["cost/test"], last["accuracy/test"], self.model)
 
     def _config(self) -> dict[str, Any]:
         import torchvision
 
         return {
-            "flags": {**asdict(self.options), "batch_size": self.options.batch_size or "full"},
+            "flags": asdict(self.options),
             "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "lr": self.lr,
+            "sizes": self.sizes,
+            "engine": self.engine_name,
             "dataset": self.dataset.name,
             "data_fingerprint": self.dataset.fingerprint,
             "device": str(self.device),
-            "threads": torch.get_num_threads(),
+            "threads": self.threads,
+            "processes": self.world.size,
             "seed": self.options.seed,
             "versions": {
                 "python": platform.python_version(),
@@ -195,57 +235,63 @@ class Run:
 
     def _checkpoint(self, epoch: int) -> dict[str, Any]:
         return {
+            "format": checkpoint.FORMAT,
             "epoch": epoch,
+            "epochs": self.epochs,
             "model": self.model.state_dict(),
             "engine": self.engine.state_dict(),
+            "engine_name": self.engine_name,
             "shuffle": self.shuffle.get_state(),
+            "metrics": self.rows,
+            "flags": asdict(self.options),
+            "dataset": self.dataset.name,
+            "data_fingerprint": self.dataset.fingerprint,
         }
 
+    def _restore(self, state: dict[str, Any], path: Path) -> None:
+        """Take up the state of a checkpoint.
 
-def choose_device(name: str) -> tuple[torch.device, str]:
-    """The device for --device, and why it was chosen.
+        Raises:
+            UserError: it does not fit the network, the data or the engine.
+        """
+        if state["data_fingerprint"] != self.dataset.fingerprint:
+            raise UserError(
+                f"{path}: was trained on other {state['dataset']} data than these ({self.dataset.why}): name the "
+                f"folder of that run's data with --data-dir"
+            )
+        shapes = {name: tuple(value.shape) for name, value in state["model"].items()}
+        expected = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
+        if shapes != expected:
+            raise UserError(f"{path}: holds a network of {shapes}, the flags describe {expected}: the file was changed")
+        try:
+            self.model.load_state_dict(state["model"])
+            self.engine.load_state_dict(state["engine"])
+            self.shuffle.set_state(state["shuffle"])
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{path}: does not fit this run: {str(error).splitlines()[0]}") from error
+        self.rows = list(state["metrics"])
+        self.first_epoch = state["epoch"] + 1
+
+
+def _engine_name(options: Options, processes: World) -> str:
+    """autograd or direct; direct unless something was asked for that it does not do.
 
     Raises:
-        UserError: it is not there.
+        UserError: direct was asked for together with such a thing.
     """
-    if name == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        if found is None:
-            return torch.device("cpu"), "no accelerator is available"
-        return torch.device(found.type), f"{found.type} is available"
-    device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise UserError(f"--device {name}: this machine has {count} usable CUDA devices; use --device cpu or auto")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("--device mps: this machine has no usable Apple GPU; use --device cpu or auto")
-    return device, "as asked"
-
-
-@contextmanager
-def _threads(options: Options) -> Iterator[None]:
-    """Set the CPU threads for the run: as asked, or one where a step is too small for two to pay."""
-    before = torch.get_num_threads()
-    work = (options.batch_size or 10**9) * 784 * options.hidden[0]
-    chosen = options.threads or (1 if work < _THREADS_PAY else os.cpu_count() or 1)
-    torch.set_num_threads(chosen)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _progress(title: str, steps: int) -> Iterator[Any]:
-    """A bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=steps, desc=title, unit="step", leave=False, disable=None) as bar:
-        yield bar.update
+    needs_autograd = [
+        flag
+        for flag, wanted in (
+            ("--impl builtin", options.impl == "builtin"),
+            (f"--amp {options.amp}", options.amp != "off"),
+            ("--compile", options.compile),
+            ("torchrun", processes.size > 1),
+        )
+        if wanted
+    ]
+    if options.engine == "direct" and needs_autograd:
+        raise UserError(f"--engine direct does not go with {needs_autograd[0]}: use --engine autograd")
+    return options.engine or ("autograd" if needs_autograd else "direct")
 
 
 def _training_scalars(trained: EpochStatistics) -> dict[str, float]:
@@ -256,14 +302,3 @@ def _training_scalars(trained: EpochStatistics) -> dict[str, float]:
         **{f"grad_norm/{name}": value for name, value in trained.grad_norms.items()},
         **{f"delta_norm/{name}": value for name, value in trained.delta_norms.items()},
     }
-
-
-_HEADER = "epoch  cost train   validation   accuracy train   validation   gradient norm   seconds"
-
-
-def _line(row: dict[str, Any]) -> str:
-    return (
-        f"{row['epoch']:>5}  {row['cost/train']:>10.5f}   {row['cost/validation']:>10.5f}"
-        f"   {100 * row['accuracy/train']:>12.2f} %   {100 * row['accuracy/validation']:>8.2f} %"
-        f"   {row['grad_norm/total']:>13.4g}   {row['time/epoch_seconds']:>7.2f}"
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime
@@ -23,30 +24,43 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, logdir: Path, name: str | None, network: str) -> RunFolder:
-        """Make the folder. Without a name it is date, time and network, with a number behind if that is taken.
+    def create(
+        cls, logdir: Path, name: str | None, network: str, config: dict[str, Any], state: dict[str, Any]
+    ) -> RunFolder:
+        """Make the folder with its configuration and first checkpoint, all at once: it is there whole, or not at all.
+
+        Without a name it is called date, time and network, with a number behind if that is taken.
 
         Raises:
             UserError: a run of the given name is there already, or the folder cannot be made.
         """
         base = name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{network}"
-        for attempt in range(1000):
-            path = logdir / (base if attempt == 0 else f"{base}_{attempt + 1}")
-            try:
-                logdir.mkdir(parents=True, exist_ok=True)
-                path.mkdir()
-            except FileExistsError as error:
-                if name is None and logdir.is_dir():
-                    continue
-                raise UserError(
-                    f"{path} exists already: choose another --run-name, or continue that run with --resume {path}"
-                    if path.exists()
-                    else f"{logdir} is not a folder: choose another --logdir"
-                ) from error
-            except OSError as error:
-                raise UserError(f"{path} cannot be made ({error.strerror}): choose another --logdir") from error
-            return cls(path)
-        raise UserError(f"{logdir / base} and a thousand numbered names are taken: choose a --run-name")
+        beside = None
+        try:
+            logdir.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(dir=logdir, prefix=".new-"))
+            beside.chmod(0o755)  # a temporary folder is made for its owner alone
+            new = cls(beside)
+            new.write_config(config)
+            new.write_checkpoint(state)
+            for attempt in range(1000):
+                path = logdir / (base if attempt == 0 else f"{base}_{attempt + 1}")
+                if not os.path.lexists(path):
+                    with contextlib.suppress(FileExistsError):  # taken since the line above
+                        os.rename(beside, path)
+                        return cls(path)
+                if name is not None:
+                    raise UserError(
+                        f"{path} exists already: choose another --run-name, or continue that run with --resume {path}"
+                    )
+            raise UserError(f"{logdir / base} and a thousand numbered names are taken: choose a --run-name")
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"{logdir} is not a folder: choose another --logdir") from error
+        except OSError as error:
+            raise UserError(f"no run can be made in {logdir} ({error.strerror}): choose another --logdir") from error
+        finally:
+            if beside is not None:
+                shutil.rmtree(beside, ignore_errors=True)
 
     def write_config(self, config: dict[str, Any]) -> None:
         with self._replacing("config.json") as file:

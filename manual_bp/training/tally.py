@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from manual_bp.training.world import World
 
 _FLUSH_STEPS = 256  # the scalars and outputs of so many steps are held before they are reduced
 
@@ -11,48 +15,57 @@ _FLUSH_STEPS = 256  # the scalars and outputs of so many steps are held before t
 class Tally:
     """What an epoch's steps add up to.
 
-    Per step it takes the cost, the norms of the gradients and of the δs (all scalars), and the outputs. They are put
-    in lists, which costs a step nothing, and reduced by the hundred.
+    A step hands over the norms of its gradients and δs (scalars) and its outputs. They are put in lists, which costs a
+    step next to nothing, and are reduced by the hundred.
 
     Args:
-        gradients: how many of the norms belong to parameters; the rest belong to δs.
+        gradients: how many of a step's norms belong to parameters; the rest belong to δs.
+        targets: one-hot rows (n_out, n_out).
+        world: the processes that share each batch. Gradients are equal in all of them; of δ each has some rows.
+        skip_overflows: leave steps whose gradient is not finite out of the averages.
     """
 
-    def __init__(self, gradients: int) -> None:
-        self._gradients = gradients
-        self._costs: list[Tensor] = []
+    def __init__(self, gradients: int, targets: Tensor, world: World, *, skip_overflows: bool = False) -> None:
+        self._gradients, self._targets, self._world = gradients, targets, world
+        self._skip_overflows = skip_overflows
         self._norms: list[list[Tensor]] = []
         self._outputs: list[Tensor] = []
         self._labels: list[Tensor] = []
-        self._sums: Tensor | None = None  # [Σ m C, Σ correct, Σ total norm, Σ norm of each]
-        self.steps = 0
-        self.examples = 0
+        self._sums: Tensor | None = None  # [steps, Σ (a − y)², Σ correct, Σ total norm, Σ norm of each], float64
 
-    def add(self, cost: Tensor, norms: list[Tensor], outputs: Tensor, labels: Tensor, weight: float) -> None:
-        """Add one step; `weight` times its cost is what the epoch's cost sums up."""
-        self._costs.append(cost * weight)
+    def add(self, norms: list[Tensor], outputs: Tensor, labels: Tensor) -> None:
+        """Add one step: its norms, its outputs a (m, n_out) and its labels (m,)."""
         self._norms.append(norms)
         self._outputs.append(outputs)
         self._labels.append(labels)
-        self.steps += 1
-        self.examples += len(labels)
-        if len(self._costs) >= _FLUSH_STEPS:
+        if len(self._norms) >= _FLUSH_STEPS:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._costs:
+        if not self._norms:
             return
-        norms = torch.stack([torch.stack(row) for row in self._norms]).double()  # (steps, norms)
-        total = norms[:, : self._gradients].square().sum(1).sqrt()  # the norm of all gradients as one vector
-        correct = (torch.cat(self._outputs).argmax(1) == torch.cat(self._labels)).sum()
-        sums = torch.cat(
-            [torch.stack([torch.stack(self._costs).double().sum(), correct.double(), total.sum()]), norms.sum(0)]
-        )
+        squares = torch.stack([torch.stack(row) for row in self._norms]).double().square()  # (steps, norms)
+        outputs, labels = torch.cat(self._outputs), torch.cat(self._labels)
+        squared_error = (outputs - self._targets[labels]).double().square().sum()  # Σ (a − y)²
+        correct = (outputs.argmax(1) == labels).sum().double()
+        counts = torch.stack([squared_error, correct])
+        gradient_squares = squares[:, : self._gradients]
+        # ‖δ‖² of the whole batch is the sum over the processes of ‖δ‖² of their rows.
+        delta_squares = squares[:, self._gradients :].contiguous()
+        self._world.sum_(counts)
+        self._world.sum_(delta_squares)
+        total = gradient_squares.sum(1, keepdim=True)  # the squared norm of all gradients as one vector
+        norms = torch.cat([total, gradient_squares, delta_squares], 1).sqrt()
+        if self._skip_overflows:
+            norms = norms[total.squeeze(1).isfinite()]
+        steps = counts.new_full((1,), len(norms))
+        sums = torch.cat([steps, counts, norms.sum(0)])
         self._sums = sums if self._sums is None else self._sums + sums
-        self._costs, self._norms, self._outputs, self._labels = [], [], [], []
+        self._norms, self._outputs, self._labels = [], [], []
 
-    def sums(self) -> Tensor:
-        """[Σ weighted cost, Σ correct, Σ total gradient norm, Σ norm of each gradient and δ], float64, on device."""
+    def read(self) -> list[float]:
+        """Wait for the device, once: [Σ (a − y)², Σ correct, mean total gradient norm, mean norm of each]."""
         self._flush()
         assert self._sums is not None, "an epoch has at least one step"
-        return self._sums
+        steps, squared_error, correct, *norms = self._sums.tolist()
+        return [squared_error, correct, *(norm / steps if steps else math.nan for norm in norms)]

@@ -1,0 +1,106 @@
+"""Checkpoints: what is in one, and reading one that may be damaged, foreign, or meant to do harm."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manual_bp.training.errors import UserError
+from manual_bp.training.options import Options
+
+FORMAT = 1
+NAME = "checkpoint.pt"
+# What --resume may change; everything else is the run's own.
+_MAY_CHANGE = {"epochs", "data_dir", "device", "threads", "histograms", "resume", "logdir", "dry_run"}
+# What each entry must be; "model" is the state dict.
+_ENTRIES: dict[str, type] = {
+    "epoch": int,
+    "epochs": int,
+    "model": dict,
+    "engine": dict,
+    "engine_name": str,
+    "shuffle": torch.Tensor,
+    "metrics": list,
+    "flags": dict,
+    "dataset": str,
+    "data_fingerprint": str,
+}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint: tensors and plain values only, so that no code in it can run.
+
+    Raises:
+        UserError: it is missing, unreadable, damaged, no checkpoint of a run, or of another format.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such checkpoint") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: refused: damaged, or it holds objects other than tensors and plain values, which could run code"
+        ) from error
+    except Exception as error:  # a damaged archive raises whatever its reader stumbles over
+        raise UserError(f"{path}: damaged or not a checkpoint: {type(error).__name__}") from error
+    if not isinstance(state, dict) or "format" not in state:
+        raise UserError(f"{path}: not a checkpoint of train.py: resume from a run folder that train.py wrote")
+    if state["format"] != FORMAT:
+        raise UserError(
+            f"{path}: has the checkpoint format {state['format']!r}, this version reads {FORMAT}: train anew, or use "
+            f"the version that wrote it"
+        )
+    for name, kind in _ENTRIES.items():
+        if not isinstance(state.get(name), kind):
+            raise UserError(f"{path}: its entry {name!r} is missing or not a {kind.__name__}: the file was changed")
+    return state
+
+
+def find(resume: str, logdir: Path) -> Path:
+    """The checkpoint that --resume means: a file, a run folder, or "latest", the one written last in `logdir`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if resume != "latest":
+        path = Path(resume)
+        return path / NAME if path.is_dir() else path
+    try:
+        found = [folder / NAME for folder in logdir.iterdir() if (folder / NAME).is_file()]
+    except OSError:
+        found = []
+    if not found:
+        raise UserError(f"--resume latest: no run with a {NAME} in {logdir}: start one without --resume")
+    return max(found, key=lambda path: path.stat().st_mtime_ns)
+
+
+def resumed_options(options: Options, given: set[str], state: dict[str, Any], path: Path) -> Options:
+    """The flags a resumed run goes on with: the run's own, and of the command line's those that may change.
+
+    Raises:
+        UserError: a flag that was given contradicts the run.
+    """
+    flags = {**state["flags"], "hidden": tuple(state["flags"]["hidden"])}
+    for name in sorted(given - _MAY_CHANGE):
+        if getattr(options, name) != flags.get(name):
+            flag = "--" + name.replace("_", "-")
+            seen, saved = (_shown(value) for value in (getattr(options, name), flags.get(name)))
+            raise UserError(
+                f"{path}: that run has {flag} {saved}, the command line {flag} {seen}: leave {flag} out to continue "
+                f"it, or start a new run without --resume"
+            )
+    try:
+        kept = Options(**flags)
+    except TypeError as error:
+        raise UserError(f"{path}: its flags are not those of this version: train anew") from error
+    return replace(kept, **{name: getattr(options, name) for name in (given & _MAY_CHANGE) | {"resume"}})
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,61 @@
+"""The device, the threads and the determinism of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import torch
+
+from manual_bp.training.errors import UserError
+
+_THREADS_PAY = 4_000_000  # multiply-adds of a step's forward pass from which a second thread is worth its cost
+
+
+def choose_device(name: str) -> tuple[torch.device, str]:
+    """The device for --device, and why it was chosen. Under torchrun each process on one machine takes its own GPU.
+
+    Raises:
+        UserError: it is not there.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        if found is None:
+            return torch.device("cpu"), "no accelerator is available"
+        why = f"{found.type} is available"
+        return (torch.device("cuda", local_rank), why) if found.type == "cuda" else (torch.device(found.type), why)
+    device = torch.device(name)
+    if device.type == "cuda":
+        device = torch.device("cuda", local_rank if device.index is None else device.index)
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UserError(f"--device {name}: this machine has {count} usable CUDA devices; use --device cpu or auto")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: this machine has no usable Apple GPU; use --device cpu or auto")
+    return device, "as asked"
+
+
+def choose_threads(asked: int | None, batch_size: int, sizes: list[int]) -> int:
+    """The CPU threads: as asked, or one where a step is too small for more to pay."""
+    if asked is not None:
+        return asked
+    work = batch_size * sum(n_in * n_out for n_in, n_out in pairwise(sizes))
+    return 1 if work < _THREADS_PAY else torch.get_num_threads()
+
+
+@contextmanager
+def configured(threads: int, deterministic: bool) -> Iterator[None]:
+    """Set threads and determinism for a run, and put back what was there."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS gives the same bytes only with this
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
