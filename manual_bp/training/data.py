@@ -15,7 +15,10 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,9 +61,10 @@ class Dataset:
     validation: Part
     test: Part
     side: int  # an image has side × side pixels
-    why: str  # how it came to be this data set, for the person at the terminal
+    source: str  # where it came from, for the person at the terminal
+    notice: str | None = None  # what that person must not miss
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the images and labels of all parts."""
         digest = hashlib.sha256()
@@ -87,7 +91,7 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     """
     root = data_folder(data_dir)
     if name == "digits":
-        return _digits("scikit-learn's handwritten digits, as asked")
+        return _digits("as asked")
     if name != "auto":
         return _mnist(name, root)
     if _missing(root, "mnist"):
@@ -95,13 +99,14 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
             _download("mnist", root)
         except UserError as error:
             return _digits(
+                "in MNIST's place",
                 f"MNIST is not in {root / 'MNIST' / 'raw'} and {error}: training on scikit-learn's small handwritten "
-                f"digits instead; for MNIST put its four idx files there, or name their folder with --data-dir"
+                f"digits instead. To get MNIST, put its four idx files there, or name their folder with --data-dir.",
             )
     return _mnist("mnist", root)
 
 
-def _digits(why: str) -> Dataset:
+def _digits(why: str, notice: str | None = None) -> Dataset:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -111,7 +116,7 @@ def _digits(why: str) -> Dataset:
     # A fixed shuffle, because the file is ordered by writer; 1197 / 300 / 300.
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     train, validation, test = (Part(images[i], labels[i]) for i in order.split([len(order) - 600, 300, 300]))
-    return Dataset("digits", train, validation, test, side=8, why=why)
+    return Dataset("digits", train, validation, test, 8, f"scikit-learn's handwritten digits, {why}", notice)
 
 
 def _mnist(name: str, root: Path) -> Dataset:
@@ -123,19 +128,17 @@ def _mnist(name: str, root: Path) -> Dataset:
             _download(name, root)
         except UserError as error:
             raise UserError(
-                f"{name}: {', '.join(missing)} not found in {raw} and {error}; put the four uncompressed idx files "
-                f"({', '.join(_IDX_FILES)}) there, name another folder with --data-dir, or use --dataset digits"
+                f"{name}: {raw} has no {', '.join(missing)}, and {error}: put the uncompressed idx files there, name "
+                f"another folder with --data-dir, or use --dataset digits"
             ) from error
     for file_name in _IDX_FILES:
         _check_idx(raw / file_name)
 
-    from torchvision import datasets
-
-    kind = datasets.MNIST if name == "mnist" else datasets.FashionMNIST
+    kind = _torchvision_class(name)
     try:
         parts = [kind(str(root), train=train, download=False) for train in (True, False)]
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{name}: torchvision could not read {raw}: {_first_line(error)}") from error
+        raise UserError(f"{name}: torchvision could not read {raw}: {_in_short(error)}") from error
     (images, labels), (test_images, test_labels) = ((part.data.reshape(-1, 784), part.targets) for part in parts)
     for which, seen in (("train", labels), ("t10k", test_labels)):
         if int(seen.max()) >= CLASSES:
@@ -148,8 +151,19 @@ def _mnist(name: str, root: Path) -> Dataset:
         validation=Part(images[50_000:], labels[50_000:]),
         test=Part(test_images, test_labels),
         side=28,
-        why=f"{name} from {raw}",
+        source=f"{name} from {raw}",
     )
+
+
+def _torchvision_class(name: str) -> Any:
+    try:
+        from torchvision import datasets
+    except Exception as error:  # a torchvision built for another torch fails in many ways
+        raise UserError(
+            f"torchvision {version('torchvision')} cannot be loaded beside torch {version('torch')} "
+            f"({_in_short(error)}): install a matching pair with pip install --upgrade torch torchvision"
+        ) from error
+    return datasets.MNIST if name == "mnist" else datasets.FashionMNIST
 
 
 def _missing(root: Path, name: str) -> list[str]:
@@ -182,14 +196,13 @@ def _download(name: str, root: Path) -> None:
     Raises:
         UserError: nothing came for _STALL_SECONDS, or the download failed.
     """
-    from torchvision import datasets
-
-    kind = datasets.MNIST if name == "mnist" else datasets.FashionMNIST
+    kind = _torchvision_class(name)
     try:
+        made = not root.exists()
         root.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=".download-", dir=root))
     except OSError as error:
-        raise UserError(f"cannot be downloaded there ({error.strerror})") from error
+        raise UserError(f"nothing can be written to {root} ({error.strerror})") from error
     failure: list[Exception] = []
 
     def fetch() -> None:
@@ -214,7 +227,7 @@ def _download(name: str, root: Path) -> None:
                 if time.monotonic() - since > _STALL_SECONDS:
                     raise UserError(f"the download brought nothing for {_STALL_SECONDS:.0f} s")
         if failure:
-            raise UserError(f"cannot be downloaded ({_first_line(failure[0])})")
+            raise UserError(f"the download failed ({_in_short(failure[0])})")
         target = root / _FOLDERS[name] / "raw"
         target.mkdir(parents=True, exist_ok=True)
         for file_name in _IDX_FILES:
@@ -222,7 +235,10 @@ def _download(name: str, root: Path) -> None:
     finally:
         socket.setdefaulttimeout(before)
         shutil.rmtree(beside, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):  # it is not empty: the download came
+                root.rmdir()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _in_short(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -7,6 +7,7 @@ import platform
 import shlex
 import time
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,9 @@ class Run:
         if not self.world.writes:
             return
         train, validation, test = (len(p) for p in (self.dataset.train, self.dataset.validation, self.dataset.test))
-        print(f"data     {self.dataset.why} ({train:,} training, {validation:,} validation, {test:,} test images)")
+        if self.dataset.notice:
+            print(f"NOTICE   {self.dataset.notice}")
+        print(f"data     {self.dataset.source} ({train:,} training, {validation:,} validation, {test:,} test images)")
         layers = "hand-derived" if self.options.impl == "manual" else "torch.nn"
         print(
             f"network  {'-'.join(map(str, self.sizes))}, {layers} layers, {self.options.output} output, "
@@ -211,8 +214,6 @@ class Run:
         return Result(None, [last], last["cost/test"], last["accuracy/test"], self.model)
 
     def _config(self) -> dict[str, Any]:
-        import torchvision
-
         return {
             "flags": asdict(self.options),
             "epochs": self.epochs,
@@ -229,7 +230,7 @@ class Run:
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
-                "torchvision": torchvision.__version__,
+                "torchvision": version("torchvision"),
             },
         }
 
@@ -256,7 +257,7 @@ class Run:
         """
         if state["data_fingerprint"] != self.dataset.fingerprint:
             raise UserError(
-                f"{path}: was trained on other {state['dataset']} data than these ({self.dataset.why}): name the "
+                f"{path}: was trained on other {state['dataset']} data than these ({self.dataset.source}): name the "
                 f"folder of that run's data with --data-dir"
             )
         shapes = {name: tuple(value.shape) for name, value in state["model"].items()}
