@@ -155,12 +155,11 @@ static void weighted_rows(const T* value, const int32_t* index, Index count, con
     }
 }
 
-// Calls f(std::integral_constant<int, N>, first vector) for blocks of N = 8, 4, 2, 1 vectors that make up `vectors`.
+// Calls f(std::integral_constant<int, N>, first vector) for blocks of N = 4, 2, 1 vectors that make up `vectors`.
 template <typename F>
 static void in_blocks(Index vectors, F f) {
     Index first = 0;
-    for (; vectors - first >= 8; first += 8) f(std::integral_constant<int, 8>(), first);
-    if (vectors - first >= 4) f(std::integral_constant<int, 4>(), first), first += 4;
+    for (; vectors - first >= 4; first += 4) f(std::integral_constant<int, 4>(), first);
     if (vectors - first >= 2) f(std::integral_constant<int, 2>(), first), first += 2;
     if (vectors - first >= 1) f(std::integral_constant<int, 1>(), first);
 }

@@ -45,6 +45,8 @@ class Training {
     static constexpr int L = S::lanes;
     static constexpr Index kPixels = 16;  // a thread's range of pixels, and a sum of squares, is made of such units
 
+    static constexpr Index kAhead = 8;    // rows to fetch in advance
+
     struct Step {
         Index start, m;
         T lr, two_s;
@@ -197,6 +199,10 @@ private:
         Index e = first * n_in;
         for (Index i = first; i < last; i++) {
             const Pixel* p = images + row_of(start + i) * n_in;
+            if (start + i + kAhead < run_.n) {  // rows in random order: the processor cannot guess the next
+                const Pixel* ahead = images + row_of(start + i + kAhead) * n_in;
+                for (Index k = 0; k < n_in; k += 64 / sizeof(Pixel)) __builtin_prefetch(ahead + k);
+            }
             if (!sparse_) {
                 for (Index k = 0; k < n_in; k++) x_[i * ld_x_ + k] = scale * T(p[k]);
                 continue;
@@ -205,18 +211,22 @@ private:
             *begin++ = e;
             for (Index t = 0; t < threads_; t++) {
                 const Index end = share(n_in, kPixels, t + 1);
-                for (Index k = share(n_in, kPixels, t); k < end;) {
-                    constexpr Index word = sizeof(uint64_t) / sizeof(Pixel);  // a word of zeros is skipped at once
-                    const Index stop = std::min(k + word, end);
-                    uint64_t bits = 1;
-                    if (stop == k + word) std::memcpy(&bits, p + k, sizeof bits);
-                    if (!bits) k = stop;
-                    for (; k < stop; k++) {
+                Index k = share(n_in, kPixels, t);
+                auto keep = [&](Index count) {
+                    for (Index stop = k + count; k < stop; k++) {
                         value_[e] = scale * T(p[k]);
                         pixel_[e] = static_cast<int32_t>(k);
                         e += p[k] != 0;  // without a branch: a zero is overwritten by the next one
                     }
+                };
+                constexpr Index word = sizeof(uint64_t) / sizeof(Pixel);
+                while (k + word <= end) {
+                    uint64_t bits;
+                    std::memcpy(&bits, p + k, sizeof bits);
+                    if (bits) keep(word);
+                    else k += word;  // a word of zeros is skipped at once
                 }
+                keep(end - k);
                 *begin++ = e;
             }
         }

@@ -30,7 +30,7 @@ FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 TUNINGS = ("-march=native", "-mcpu=native", "")  # the first that the compiler takes
 
 THREADED_WORK = 2e7  # multiply-adds in a step, from which a second thread pays
-DENSE = 0.5  # share of non-zero inputs from which the matrix product is faster than skipping zeros
+DENSE = 0.4  # share of non-zero inputs from which the matrix product is faster than skipping zeros
 
 
 class NativeUnavailableError(RuntimeError):
