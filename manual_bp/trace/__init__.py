@@ -1,0 +1,76 @@
+"""Show me the maths: every symbol of one forward and backward pass with its formula, its numbers and its shape.
+
+`python -m manual_bp.trace` prints one of the documents' networks or one image through a trained run. `markdown` and
+`text` are pure functions of any sequence of Linear and Sigmoid layers, for notebooks and TensorBoard's text tab:
+
+    writer.add_text("trace", trace.markdown(model, x[0], y[0], cost="half_per_example", lr=0.5))
+"""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from manual_bp.trace import render
+from manual_bp.trace.notation import NOTATIONS, Notation, Units
+from manual_bp.trace.passes import Trace, compute
+from manual_bp.trace.story import Block, tell
+
+__all__ = ["NOTATIONS", "Trace", "compute", "markdown", "story", "text"]
+
+
+def markdown(
+    model: nn.Module | Iterable[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    *,
+    cost: str = "half_per_example",
+    lr: float = 1.0,
+    notation: int = 1,
+    units: Units | None = None,
+) -> str:
+    """One example's pass through `model` as Markdown, checked against autograd.
+
+    Nothing is written and the model is not run or changed.
+
+    Args:
+        model: a sequence of Linear and Sigmoid layers, ours or torch's.
+        x: the input, (n_in,) or (1, n_in).
+        y: the target, (n_out,) or (1, n_out).
+        cost: "half_per_example", "half_per_element", "mean" or "sum".
+        lr: the learning rate η of the update shown.
+        notation: whose symbols: 1 θ/z/a/δ, 2 s/z/w_{i→j}/δ, 3 w/z/a/δ.
+        units: for notation 2, the name of each unit, layer by layer, the input's first.
+
+    Raises:
+        TypeError: `model` is no sequence of layers.
+        ValueError: another layer than Linear and Sigmoid, sizes that do not fit, more than one example, an unknown cost
+            or notation.
+    """
+    return render.markdown(story(compute(model, x, y, cost=cost, lr=lr), notation, units))
+
+
+def text(
+    model: nn.Module | Iterable[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    *,
+    cost: str = "half_per_example",
+    lr: float = 1.0,
+    notation: int = 1,
+    units: Units | None = None,
+) -> str:
+    """The same for the terminal: arguments and errors as of `markdown`."""
+    return render.text(story(compute(model, x, y, cost=cost, lr=lr), notation, units))
+
+
+def story(trace: Trace, notation: int = 1, units: Units | None = None) -> list[Block]:
+    """A computed trace told in the symbols of document 1, 2 or 3.
+
+    Raises:
+        ValueError: an unknown notation.
+    """
+    if notation not in NOTATIONS:
+        raise ValueError(f"trace: notation {notation!r} is not one of 1, 2, 3: the documents' numbers")
+    sizes = (len(trace.x), *(len(layer.a) for layer in trace.layers))
+    symbols: Notation = NOTATIONS[notation](sizes, units)
+    return tell(trace, symbols)

@@ -1,0 +1,82 @@
+"""`python -m manual_bp.trace`: one of the documents' networks, or one image through a trained run, symbol by symbol."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from manual_bp.trace import NOTATIONS, compute, render, story
+from manual_bp.trace.run_folder import RunError, read
+from manual_bp.trace.story import Block, Heading
+from manual_bp.worked_examples.networks import NETWORKS, tensor
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a trace. Returns the exit status: 0, or 1 after a fault, with one line on stderr; wrong usage exits 2."""
+    args = _parse(argv)
+    try:
+        blocks = _run(args) if args.run is not None else _network(args)
+    except (RunError, ValueError) as error:
+        print(f"trace: error: {error}", file=sys.stderr)
+        return 1
+    print(render.markdown(blocks) if args.format == "markdown" else render.text(blocks), end="")
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m manual_bp.trace",
+        description="One example forward, backward and through the update: formula, numbers, shape, check by autograd.",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--network",
+        choices=NETWORKS,
+        metavar="NAME",
+        help=f"one of the documents' networks: {', '.join(NETWORKS)} (default: two-two-two)",
+    )
+    what.add_argument("--run", type=Path, metavar="DIR", help="a run folder that train.py wrote, such as runs/NAME")
+    parser.add_argument(
+        "--example", type=int, metavar="I", help="with --run: which image of the test part (default: 0)"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="with --network: random weights from this seed")
+    parser.add_argument(
+        "--notation",
+        type=int,
+        choices=NOTATIONS,
+        help="whose symbols: 1 θ/z/a/δ, 2 s/z/w_{i→j}/δ, 3 w/z/a/δ (default: the network's document; 1 with --run)",
+    )
+    parser.add_argument("--format", choices=("text", "markdown"), default="text", help="(default: %(default)s)")
+    args = parser.parse_args(argv)
+    if args.run is None and args.example is not None:
+        parser.error("--example chooses an image of a run: give --run too")
+    if args.run is not None and args.seed is not None:
+        parser.error("--seed draws the weights of --network: a run has its own")
+    if args.seed is not None and not 0 <= args.seed < 2**63:
+        parser.error(f"--seed {args.seed}: 0 to 2^63 − 1 expected")
+    return args
+
+
+def _network(args: argparse.Namespace) -> list[Block]:
+    network = NETWORKS[args.network or "two-two-two"]
+    trace = compute(network.model(args.seed), tensor(network.x), tensor(network.y), cost=network.cost, lr=network.lr)
+    drawn = "" if args.seed is None else f", random weights from seed {args.seed}"
+    title = Heading(f"Document {network.document}, {network.name}: {network.title}{drawn}")
+    return [title, *story(trace, args.notation or network.document, network.units)]
+
+
+def _run(args: argparse.Namespace) -> list[Block]:
+    number = args.example or 0
+    example = read(args.run, number)
+    trace = compute(example.model, example.x, example.y, cost=example.cost, lr=example.lr)
+    output = int(trace.layers[-1].a.argmax())
+    title = Heading(
+        f"{args.run}: {example.dataset}, test image {number}, label {example.label}, largest output: {output}"
+    )
+    return [title, *story(trace, args.notation or 1)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
