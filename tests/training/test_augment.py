@@ -146,6 +146,15 @@ def test_shear() -> None:
     assert displacement(300, only, axis=0)[:, 4:24, 4:24].abs().max() < 0.06
 
 
+def test_rotation_and_shear_keep_the_area() -> None:
+    """det M = s_x s_y, which is 1 here, whatever θ and h."""
+    only = Distortion(rotation=30, scale=0, shear=0.5, shift=0, alpha=0)
+    x, y = displacement(500, only), displacement(500, only, axis=0)
+    gradient = [((q[:, 14, 18] - q[:, 14, 10]) / 8, (q[:, 18, 14] - q[:, 10, 14]) / 8) for q in (x, y)]
+    (xx, xy), (yx, yy) = gradient  # M − 1
+    assert torch.allclose((1 + xx) * (1 + yy) - xy * yx, torch.ones(500), atol=0.05)
+
+
 def digits(side: int) -> Tensor:
     """scikit-learn's handwritten digits: as they are, or in the middle of 28 × 28 pixels, as MNIST's are."""
     images = torch.from_numpy(load_digits().images).float() * (255 / 16)
