@@ -23,7 +23,7 @@ def same(actual: Tensor, expected: Tensor, *, ulps: int = 0, zero: bool = False)
     _same_kind(actual, expected)
     _not_vacuous(expected, zero)
     if ulps == 0:
-        if not torch.equal(actual.nan_to_num(nan=0.123), expected.nan_to_num(nan=0.123)):
+        if not bool(((actual == expected) | (actual.isnan() & expected.isnan())).all()):
             raise AssertionError(f"not bit for bit equal: {_describe(actual, expected)}")
         return
     spacing = torch.nextafter(expected.abs(), torch.full_like(expected, torch.inf)) - expected.abs()
@@ -67,12 +67,10 @@ def accurate(actual: Tensor, builtin: Tensor, reference: Tensor) -> None:
         raise AssertionError(f"error above {bound:.3g}: {_describe(actual.double(), reference)}")
 
 
-def all_of(
-    comparison: Callable[..., None], actual: Iterable[Tensor], expected: Iterable[Tensor], **options: object
-) -> None:
-    """Apply one of the comparisons pairwise; the two sequences must have one length."""
-    for a, b in zip(actual, expected, strict=True):
-        comparison(a, b, **options)
+def all_of(comparison: Callable[..., None], *sequences: Iterable[Tensor], **options: object) -> None:
+    """Apply one of the comparisons element by element; the sequences must have one length."""
+    for tensors in zip(*sequences, strict=True):
+        comparison(*tensors, **options)
 
 
 def value_and_gradients(

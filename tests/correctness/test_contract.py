@@ -6,7 +6,7 @@ be wrong in all three and no ordinary test sees it. Here the node itself is aske
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -107,13 +107,12 @@ def check_strides_of_g(op: Operation) -> None:
                 compare.agree(a, e)
 
 
-def check_no_aliasing_and_no_mutation(op: Operation) -> None:
+def check_no_aliasing_and_no_mutation(op: Operation, leading: tuple[int, ...] = (5,)) -> None:
     """No gradient shares memory with g, an input, the output or another gradient; none of these is changed."""
-    inputs = tuple(t.requires_grad_() for t in op.inputs())
+    inputs = tuple(t.requires_grad_() for t in op.inputs(leading=leading))
     value = op.ours(*inputs)
     g = compare.make_cotangent(value)
     node: Any = value.grad_fn
-    # Without these two the output could hide behind an earlier read of the saved tensors.
     others: list[Tensor] = [g, *inputs, value, *(t for t in node.saved_tensors if t is not None)]
     before = [t.detach().clone() for t in others]
     versions = [t._version for t in others]
@@ -145,13 +144,19 @@ def test_values_over_all_subsets(op: Operation, leading: tuple[int, ...]) -> Non
 
 
 @every_operation
-@pytest.mark.parametrize(
-    "check",
-    [check_linear_in_g, check_strides_of_g, check_no_aliasing_and_no_mutation],
-    ids=["linear in g", "strides of g", "no aliasing, no mutation"],
-)
-def test_contract(op: Operation, check: Callable[[Operation], None]) -> None:
-    check(op)
+def test_linear_in_g(op: Operation) -> None:
+    check_linear_in_g(op)
+
+
+@every_operation
+def test_strides_of_g_do_not_matter(op: Operation) -> None:
+    check_strides_of_g(op)
+
+
+@every_operation
+@pytest.mark.parametrize("leading", [n for n in LEADING if 0 not in n], ids=str)
+def test_no_aliasing_and_no_mutation(op: Operation, leading: tuple[int, ...]) -> None:
+    check_no_aliasing_and_no_mutation(op, leading)
 
 
 @every_operation

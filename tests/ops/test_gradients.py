@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
+from manual_bp import functional
 from tests.correctness import compare
 from tests.correctness.operations import OPERATIONS, Operation
 
@@ -54,6 +56,17 @@ def test_value_and_gradients_equal_the_twin(op: Operation, leading: tuple[int, .
     inputs = op.inputs(leading=leading)
     value, gradients = compare.value_and_gradients(op.ours, inputs)
     twin_value, twin_gradients = compare.value_and_gradients(op.twin, inputs)
+    compare.agree(value, twin_value)
+    compare.all_of(compare.agree, gradients, twin_gradients)
+
+
+@pytest.mark.parametrize("leading", [(3,), (), (3, 3)], ids=str)
+def test_linear_with_a_square_weight_and_as_many_examples(leading: tuple[int, ...]) -> None:
+    """All sizes equal 3: a transposed product or a sum over the wrong dimension still has the right shape."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in ((*leading, 3), (3, 3), (3,))]
+    value, gradients = compare.value_and_gradients(functional.linear, inputs)
+    twin_value, twin_gradients = compare.value_and_gradients(F.linear, inputs)
     compare.agree(value, twin_value)
     compare.all_of(compare.agree, gradients, twin_gradients)
 

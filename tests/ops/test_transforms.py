@@ -1,0 +1,195 @@
+"""torch.func over every operation, beside the twin: each in_dims, each subset of tangents, and transforms nested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+
+from tests.correctness import compare
+from tests.correctness.operations import LINEAR, LINEAR_NO_BIAS, MSE, NETWORK, OPERATIONS, SIGMOID, Operation
+
+every_operation = pytest.mark.parametrize("op", OPERATIONS, ids=str)
+# torch's own mse_loss says so when a reverse or forward mode runs through vmap; ours does not.
+quiet_twin = pytest.mark.filterwarnings("ignore:An output with one or more elements was resized:UserWarning")
+SMALL = (LINEAR, LINEAR_NO_BIAS, SIGMOID, MSE["half_per_example"], MSE["none"])
+BATCH = 2
+
+
+def numbers(result: Any) -> list[Tensor]:
+    return [t.detach() for t in torch.utils._pytree.tree_leaves(result)]
+
+
+def both(op: Operation, transform: Callable[[Callable[..., Tensor]], Any], *, zero: bool = False) -> None:
+    """`transform` of ours equals `transform` of the twin."""
+    compare.all_of(compare.agree, numbers(transform(op.ours)), numbers(transform(op.twin)), zero=zero)
+
+
+def scalar(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Σ sin(f) ⊙ cotangent: a scalar whose derivatives do not vanish."""
+
+    def summed(*inputs: Tensor) -> Tensor:
+        value = function(*inputs)
+        return (value.sin() * compare.make_cotangent(value)).sum()
+
+    return summed
+
+
+def every_argument(op: Operation) -> tuple[int, ...]:
+    return tuple(range(len(op.shapes)))
+
+
+def check_vmap(op: Operation, in_dims: tuple[int | None, ...]) -> None:
+    """vmap, vmap of grad, grad of vmap, and jvp of vmap, with a batch at `in_dims`."""
+    inputs = []
+    for i, (tensor, dim) in enumerate(zip(op.inputs(), in_dims, strict=True)):
+        if dim is None:
+            inputs.append(tensor)
+        else:
+            inputs.append(torch.stack([tensor, (tensor + i).cos()], dim=dim))
+    every = every_argument(op)
+    both(op, lambda f: vmap(f, in_dims)(*inputs))
+    both(op, lambda f: vmap(f, in_dims, out_dims=-1)(*inputs))
+    both(op, lambda f: vmap(grad(scalar(f), every), in_dims)(*inputs))
+    both(op, lambda f: grad(scalar(vmap(f, in_dims)), every)(*inputs))
+    both(op, lambda f: jvp(vmap(f, in_dims), tuple(inputs), tuple(t.sin() for t in inputs)))
+    both(op, lambda f: vmap(lambda *t: jvp(f, t, tuple(u.sin() for u in t)), in_dims)(*inputs))
+
+
+def in_dims_of(op: Operation) -> list[tuple[int | None, ...]]:
+    choices = [(None, 0, 1) if len(shape) > 1 else (None, 0) for shape in op.shapes]
+    return [dims for dims in product(*choices) if any(d is not None for d in dims)]
+
+
+@quiet_twin
+@pytest.mark.parametrize(
+    ("op", "in_dims"),
+    [pytest.param(op, dims, id=f"{op}-{dims}") for op in SMALL for dims in in_dims_of(op)],
+)
+def test_vmap_over_every_choice_of_in_dims(op: Operation, in_dims: tuple[int | None, ...]) -> None:
+    check_vmap(op, in_dims)
+
+
+@every_operation
+def test_vmap_over_the_batched_arguments(op: Operation) -> None:
+    check_vmap(op, tuple(0 if batched else None for batched in op.batched))
+
+
+@every_operation
+def test_vmap_nested(op: Operation) -> None:
+    inputs = [torch.stack([torch.stack([t, t.sin()]), torch.stack([t.cos(), -t])]) for t in op.inputs()]
+    both(op, lambda f: vmap(vmap(f))(*inputs))
+    both(op, lambda f: vmap(vmap(grad(scalar(f), every_argument(op))), in_dims=1)(*inputs))
+
+
+def check_jvp_subsets(op: Operation) -> None:
+    """The forward-mode rule with every subset of tangents present; the others are None, not zero."""
+    inputs = op.inputs()
+    tangents = [(t + 1).sin() for t in inputs]
+    for chosen in product([False, True], repeat=len(inputs)):
+        results = []
+        for function in (op.ours, op.twin):
+            with forward_ad.dual_level():
+                arguments = [
+                    forward_ad.make_dual(t, d) if c else t for t, d, c in zip(inputs, tangents, chosen, strict=True)
+                ]
+                results.append(forward_ad.unpack_dual(function(*arguments)))
+        ours, twin = results
+        compare.agree(ours.primal, twin.primal)
+        if twin.tangent is None or ours.tangent is None:
+            if ours.tangent is not twin.tangent or any(chosen):
+                raise AssertionError(f"tangents {chosen}: ours {ours.tangent}, torch {twin.tangent}")
+        else:
+            compare.agree(ours.tangent, twin.tangent)
+
+
+@every_operation
+def test_jvp_with_every_subset_of_tangents(op: Operation) -> None:
+    check_jvp_subsets(op)
+
+
+@every_operation
+def test_forward_and_reverse_mode_agree(op: Operation) -> None:
+    """⟨g, J v⟩ = ⟨Jᵀ g, v⟩, both by our own rules."""
+    inputs = op.inputs()
+    v = tuple((t + 1).sin() for t in inputs)
+    value, pushed = jvp(op.ours, inputs, v)
+    g = compare.make_cotangent(value)
+    pulled = vjp(op.ours, *inputs)[1](g)
+    compare.agree((g * pushed).sum(), torch.stack([(p * t).sum() for p, t in zip(pulled, v, strict=True)]).sum())
+
+
+NESTS: dict[str, Callable[[Callable[..., Tensor]], Callable[..., Any]]] = {
+    "jacrev of jacrev": lambda f: jacrev(jacrev(f)),
+    "jacfwd of jacrev": lambda f: jacfwd(jacrev(f)),
+    "jacrev of jacfwd": lambda f: jacrev(jacfwd(f)),
+    "jacfwd of jacfwd": lambda f: jacfwd(jacfwd(f)),
+    "hessian": hessian,
+    "jacfwd three times": lambda f: jacfwd(jacfwd(jacfwd(f))),
+    "jacrev of jacfwd of jacrev": lambda f: jacrev(jacfwd(jacrev(f))),
+}
+
+
+def check_nest(op: Operation, nest: Callable[[Callable[..., Tensor]], Callable[..., Any]]) -> None:
+    """A nested transform over all arguments at once: each is a function of one t, so that none is constant."""
+    inputs = op.inputs(leading=(2,))
+
+    def along(function: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda t: function(*[(x * t[i % 2] + t.prod()).sin() for i, x in enumerate(inputs)])
+
+    t = torch.tensor([0.4, -0.9], dtype=torch.float64)
+    both(op, lambda f: nest(along(f))(t))
+
+
+@every_operation
+@pytest.mark.parametrize("nest", NESTS.values(), ids=list(NESTS))
+def test_nested_derivatives(op: Operation, nest: Callable[[Callable[..., Tensor]], Callable[..., Any]]) -> None:
+    check_nest(op, nest)
+
+
+def check_nest_around_vmap(op: Operation, nest: Callable[[Callable[..., Tensor]], Callable[..., Any]]) -> None:
+    """The same with a vmap between the derivatives and the operation."""
+    inputs = op.inputs(leading=(2,))
+    in_dims = tuple(0 if batched else None for batched in op.batched)
+
+    def along(function: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda t: vmap(function, in_dims)(*[(x * t[i % 2] + t.prod()).sin() for i, x in enumerate(inputs)])
+
+    t = torch.tensor([0.4, -0.9], dtype=torch.float64)
+    both(op, lambda f: nest(along(f))(t))
+
+
+@every_operation
+@pytest.mark.parametrize("nest", NESTS.values(), ids=list(NESTS))
+def test_nested_derivatives_around_vmap(
+    op: Operation, nest: Callable[[Callable[..., Tensor]], Callable[..., Any]]
+) -> None:
+    check_nest_around_vmap(op, nest)
+
+
+def check_reverse_through_a_dual(op: Operation) -> None:
+    """Forward over reverse by hand: the tangent of a gradient, and a gradient of a tangent."""
+    inputs = op.inputs()
+    v = tuple((t + 1).sin() for t in inputs)
+    every = every_argument(op)
+    both(op, lambda f: jvp(grad(scalar(f), every), inputs, v))
+    both(op, lambda f: grad(lambda *t: torch.stack(jvp(f, t, v)).prod(0).sin().sum(), every)(*inputs))
+
+
+@every_operation
+def test_reverse_through_a_dual(op: Operation) -> None:
+    check_reverse_through_a_dual(op)
+
+
+def test_per_sample_gradients_of_the_network() -> None:
+    inputs = NETWORK.inputs()
+    per_sample = vmap(grad(NETWORK.ours, (1, 2, 3, 4)), in_dims=(0, None, None, None, None, 0))(*inputs)
+    for i in range(inputs[0].shape[0]):
+        alone = grad(NETWORK.twin, (1, 2, 3, 4))(inputs[0][i], *inputs[1:5], inputs[5][i])
+        compare.all_of(compare.agree, [p[i] for p in per_sample], alone)
