@@ -335,6 +335,19 @@ def test_markdown_renders_in_tensorboard() -> None:
     assert "document 2: s, z, w_{i→j}, δ." in html
 
 
+def test_markdown_survives_a_tensorboard_event_file(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    source = trace.markdown(*example(3, 4, 2))
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_text("trace", source, 0)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (event,) = events.Tensors("trace/text_summary")
+    assert event.tensor_proto.string_val[0].decode() == source
+
+
 # The command.
 
 
@@ -414,18 +427,28 @@ def test_the_run_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
     torch.testing.assert_close(found.model(found.x), network.double()(found.x), rtol=1e-15, atol=0)
 
 
+def test_a_setting_the_run_chose_itself_is_found_beside_the_flags(tmp_path: Path) -> None:
+    """train.py without --lr writes the flag as null, and the rate it settled on at the top."""
+    from manual_bp.trace.run_folder import read
+
+    assert read(write_run(tmp_path / "chosen", flags={"lr": None, "dataset": "auto"}, lr=2.5), 0).lr == 2.5
+    assert read(write_run(tmp_path / "given"), 0).lr == 0.25
+    assert read(write_run(tmp_path / "neither", flags={"lr": None}), 0).lr == 1.0
+
+
 def test_traces_what_train_py_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = importlib.util.spec_from_file_location("train", Path(__file__).parents[1] / "train.py")
     assert spec is not None
     assert spec.loader is not None
     command = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(command)
-    arguments = ["--dataset", "digits", "--epochs", "1", "--hidden", "6", "--lr", "2", "--device", "cpu"]
+    arguments = ["--dataset", "digits", "--epochs", "1", "--hidden", "6", "--device", "cpu"]
     command.main([*arguments, "--logdir", str(tmp_path), "--run-name", "trained"])
     capsys.readouterr()
+    lr = json.loads((tmp_path / "trained" / "config.json").read_text(encoding="utf-8"))["lr"]
     assert main(["--run", str(tmp_path / "trained")]) == 0
     printed = capsys.readouterr().out
-    assert "64-6-10 network, one example (m = 1), cost half_per_example, η = 2" in printed
+    assert f"64-6-10 network, one example (m = 1), cost half_per_example, η = {lr:g}" in printed
     assert float(printed.split("max relative error ")[1].split()[0]) < ROUNDING
 
 

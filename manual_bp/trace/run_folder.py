@@ -52,14 +52,13 @@ def read(folder: Path, example: int) -> TrainedExample:
     if not folder.is_dir():
         raise RunError(f"{folder}: there is no such run folder; {_neighbours(folder)}")
     config = _config(folder / "config.json")
-    flags = config["flags"]
-    output = flags.get("output", "sigmoid")
+    output = _setting(config, "output", "sigmoid")
     if output not in ("sigmoid", "linear"):
         raise RunError(f"{folder / 'config.json'}: output is {output!r}, sigmoid or linear expected")
     model = _model(folder / "checkpoint.pt", output)
     sizes = [model[0].in_features, *(layer.out_features for layer in model if isinstance(layer, torch.nn.Linear))]
-    dataset = str(config.get("dataset") or flags.get("dataset") or "auto")
-    images, labels = _test_part(dataset, flags.get("data_dir"))
+    dataset = str(_setting(config, "dataset", "auto"))
+    images, labels = _test_part(dataset, _setting(config, "data_dir", None))
     if not 0 <= example < len(labels):
         raise RunError(f"--example {example}: the test part of {dataset} has images 0 to {len(labels) - 1}")
     if images.shape[1] != sizes[0]:
@@ -69,11 +68,18 @@ def read(folder: Path, example: int) -> TrainedExample:
         raise RunError(f"{folder}: its network has {sizes[-1]} outputs, the image has the label {label}")
     x = images[example].double() / 255
     y = F.one_hot(torch.tensor(label), sizes[-1]).double()
-    try:
-        lr = float(flags.get("lr", 1.0))
-    except (TypeError, ValueError):
-        raise RunError(f"{folder / 'config.json'}: lr is {flags['lr']!r}, a number is needed") from None
-    return TrainedExample(model, x, y, label, dataset, str(flags.get("cost", "half_per_example")), lr)
+    lr = _setting(config, "lr", 1.0)
+    if not isinstance(lr, int | float):
+        raise RunError(f"{folder / 'config.json'}: lr is {lr!r}, a number is needed")
+    return TrainedExample(model, x, y, label, dataset, str(_setting(config, "cost", "half_per_example")), float(lr))
+
+
+def _setting(config: dict[str, Any], name: str, default: Any) -> Any:
+    """What the run used: the value it settled on, else the flag as it was given."""
+    for settings in (config, config["flags"]):
+        if settings.get(name) is not None:
+            return settings[name]
+    return default
 
 
 def _config(path: Path) -> dict[str, Any]:
