@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections import OrderedDict
@@ -536,19 +537,29 @@ def test_mnist_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.Capt
     assert "mnist" in fault(run, capsys)
 
 
-def test_import_is_light_and_the_command_runs_as_a_module() -> None:
+def test_the_module_runs_and_imports_nothing_heavy() -> None:
+    """In an ASCII terminal too: the output is UTF-8."""
     code = (
-        "import sys, manual_bp.trace.__main__ as t; s = t.main([]); "
-        "heavy = {'torchvision', 'tensorboard', 'matplotlib', 'manual_bp.training'} & set(sys.modules); "
-        "sys.exit(f'{s} {heavy}' if s or heavy else 0)"
+        "import atexit, runpy, sys; "
+        "heavy = lambda: {'torchvision', 'tensorboard', 'matplotlib', 'manual_bp.training'} & set(sys.modules); "
+        "atexit.register(lambda: print('heavy:', sorted(heavy()))); "
+        "runpy.run_module('manual_bp.trace', run_name='__main__', alter_sys=True)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "two-two-two" in done.stdout
-    module = subprocess.run(
-        [sys.executable, "-m", "manual_bp.trace", "--run", "no/such/run"], capture_output=True, text=True, check=False
-    )
-    assert module.returncode == 1
-    assert module.stderr.startswith(
-        "trace: error: no/such/run: there is no such run folder; no runs in no/such: train one"
-    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    printed = done.stdout.decode("utf-8")
+    assert done.returncode == 0, done.stderr.decode()
+    assert "Document 1, two-two-two" in printed
+    assert "heavy: []" in printed
+
+
+def test_the_readme_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    section = readme.split("## Show me the maths")[1].split("\n## ")[0]
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    shown = section.split("```")[1::2]
+    assert len(shown) == 2
+    for block in shown:
+        assert block.strip() in printed
+    assert all(f"`{name}`" in section for name in NETWORKS)

@@ -4,8 +4,6 @@ The literals below are copied from the docstrings; L is λ = ln 3.
 """
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -335,10 +333,10 @@ def test_command_prints_every_example(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(f"=== {name} ===" in printed for name in EXAMPLES)
 
 
-def test_command_refuses_an_unknown_name() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "manual_bp.worked_examples", "nonsense"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "invalid choice: 'nonsense'" in done.stderr
-    assert "branching" in done.stderr
+def test_command_refuses_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["nonsense"])
+    assert stopped.value.code == 2
+    printed = capsys.readouterr().err
+    assert "invalid choice: 'nonsense'" in printed
+    assert "branching" in printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,4 +80,6 @@ def _run(args: argparse.Namespace) -> list[Block]:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # σ, δ and ∂ are in no other common encoding of a redirected output
     sys.exit(main())
