@@ -39,8 +39,10 @@ class HandDerivedFunction(torch.autograd.Function):
         ctx.save_for_forward(*tensors)
 
 
-def forward_rule(rule: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+def forward_rule(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Make `rule(ctx, saved_tensors, *tangents)` a `jvp` that forward mode can differentiate again (nested jacfwd).
+
+    A tensor without a tangent has a tangent of zeros here; only an argument that is no tensor has None.
 
     PyTorch calls `jvp` with forward mode off, so the tangents of the levels around it are lost and the second
     derivative is 0. It is turned on again here. The saved tensors' own tangents are the arguments of `jvp`; left on
@@ -48,7 +50,7 @@ def forward_rule(rule: Callable[..., Tensor | None]) -> Callable[..., Tensor | N
     """
 
     @wraps(rule)
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         with forward_ad._set_fwd_grad_enabled(True):
             saved = [t if t is None else _primal(t) for t in ctx.saved_tensors]
             return rule(ctx, saved, *tangents)

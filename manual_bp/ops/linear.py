@@ -57,18 +57,10 @@ class LinearForwardMode(LinearFunction):
 
     @staticmethod
     @forward_rule
-    def jvp(
-        ctx: Any, saved: list[Tensor], x_dot: Tensor | None, weight_dot: Tensor | None, bias_dot: Tensor | None
-    ) -> Tensor | None:
+    def jvp(ctx: Any, saved: list[Tensor], x_dot: Tensor, weight_dot: Tensor, bias_dot: Tensor | None) -> Tensor:
         x, weight = saved
-        terms = []
-        if x_dot is not None:
-            terms.append(F.linear(x_dot, weight))  # ẋ Wᵀ  (..., n_out)
-        if weight_dot is not None:
-            terms.append(F.linear(x, weight_dot))  # x Ẇᵀ  (..., n_out)
-        if bias_dot is not None:
-            terms.append(bias_dot.expand(*x.shape[:-1], bias_dot.shape[-1]))  # ḃ  (..., n_out)
-        return sum(terms[1:], terms[0]) if terms else None
+        z_dot = F.linear(x_dot, weight) + F.linear(x, weight_dot)  # ẋ Wᵀ + x Ẇᵀ  (..., n_out)
+        return z_dot if bias_dot is None else z_dot + bias_dot  # + ḃ  (..., n_out)
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -78,17 +78,9 @@ class MSELossForwardMode(MSELossFunction):
 
     @staticmethod
     @forward_rule
-    def jvp(ctx: Any, saved: list[Tensor], a_dot: Tensor | None, y_dot: Tensor | None, _: None) -> Tensor | None:
+    def jvp(ctx: Any, saved: list[Tensor], a_dot: Tensor, y_dot: Tensor, _: None) -> Tensor:
         a, y = saved
-        if y_dot is None:
-            residual_dot = a_dot
-        elif a_dot is None:
-            residual_dot = -y_dot
-        else:
-            residual_dot = a_dot - y_dot  # ȧ − ẏ  (..., n_out)
-        if residual_dot is None:
-            return None
-        terms = (a - y) * residual_dot * (2 * scale(ctx.reduction, a))  # 2 s (a − y) ⊙ (ȧ − ẏ)  (..., n_out)
+        terms = (a - y) * (a_dot - y_dot) * (2 * scale(ctx.reduction, a))  # 2 s (a − y) ⊙ (ȧ − ẏ)  (..., n_out)
         return terms if ctx.reduction == "none" else terms.sum()
 
 
