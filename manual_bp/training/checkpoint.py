@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from manual_bp.training import terminal
 from manual_bp.training.errors import UserError
-from manual_bp.training.options import Options
+from manual_bp.training.options import Options, restore
 
 FORMAT = 1
 NAME = "checkpoint.pt"
@@ -20,6 +21,7 @@ _MAY_CHANGE = {"epochs", "data_dir", "device", "threads", "histograms", "resume"
 _ENTRIES: dict[str, type] = {
     "epoch": int,
     "epochs": int,
+    "batch_size": int,
     "model": dict,
     "engine": dict,
     "engine_name": str,
@@ -59,6 +61,12 @@ def read(path: Path) -> dict[str, Any]:
     for name, kind in _ENTRIES.items():
         if not isinstance(state.get(name), kind):
             raise UserError(f"{path}: its entry {name!r} is missing or not a {kind.__name__}: the file was changed")
+    try:
+        epochs = [row["epoch"] for row in state["metrics"] if terminal.line(row)]
+    except (KeyError, TypeError, ValueError):
+        epochs = None
+    if epochs != list(range(1, state["epoch"] + 1)):
+        raise UserError(f"{path}: its metrics are not those of epochs 1 to {state['epoch']}: the file was changed")
     return state
 
 
@@ -86,20 +94,20 @@ def resumed_options(options: Options, given: set[str], state: dict[str, Any], pa
     Raises:
         UserError: a flag that was given contradicts the run.
     """
-    flags = {**state["flags"], "hidden": tuple(state["flags"]["hidden"])}
-    for name in sorted(given - _MAY_CHANGE):
-        if getattr(options, name) != flags.get(name):
-            flag = "--" + name.replace("_", "-")
-            seen, saved = (_shown(value) for value in (getattr(options, name), flags.get(name)))
-            raise UserError(
-                f"{path}: that run has {flag} {saved}, the command line {flag} {seen}: leave {flag} out to continue "
-                f"it, or start a new run without --resume"
-            )
     try:
-        kept = Options(**flags)
-    except TypeError as error:
-        raise UserError(f"{path}: its flags are not those of this version: train anew") from error
-    return replace(kept, **{name: getattr(options, name) for name in (given & _MAY_CHANGE) | {"resume"}})
+        kept = restore(state["flags"])
+    except ValueError as error:
+        raise UserError(f"{path}: its flags are not those of this version ({error}): train anew") from error
+    for name in sorted(given - _MAY_CHANGE):
+        seen, saved = getattr(options, name), getattr(kept, name)
+        if seen != saved:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(
+                f"{path}: that run has {flag} {_shown(saved)}, the command line {flag} {_shown(seen)}: leave {flag} "
+                f"out to continue it, or start a new run without --resume"
+            )
+    changed = {name: getattr(options, name) for name in (given & _MAY_CHANGE) | {"resume"}}
+    return replace(kept, engine=state["engine_name"], **changed)
 
 
 def _shown(value: Any) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from manual_bp.training.initialisation import INITIALISATIONS
 
@@ -78,8 +78,28 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Options, set[str]]:
     return options, set(vars(parser.parse_args(argv)))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def restore(flags: Mapping[str, object]) -> Options:
+    """The options that `dataclasses.asdict` made `flags` of, checked as strictly as a command line.
+
+    Raises:
+        ValueError: they are none that `parse` could have given.
+    """
+    argv: list[str] = []
+    for name, value in flags.items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            argv.append(flag)
+        elif isinstance(value, (list, tuple)):
+            argv += [flag, *map(str, value)]
+        elif value is not None and value is not False:
+            argv.append(f"{flag}={value}")
+    parser = _parser()
+    parser.raises = True
+    return Options(**vars(parser.parse_args(argv)))
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
         prog="train.py",
         description="Train a sigmoid network on MNIST with hand-derived backpropagation; TensorBoard shows the run.",
         formatter_class=_HelpFormatter,
@@ -201,6 +221,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--dry-run", action="store_true", help="one step and one evaluation, nothing written")
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    raises = False  # a ValueError instead of the end of the program
+
+    def error(self, message: str) -> NoReturn:
+        """One line, without the usage: with so many flags it would push the one line that matters off the screen."""
+        if self.raises:
+            raise ValueError(message)
+        self.exit(2, f"{self.prog}: error: {message} (see python {self.prog} --help)\n")
 
 
 class _HelpFormatter(argparse.HelpFormatter):

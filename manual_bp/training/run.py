@@ -61,8 +61,10 @@ class Run:
         defaults = recipe(self.dataset.name)
         examples = len(self.dataset.train)
         asked = defaults.batch_size if options.batch_size is None else options.batch_size
-        # With several processes a batch is what all of them take together.
+        # With several processes a batch is what all of them take together, whoever continues the run.
         self.batch_size = examples if asked == "full" else min(int(asked) * self.world.size, examples)
+        if state is not None:
+            self.batch_size = state["batch_size"]
         self.options = options
         self.epochs = defaults.epochs if options.epochs is None else options.epochs
         self.lr = defaults.lr if options.lr is None else options.lr
@@ -239,6 +241,7 @@ class Run:
             "format": checkpoint.FORMAT,
             "epoch": epoch,
             "epochs": self.epochs,
+            "batch_size": self.batch_size,
             "model": self.model.state_dict(),
             "engine": self.engine.state_dict(),
             "engine_name": self.engine_name,
@@ -260,7 +263,7 @@ class Run:
                 f"{path}: was trained on other {state['dataset']} data than these ({self.dataset.source}): name the "
                 f"folder of that run's data with --data-dir"
             )
-        shapes = {name: tuple(value.shape) for name, value in state["model"].items()}
+        shapes = {name: tuple(getattr(value, "shape", ())) for name, value in state["model"].items()}
         expected = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
         if shapes != expected:
             raise UserError(f"{path}: holds a network of {shapes}, the flags describe {expected}: the file was changed")

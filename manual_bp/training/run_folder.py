@@ -56,8 +56,9 @@ class RunFolder:
             raise UserError(f"{logdir / base} and a thousand numbered names are taken: choose a --run-name")
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(f"{logdir} is not a folder: choose another --logdir") from error
-        except OSError as error:
-            raise UserError(f"no run can be made in {logdir} ({error.strerror}): choose another --logdir") from error
+        except (OSError, ValueError) as error:  # a ValueError for a name with a null character
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"no run can be made in {str(logdir)!r} ({reason}): choose another --logdir") from error
         finally:
             if beside is not None:
                 shutil.rmtree(beside, ignore_errors=True)
