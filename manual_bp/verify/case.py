@@ -1,0 +1,192 @@
+"""One function with one set of arguments in one dtype, and the two ways to run it: as values, and as a graph.
+
+The arguments are never handed over themselves: every call gets fresh copies, so that a function which writes into them
+spoils nothing, and `changed` can tell.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.verify import randomness
+from manual_bp.verify.subject import Subject
+
+Gradients = dict[int, Tensor | None]  # by the argument's position
+
+
+class Crash(Exception):
+    """The function under check raised; `stage` says in which call."""
+
+    def __init__(self, stage: str, error: BaseException) -> None:
+        self.stage = stage
+        self.error = error
+        text = str(error).strip()
+        self.line = f"{type(error).__name__}: {text.splitlines()[0] if text else '(no message)'}"
+        super().__init__(f"{stage}: {self.line}")
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Turn whatever the function under check raises into a `Crash` that names the call."""
+    try:
+        yield
+    except Crash:
+        raise
+    except Exception as error:  # anything at all: it is somebody else's code
+        raise Crash(name, error) from error
+
+
+@dataclass
+class Graph:
+    """One forward with autograd on: what was passed, what came out, and the leaves to differentiate by."""
+
+    leaves: dict[int, Tensor]
+    passed: list[Any]
+    returned: list[Tensor]
+    outputs: list[Tensor]
+    changed: list[int] = field(default_factory=list)
+
+    def gradients(self, cotangents: Sequence[Tensor | None], *, retain: bool = False, create: bool = False) -> Gradients:
+        """Σ_o ⟨cotangent_o, output_o⟩ differentiated by each leaf; a cotangent of None leaves its output out."""
+        pairs = [(o, g) for o, g in zip(self.outputs, cotangents, strict=True) if g is not None and o.requires_grad]
+        if not pairs or not self.leaves:
+            return dict.fromkeys(self.leaves)
+        with stage("backward"), torch.enable_grad():
+            found = torch.autograd.grad(
+                [o for o, _ in pairs],
+                list(self.leaves.values()),
+                [g.to(o) for o, g in pairs],
+                retain_graph=retain or create,
+                create_graph=create,
+                allow_unused=True,
+            )
+        return dict(zip(self.leaves, found, strict=True))
+
+
+class Case:
+    """A subject bound to arguments in one dtype; `checked` are the positions whose gradient is looked at."""
+
+    def __init__(self, subject: Subject, args: Sequence[Any], checked: Sequence[int], seed: int) -> None:
+        self.subject = subject
+        self.args = [a.detach().clone() if isinstance(a, Tensor) else a for a in args]
+        self.checked = list(checked)
+        self.seed = seed
+        self.random = False
+        self.needs_graph = False  # the forward itself differentiates, and fails with autograd off
+        self.differentiable: list[int] = []
+        self.shapes: list[torch.Size] = []
+
+    def prepare(self) -> Graph:
+        """Run once, and learn which outputs can be differentiated and whether the generators are drawn from."""
+        before = randomness.fingerprint()
+        graph = self.graph(first=True)
+        self.random = randomness.fingerprint() != before
+        outputs = [_real(o) for o in graph.returned]
+        usable = [i for i, o in enumerate(outputs) if o.is_floating_point() and o.requires_grad]
+        # A function that cuts the graph has no such output; the floating ones still tell what the derivative is.
+        self.differentiable = usable or [i for i, o in enumerate(outputs) if o.is_floating_point()]
+        graph.outputs = [outputs[i] for i in self.differentiable]
+        self.shapes = [o.shape for o in graph.outputs]
+        try:
+            self.values()
+        except Crash:
+            self.needs_graph = True
+        return graph
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The widest dtype among the checked arguments."""
+        dtypes = [self.args[i].dtype for i in self.checked]
+        return max(dtypes, key=lambda d: torch.finfo(d).bits, default=torch.float64)
+
+    def copies(self, args: Sequence[Any] | None = None) -> list[Any]:
+        """Fresh copies; strides are kept where they can be."""
+        return [a.clone() if isinstance(a, Tensor) else a for a in (self.args if args is None else args)]
+
+    def values(self, args: Sequence[Any] | None = None) -> list[Tensor]:
+        """All tensors the function returns, with autograd off."""
+        if self.random:
+            randomness.reset(self.seed)
+        with stage("forward"), torch.set_grad_enabled(self.needs_graph):
+            return [o.detach() for o in tensors(self.subject.call(*self.copies(args)))]
+
+    def vector(self, args: Sequence[Any] | None = None) -> Tensor:
+        """The differentiable outputs as one flat float64 vector."""
+        outputs = self.values(args)
+        if len(outputs) <= max(self.differentiable, default=-1):
+            raise Crash("forward", RuntimeError(f"it returned {len(outputs)} tensors where it had returned more"))
+        return flat([_real(outputs[i]) for i in self.differentiable])
+
+    def graph(self, args: Sequence[Any] | None = None, needs: Sequence[int] | None = None, first: bool = False) -> Graph:
+        """Run with autograd on. Each leaf is passed as a copy of itself, so that in-place functions may write to it."""
+        leaves: dict[int, Tensor] = {}
+        passed = self.copies(args)
+        for i in self.checked if needs is None else needs:
+            leaf = _real(passed[i]).detach().requires_grad_()
+            leaves[i] = leaf
+            passed[i] = torch.view_as_complex(leaf.clone()) if passed[i].is_complex() else leaf.clone()
+        before = [a.detach().clone() if isinstance(a, Tensor) else None for a in passed]
+        histories = [a.grad_fn if isinstance(a, Tensor) else None for a in passed]
+        if self.random:
+            randomness.reset(self.seed)
+        with stage("forward"), torch.enable_grad():
+            result = self.subject.call(*passed)
+        returned = tensors(result)
+        changed = [
+            i
+            for i, (a, old) in enumerate(zip(passed, before, strict=True))
+            if isinstance(a, Tensor) and old is not None and not same(a.detach(), old)
+            # an in-place operation that autograd recorded, or that mark_dirty declared, gives the tensor a new history
+            and (i not in leaves or a.grad_fn is histories[i])
+            and not any(o is a for o in returned)
+        ]
+        if self.random:
+            randomness.reset(self.seed + 1)  # a backward that draws again must not get the forward's numbers
+        outputs = [] if first else [_real(returned[i]) for i in self.differentiable if i < len(returned)]
+        if not first and len(outputs) != len(self.differentiable):
+            raise Crash("forward", RuntimeError(f"it returned {len(returned)} tensors where it had returned more"))
+        return Graph(leaves, passed, returned, outputs, changed)
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """A flat cotangent as one tensor for each differentiable output."""
+        # a copy: a backward that writes into its grad_output must not reach the caller's
+        parts = vector.clone().split([s.numel() for s in self.shapes])
+        return [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def gradients(self, vector: Tensor, args: Sequence[Any] | None = None, needs: Sequence[int] | None = None) -> Gradients:
+        """The function's own gradients for a flat cotangent, from a fresh graph."""
+        return self.graph(args, needs).gradients(self.split(vector))
+
+
+def tensors(result: Any) -> list[Tensor]:
+    """The tensors in a tensor, tuple, list or dict, in order."""
+    if isinstance(result, Tensor):
+        return [result]
+    if isinstance(result, dict):
+        result = list(result.values())
+    if isinstance(result, tuple | list):
+        return list(itertools.chain.from_iterable(tensors(item) for item in result))
+    return []
+
+
+def flat(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors as one flat float64 vector on the CPU."""
+    return torch.cat([p.detach().reshape(-1).to("cpu", torch.float64) for p in parts] or [torch.zeros(0).double()])
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same values, NaN equal to NaN."""
+    if a.shape != b.shape:
+        return False
+    return bool(torch.equal(a, b)) or bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

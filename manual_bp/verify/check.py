@@ -1,0 +1,372 @@
+"""`check`: run the probes in the order in which faults explain one another, and stop where the rest would follow."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.verify import randomness
+from manual_bp.verify.case import Case, Crash, Graph
+from manual_bp.verify.diagnose import diagnose
+from manual_bp.verify.experiment import Experiment, telling
+from manual_bp.verify.listen import Heard, listening
+from manual_bp.verify.probes import batch, layout, needs, partial, precision, repeat, second_order, transforms
+from manual_bp.verify.probes.result import Result
+from manual_bp.verify.reference import Reference
+from manual_bp.verify.report import Finding, Report, Row
+from manual_bp.verify.shapes import wrong_shape
+from manual_bp.verify.subject import Subject, subject_of
+
+
+def check(
+    function: Any,
+    inputs: Any,
+    *,
+    reference: Any = None,
+    names: Sequence[str] | None = None,
+    compile: bool | str = False,
+    seed: int = 0,
+) -> Report:
+    """Compare a function's gradients, ∂⟨g, f(x)⟩/∂x for random g, with differences of its own values, and say what is wrong.
+
+    Works in float64 on copies of the inputs where the function takes float64, and looks at rounding in the inputs' own
+    dtype. Nothing of the caller's is changed: not the tensors, not their `.grad`, not the random generators.
+
+    Args:
+        function: a `torch.autograd.Function` class or its `apply`, an `nn.Module` (its parameters are checked too), or
+            any callable.
+        inputs: the positional arguments of one call: tensors, integers, None, strings. Checked are the tensors that
+            require a gradient; where none does, every floating or complex tensor.
+        reference: a callable that computes the same; its values and its gradients by autograd are compared as well. A
+            gradient that equals the reference's is accepted even where it is not the derivative (straight-through).
+        names: what to call the inputs; by default the parameter names of `forward`.
+        compile: also run under `torch.compile(fullgraph=True)`; a string names the backend.
+        seed: of the random cotangents and directions.
+
+    Returns:
+        A `Report`; `report.ok`, `report.findings` (`kind` is a key of `KINDS`), `report.raise_if_failed()`.
+
+    Raises:
+        TypeError: `function` is not callable.
+        ValueError: `names` has another length than `inputs`, or the reference itself raises.
+    """
+    subject = subject_of(function, inputs, names)
+    with randomness.kept(), warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")  # odd sizes are tried on purpose, and would warn
+        randomness.reset(seed)
+        run = _Check(subject, seed)
+        run.run(reference, "inductor" if compile is True else compile or None)
+    return Report(subject.name, run.findings, run.rows, run.checks, run.notes)
+
+
+class _Check:
+    def __init__(self, subject: Subject, seed: int) -> None:
+        self.subject = subject
+        self.seed = seed
+        self.checked = [i for i, flag in enumerate(subject.requires_grad) if flag]
+        self.findings: list[Finding] = []
+        self.rows: list[Row] = []
+        self.checks: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    def run(self, reference: Any, backend: str | None) -> None:
+        given = Case(self.subject, self.subject.args, self.checked, self.seed)
+        try:
+            graph = given.prepare()
+        except Crash as crash:
+            self.findings.append(Finding("crash", "forward", f"the forward raises {crash.line}"))
+            return
+        case, graph = self._double(given, graph)
+        if not self._forward(case, graph):
+            return
+        if not self.checked:
+            self.notes.append("no input is a floating tensor: there is nothing to differentiate by")
+            return
+        if any(case.args[i].is_complex() for i in self.checked):
+            self.notes.append("complex inputs are checked as pairs of real numbers: ∂/∂Re and ∂/∂Im")
+        experiment = self._experiment(case)
+        if experiment is None:
+            return
+        twin = self._reference(reference, experiment, given)
+        if not self._has_graph(experiment, graph):
+            return
+        if not self._values(experiment, given, twin):
+            skipped = "needs_input_grad, layouts, batch sizes, second backward, double backward, jvp, vmap, precision"
+            self.notes.append(f"not looked at, because of the findings above: {skipped}")
+            return
+        self._behaviour(experiment, given, backend)
+
+    def _double(self, given: Case, graph: Graph) -> tuple[Case, Graph]:
+        """The same case in float64, if the function takes it."""
+        wide = {torch.complex64: torch.complex128, torch.complex32: torch.complex128}
+        args = [
+            a.to(wide.get(a.dtype, torch.float64) if a.is_complex() or a.is_floating_point() else a.dtype)
+            if isinstance(a, Tensor)
+            else a
+            for a in given.args
+        ]
+        if all(a.dtype == b.dtype for a, b in zip(args, given.args, strict=True) if isinstance(a, Tensor)):
+            return given, graph
+        case = Case(self.subject, args, self.checked, self.seed)
+        name = str(given.dtype).removeprefix("torch.") if self.checked else "its own dtype"
+        try:
+            wide_graph = case.prepare()
+            if case.shapes != given.shapes:
+                raise Crash("forward", ValueError("it returns something else"))
+        except Crash as crash:
+            self.notes.append(f"measured in {name}, with wider tolerances: the function takes no float64 ({crash.line})")
+            return given, graph
+        self.notes.append(f"measured on float64 copies of the {name} inputs")
+        return case, wide_graph
+
+    def _forward(self, case: Case, graph: Graph) -> bool:
+        for i in graph.changed:
+            flagged = any(isinstance(a, Tensor) and a.requires_grad for a in self.subject.args)
+            if i not in self.checked and flagged and case.args[i].is_floating_point():
+                self.notes.append(f"the forward writes into {self.subject.names[i]}, which needs no gradient")
+                continue
+            self.findings.append(
+                Finding(
+                    "mutates-input",
+                    self.subject.names[i],
+                    f"the forward changes the values of {self.subject.names[i]} without declaring it: work on a copy, or "
+                    "call ctx.mark_dirty and return the tensor itself",
+                )
+            )
+        return self._probe("deterministic", lambda: repeat.forward_twice(case))
+
+    def _experiment(self, case: Case) -> Experiment | None:
+        if not case.differentiable or not any(s.numel() for s in case.shapes):
+            self.notes.append("no output is a floating tensor with elements: there is nothing to differentiate")
+            return None
+        experiment = Experiment(case, self.seed)
+        missing = int((~experiment.differences.finite).sum())
+        if missing:
+            self.notes.append(f"{missing} output elements are NaN or infinite; they are left out")
+        experiment.measure_truth()
+        if experiment.sampled:
+            share = ", ".join(
+                f"{self.subject.names[i]} {len(c)} of {case.args[i].numel()}"
+                for i, c in experiment.columns.items()
+                if c is not None
+            )
+            self.notes.append(
+                f"too large for a full Jacobian: measured on a random sample of elements ({share}) and along random directions"
+            )
+        for i, truth in experiment.truths.items():
+            count = int(truth.rough.sum())
+            if count:
+                self.notes.append(
+                    f"{self.subject.names[i]}: the function is not differentiable (a kink, a tie, a jump) at {count} of "
+                    f"{truth.rough.numel()} elements; any gradient is accepted there"
+                )
+        if experiment.differences.relative_noise > 1e-11:
+            noise = experiment.differences.relative_noise
+            self.notes.append(f"the function's values carry a rounding of {noise:.0e}: tolerances are wider accordingly")
+        return experiment
+
+    def _reference(self, reference: Any, experiment: Experiment, given: Case) -> Reference | None:
+        if reference is None:
+            return None
+        twin = Reference(reference, experiment, given)
+        result = twin.compare_forward()
+        self._take("reference", result)
+        return twin if result.status == "ok" else None
+
+    def _has_graph(self, experiment: Experiment, graph: Graph) -> bool:
+        if any(o.requires_grad for o in graph.outputs):
+            return True
+        lost = [i for i in self.checked if any(telling(*experiment.expected(i, row)) for row in (0, 1))]
+        if self.subject.function_class is not None:
+            self.notes.append("every output is marked non-differentiable: there is no gradient to check")
+        elif lost:
+            for i in lost:
+                self.findings.append(
+                    Finding(
+                        "missing-gradient",
+                        self.subject.names[i],
+                        "no output requires a gradient, but the outputs depend on it: the graph is cut (detach, no_grad, "
+                        ".data, NumPy)",
+                    )
+                )
+        return False
+
+    def _values(self, experiment: Experiment, given: Case, twin: Reference | None) -> bool:
+        """What the backward writes and returns, then its numbers. False when there is a finding on these."""
+        case, before = experiment.case, len(self.findings)
+        heard, crash = self._listen(case, experiment.cotangents[0])
+        self._written(heard)
+        shaped = self._shapes(experiment, heard)
+        if crash is not None:
+            if not shaped:
+                stage = "backward" if not self._counted(heard) else f"backward ({self._counted(heard)})"
+                self.findings.append(Finding("crash", "backward", f"the {stage} raises {crash.line}"))
+            return False
+        if not self._probe("backward deterministic", lambda: repeat.backward_twice(experiment)):
+            return False
+        experiment.measure_gradients()
+        if twin is not None:
+            twin.complete()
+        found = []
+        for i in self.checked:
+            finding, row = diagnose(experiment, i)
+            if finding is not None and twin is not None and twin.agrees(i):
+                name = self.subject.names[i]
+                self.notes.append(f"{name}: the gradient is the reference's, which is not the derivative of the values")
+                finding, row = None, Row(row.tensor, row.shape, row.max_abs, row.max_rel, "ok (as the reference)")
+            if i in shaped:
+                finding, row = None, Row(row.tensor, row.shape, row.max_abs, row.max_rel, shaped[i])
+            self.rows.append(row)
+            if finding is not None:
+                found.append(finding)
+        self.findings += sorted(found, key=lambda f: f.kind == "wrong-values")
+        self._dtypes(experiment, heard, given)
+        wrong = len(self.findings) > before
+        self.checks["gradient"] = "finding" if wrong else "ok"
+        return not wrong
+
+    def _listen(self, case: Case, row: Tensor) -> tuple[list[Heard], Crash | None]:
+        graph = case.graph()
+        with listening(graph) as heard:
+            try:
+                graph.gradients(case.split(row))
+            except Crash as crash:
+                return heard, crash
+        return heard, None
+
+    def _written(self, heard: list[Heard]) -> None:
+        for event in heard:
+            inside = "" if event.cls is self.subject.function_class else f" of {event.cls.__name__}"
+            if event.written_gradients:
+                self.findings.append(
+                    Finding(
+                        "mutates-grad-output",
+                        "grad_output",
+                        f"the backward{inside} writes into the gradient it receives (argument "
+                        f"{event.written_gradients[0]}): autograd may still need it; use out-of-place operations",
+                    )
+                )
+            if event.written_saved:
+                self.findings.append(
+                    Finding(
+                        "mutates-saved",
+                        event.written_saved[0],
+                        f"the backward{inside} writes into what the forward saved ({', '.join(event.written_saved)}): a "
+                        "second backward, and whoever holds the tensor, sees other values",
+                    )
+                )
+
+    def _counted(self, heard: list[Heard]) -> str:
+        for event in heard:
+            if event.returned is not None and len(event.returned) != len(event.needs):
+                return f"{event.cls.__name__} returns {len(event.returned)} gradients for {len(event.needs)} arguments"
+        return ""
+
+    def _shapes(self, experiment: Experiment, heard: list[Heard]) -> dict[int, str]:
+        """Findings on shapes, by the argument's position (negative for one inside something else)."""
+        shaped: dict[int, str] = {}
+        found = []
+        for event in heard:
+            mine = event.cls is self.subject.function_class and sum(h.cls is event.cls for h in heard) == 1
+            for i, raw in enumerate(event.returned or ()):
+                if not isinstance(raw, Tensor) or i >= len(event.needs) or not event.needs[i]:
+                    continue
+                name = event.tensor_name(self.subject, i)
+                if mine and i in self.checked:
+                    if raw.shape != experiment.case.args[i].shape:
+                        kind, text = wrong_shape(experiment, i, raw)
+                        shaped[i] = kind
+                        found.append(Finding(kind, name, text))
+                elif i in event.expected and raw.shape != event.expected[i][0]:
+                    shape = event.expected[i][0]
+                    more = raw.numel() > shape.numel()
+                    kind = "missing-batch-sum" if more and torch.broadcast_shapes(raw.shape, shape) == raw.shape else "wrong-shape"
+                    shaped[-1 - i] = kind
+                    found.append(Finding(kind, name, f"its shape is {tuple(raw.shape)}, its input's is {tuple(shape)}"))
+        self.findings += sorted(found, key=lambda f: f.kind == "wrong-shape")
+        return shaped
+
+    def _dtypes(self, experiment: Experiment, heard: list[Heard], given: Case) -> None:
+        """In the dtype of the inputs; in float64 only if the forward keeps it, so that float32 inside is no fault."""
+        events = [(heard, experiment.case)] if all(o.dtype == torch.float64 for o in experiment.case.graph().outputs) else []
+        if given is not experiment.case:
+            events.append((self._listen(given, experiment.cotangents[0])[0], given))
+        elif not events:
+            events.append((heard, given))
+        for calls, _ in events:
+            for event in calls:
+                for i, raw in enumerate(event.returned or ()):
+                    if not isinstance(raw, Tensor) or i not in event.expected or raw.dtype == event.expected[i][1]:
+                        continue
+                    name = event.tensor_name(self.subject, i)
+                    seen, wanted = (str(d).removeprefix("torch.") for d in (raw.dtype, event.expected[i][1]))
+                    finding = Finding(
+                        "wrong-dtype", name, f"its dtype is {seen}, its input's is {wanted}; autograd casts it silently"
+                    )
+                    # an error of the size of that dtype's rounding follows from it
+                    self.findings = [f for f in self.findings if not (f.kind == "precision" and f.tensor == name)]
+                    if not any(f.kind == "wrong-dtype" and f.tensor == name for f in self.findings):
+                        self.findings.append(finding)
+
+    def _behaviour(self, experiment: Experiment, given: Case, backend: str | None) -> None:
+        case = experiment.case
+        self._probe("parts of the output", lambda: partial.partial_outputs(experiment))
+        self._probe("requires_grad subsets", lambda: needs.needs(experiment))
+        self._probe("second backward", lambda: repeat.second_backward(experiment))
+        self._probe("interleaved calls", lambda: repeat.interleaved(experiment))
+        self._probe("layouts", lambda: layout.layout(experiment))
+        positions = batch.batched(case)
+        if positions is not None:
+            rtol, noise = experiment.rtol, experiment.differences.relative_noise
+            self._probe("batch of 0", lambda: batch.empty_batch(case, positions))
+            self._probe("batch of 1", lambda: batch.batch_of_one(case, positions, rtol, noise))
+        bits = torch.finfo(given.dtype).eps
+        self._probe("gradient's rounding", lambda: precision.backward_noise(experiment, bits))
+        low = self._low(given)
+        if low is not None and not any(f.kind == "precision" for f in self.findings):
+            name = str(low.dtype).removeprefix("torch.")
+            self._probe(name, lambda: precision.against_double(low, case, experiment))
+        self._probe("double backward", lambda: second_order.second_order(experiment))
+        self._probe("jvp", lambda: transforms.forward_mode(experiment))
+        self._probe("vmap", lambda: transforms.vmap(experiment))
+        if backend:
+            self._probe("compile", lambda: transforms.compiled(experiment, backend))
+
+    def _low(self, given: Case) -> Case | None:
+        """The case in the inputs' own dtype; for float64 inputs in float32, where its range holds them comfortably."""
+        if given.dtype != torch.float64:
+            return given
+        floats = [a for a in given.args if isinstance(a, Tensor) and a.is_floating_point()]
+        sizes = torch.cat([a.reshape(-1).abs().cpu().double() for a in floats]) if floats else torch.ones(1)
+        sizes = sizes[sizes > 0]
+        if not bool(((sizes > 1e-6) & (sizes < 1e6)).all()):
+            return None
+        args = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in given.args]
+        low = Case(self.subject, args, self.checked, self.seed)
+        try:
+            low.prepare()
+        except Crash:
+            return None
+        return low if low.shapes == given.shapes else None
+
+    def _probe(self, name: str, probe: Callable[[], Result]) -> bool:
+        """Run one probe; True when it found nothing."""
+        try:
+            result = probe()
+        except Crash as crash:
+            result = Result("not possible", notes=[f"{name}: not looked at, the {crash.stage} raises {crash.line}"])
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            # the probe, not the function: one that trips must not take the report with it
+            line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            result = Result("not possible", notes=[f"{name}: could not be looked at ({line})"])
+        return self._take(name, result)
+
+    def _take(self, name: str, result: Result) -> bool:
+        self.checks[name] = result.status
+        self.findings += result.findings
+        self.notes += [n for n in result.notes if n not in self.notes]
+        return not result.findings

@@ -1,0 +1,177 @@
+"""The evidence on one case: for a few cotangents, the derivative by differences and the function's own gradient.
+
+Rows of `cotangents` are flat gradients for all differentiable outputs together: two random ones, ones, and where there
+are several outputs the first one restricted to each output.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.verify.case import Case, Crash, flat
+from manual_bp.verify.truth import Differences, Truth, unit
+
+EVALUATIONS = 12000  # forwards that a full Jacobian may cost
+SECONDS = 1.2  # and the time
+
+
+class Experiment:
+    """Truth and gradients at one point, and whatever else a hypothesis asks to be measured."""
+
+    def __init__(self, case: Case, seed: int) -> None:
+        self.case = case
+        self.generator = torch.Generator().manual_seed(seed)
+        sizes = [s.numel() for s in case.shapes]
+        total = sum(sizes)
+        rows = [unit(total, self.generator), unit(total, self.generator), torch.ones(total).double()]
+        if len(sizes) > 1:
+            for start, size in zip([sum(sizes[:i]) for i in range(len(sizes))], sizes, strict=True):
+                only = torch.zeros(total).double()
+                only[start : start + size] = rows[0][start : start + size]
+                rows.append(only)
+        self.cotangents = torch.stack(rows)
+        self.differences = Differences(case, self.cotangents)
+        self.cotangents = self.differences.cotangents
+        self.differences.measure_noise(case.checked, self.generator)
+        self.rtol = min(0.05, max(1e-6, 3e3 * self.differences.relative_noise))
+        self.columns = self._plan()
+        self.truths: dict[int, Truth] = {}
+        self.gradients: dict[int, Tensor | None] = {}  # (K, n), or None where the function gives none
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the inputs are too large for a full Jacobian."""
+        return any(c is not None for c in self.columns.values())
+
+    def _plan(self) -> dict[int, list[int] | None]:
+        """Every coordinate if that is affordable, else the same share of each argument."""
+        lengths = {i: self._length(i) for i in self.case.checked}
+        started = time.monotonic()
+        for _ in range(3):
+            self.case.vector()
+        seconds = (time.monotonic() - started) / 3 * 1.3
+        affordable = int(min(EVALUATIONS, SECONDS / max(seconds, 1e-7)) / 4)
+        if sum(lengths.values()) <= affordable:
+            return dict.fromkeys(lengths)
+        share = max(4, affordable // max(1, len(lengths)))
+        plan: dict[int, list[int] | None] = {}
+        for i, n in lengths.items():
+            chosen = torch.randperm(n, generator=torch.Generator().manual_seed(n))[:share].tolist()
+            plan[i] = None if n <= share else sorted({*chosen, *self._mirrored(i, chosen[: share // 2])})
+        return plan
+
+    def _mirrored(self, position: int, chosen: Sequence[int]) -> list[int]:
+        """The coordinates that a transposition would exchange with the chosen ones."""
+        shape = self.case.args[position].shape
+        if len(shape) < 2 or shape[-1] != shape[-2]:
+            return []
+        index = torch.arange(self.case.args[position].numel()).reshape(shape)
+        return [int(j) for j in index.mT.reshape(-1)[list(chosen)]]
+
+    def _length(self, position: int) -> int:
+        tensor = self.case.args[position]
+        return int(tensor.numel()) * (2 if tensor.is_complex() else 1)
+
+    def measure_truth(self) -> None:
+        """Fill `truths`."""
+        deadline = time.monotonic() + 1.2 * SECONDS
+        for i in self.case.checked:
+            self.truths[i] = self.differences.truth(i, self.columns[i], deadline)
+
+    def measure_gradients(self) -> None:
+        """Fill `gradients`, each row from a fresh graph."""
+        found = [self.case.gradients(row) for row in self.cotangents]
+        for i in self.case.checked:
+            self.gradients[i] = stack([gradients[i] for gradients in found], self._length(i))
+
+    def gradient(self, position: int, row: int) -> Tensor:
+        """The function's gradient in its argument's shape; None is 0."""
+        shape = self.shape(position)
+        found = self.gradients[position]
+        return torch.zeros(shape).double() if found is None else found[row].reshape(shape)
+
+    def expected(self, position: int, row: int) -> tuple[Tensor, Tensor]:
+        """Derivative and error in the argument's shape; NaN where the derivative is not known."""
+        truth = self.truths[position]
+        value = torch.where(truth.known, truth.value[row], torch.nan)
+        return value.reshape(self.shape(position)), truth.error[row].reshape(self.shape(position))
+
+    def shape(self, position: int) -> torch.Size:
+        """The argument's shape, a complex one's as two real numbers."""
+        tensor = self.case.args[position]
+        return torch.Size([*tensor.shape, 2]) if tensor.is_complex() else tensor.shape
+
+    def right(self, position: int) -> bool:
+        """Whether the gradient is the derivative, for every cotangent."""
+        return all(
+            close(self.gradient(position, row), *self.expected(position, row), self.rtol)
+            for row in range(len(self.cotangents))
+        )
+
+    def at(self, args: Sequence[Any], position: int, limit: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+        """Derivative, its error and gradient for one argument at another point, on at most `limit` coordinates.
+
+        Each (2, *shape), for the two random cotangents; the derivative is NaN where it is not known.
+        """
+        n = self._length(position)
+        known = self.truths[position].known.nonzero().reshape(-1).tolist()
+        columns = known if len(known) <= limit else known[:: len(known) // limit + 1]
+        differences = Differences(self.case, self.cotangents[:2], args)
+        differences.noise = torch.maximum(differences.noise, self.differences.noise[:2])
+        truth = differences.truth(position, columns, time.monotonic() + 0.3)
+        found = stack([self.case.gradients(row, args)[position] for row in self.cotangents[:2]], n)
+        value = torch.where(truth.known, truth.value, torch.nan)
+        gradient = torch.zeros(2, n).double() if found is None else found
+        shape = (2, *self.shape(position))
+        return value.reshape(shape), truth.error.reshape(shape), gradient.reshape(shape)
+
+    def directional_fault(self, position: int) -> str | None:
+        """Compare along random directions through the whole argument: what a sample of coordinates may miss."""
+        gradients = self.gradients[position]
+        if gradients is None:
+            gradients = torch.zeros(len(self.cotangents), self._length(position)).double()
+        for _ in range(6):
+            v = unit(self._length(position), self.generator)
+            for h in (1e-5, 1e-6, 1e-4):
+                try:
+                    slope, error = self.differences.stencil(position, v, h)
+                except Crash:
+                    continue
+                around = (8 * self.differences.noise / h).squeeze(1)
+                size = (gradients * v).square().sum(1).sqrt()  # the typical size of the product
+                size = torch.maximum(size, slope.abs())
+                if not bool((error <= 1e-4 * size + around).all()):
+                    continue  # a kink on the way
+                own = (gradients * v).sum(1)
+                off = (own - slope).abs()
+                if bool((off > max(1e-5, self.rtol) * size + 3 * (error + around)).any()):
+                    return f"along a random direction: analytic {float(own[0]):.6g}, numeric {float(slope[0]):.6g}"
+                break
+        return None
+
+
+def stack(rows: Sequence[Tensor | None], n: int) -> Tensor | None:
+    """Gradients for several cotangents as (K, n); a None among them is 0, all None stays None."""
+    if all(r is None for r in rows):
+        return None
+    return torch.stack([torch.zeros(n).double() if r is None else flat([r]) for r in rows])
+
+
+def close(value: Tensor, expected: Tensor, error: Tensor, rtol: float) -> bool:
+    """Whether they agree where `expected` is known, to rtol of its largest element plus the error; NaN never agrees."""
+    known = ~torch.isnan(expected)
+    if not bool(known.any()):
+        return True
+    scale = expected[known].abs().max()
+    return bool(((value - expected).abs()[known] <= rtol * scale + 3 * error[known]).all())
+
+
+def telling(expected: Tensor, error: Tensor) -> bool:
+    """Whether the derivative is measurably different from 0 somewhere."""
+    known = ~torch.isnan(expected)
+    return bool((expected[known].abs() > 10 * error[known]).any())

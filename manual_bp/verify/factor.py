@@ -1,0 +1,104 @@
+"""What a wrong constant factor usually is: a batch size, a number of outputs, ½, a constant that was left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from manual_bp.verify.case import Case
+
+SIMPLE = {
+    2.0: "the derivative of a square has a factor 2; here it is there once too often, or a ½ of the forward is missing",
+    0.5: "the factor 2 of the derivative of a square is missing, or a ½ is applied once too often",
+    3.0: "an exponent applied once too often",
+    1 / 3: "a factor 3, such as an exponent, is missing",
+    4.0: "a factor 2 applied twice too often",
+    0.25: "a factor 4 is missing",
+}
+READINGS = {
+    "{}": "the forward divides by {0}, as a mean does, and the backward does not",
+    "1/{}": "the backward divides by {0} where the forward does not: a mean where a sum belongs, or twice the division",
+    "√{}": "the forward divides by √{0}, and the backward does not",
+    "1/√{}": "the backward divides by √{0} where the forward does not, or the forward multiplies by it",
+    "2·{}": "a factor 2 too much, and a division by {0} that is missing",
+    "2/{}": "a factor 2 too much, and a division by {0} too much",
+    "{}/2": "a factor 2 and a division by {0} are missing",
+    "1/(2·{})": "a factor 2 is missing, and a division by {0} too much",
+    "{}²": "a division by {0} is missing twice",
+    "1/{}²": "a division by {0} too much, twice",
+}
+CONSTANTS = {
+    "{}": "the backward multiplies by {0} where the forward does not, or once too often",
+    "1/{}": "the backward leaves out the factor {0}",
+    "{}²": "the backward multiplies by {0}² too much",
+    "1/{}²": "the backward leaves out the factor {0}²",
+    "1/(1−{})": "the backward divides by 1 − {0} where the forward does not",
+    "1−{}": "the backward leaves out the division by 1 − {0}, or multiplies by it too often",
+    "{}/(1−{})": "the backward multiplies by {0}/(1 − {0}) too much",
+}
+
+
+def explain(factor: float, case: Case) -> tuple[str, bool]:
+    """What the factor most likely means, and whether it is a number that comes from the shapes or is a plain one."""
+    size = abs(factor)
+    minus = " and the sign is flipped" if factor < 0 else ""
+    found = [
+        (label, reading)
+        for label, value, table in _quantities(case)
+        for form, number in _forms(value).items()
+        if form in table and math.isclose(number, size, rel_tol=1e-4)
+        for reading in (f"{form.format(label, label)}: {table[form].format(label)}",)
+    ]
+    simple = next((text for value, text in SIMPLE.items() if math.isclose(value, size, rel_tol=1e-4)), None)
+    texts = ([simple] if simple else []) + [reading for _, reading in found]
+    if math.isclose(size, 1, rel_tol=1e-4):
+        return "the sign is flipped", True
+    if not texts:
+        return f"a constant that does not come from the shapes{minus}", False
+    return f"{'; or '.join(texts[:3])}{minus}", True
+
+
+def _forms(value: float) -> dict[str, float]:
+    forms = {"{}": value, "{}²": value**2, "2·{}": 2 * value, "{}/2": value / 2, "1−{}": abs(1 - value)}
+    if value > 0:
+        forms |= {"√{}": math.sqrt(value), "1/√{}": 1 / math.sqrt(value)}
+    if value:
+        forms |= {"1/{}": 1 / value, "1/{}²": value**-2, "2/{}": 2 / value, "1/(2·{})": 1 / (2 * value)}
+    if value != 1:
+        forms |= {"1/(1−{})": abs(1 / (1 - value)), "{}/(1−{})": abs(value / (1 - value))}
+    return forms
+
+
+def _quantities(case: Case) -> Iterator[tuple[str, float, dict[str, str]]]:
+    """Sizes and constants of the case, each value once, under the name people use for it."""
+    seen: set[float] = set()
+
+    def once(label: str, value: float, table: dict[str, str]) -> Iterator[tuple[str, float, dict[str, str]]]:
+        if abs(value) not in seen and value not in (0, 1, -1):
+            seen.add(abs(value))
+            yield label, abs(value), table
+
+    names = case.subject.names
+    arrays = [(name, a) for name, a in zip(names, case.args, strict=False) if isinstance(a, Tensor)]
+    for name, a in zip(names, case.args, strict=False):
+        if isinstance(a, int | float) and not isinstance(a, bool):
+            yield from once(f"{name} = {a:g}", float(a), CONSTANTS)
+        if isinstance(a, Tensor) and a.numel() == 1 and not a.is_complex():
+            yield from once(f"{name} = {float(a):g}", float(a), CONSTANTS)
+    if arrays and arrays[0][1].dim():
+        size = arrays[0][1].shape[0]
+        yield from once(f"m = {size} (the first dimension of {arrays[0][0]}, usually the batch)", size, READINGS)
+    for shape in case.shapes[:1]:
+        if len(shape):
+            yield from once(f"n_out = {shape[-1]} (the last dimension of the output)", shape[-1], READINGS)
+    for name, a in arrays:
+        for d, size in enumerate(a.shape):
+            yield from once(f"{size} (dimension {d} of {name})", size, READINGS)
+        yield from once(f"{a.numel()} (the number of elements of {name})", a.numel(), READINGS)
+        if a.dim() > 2:
+            pixels = math.prod(a.shape[2:])
+            yield from once(f"{pixels} (dimensions 2 and up of {name})", pixels, READINGS)
+            rows = math.prod(a.shape[:-1])
+            yield from once(f"{rows} (the rows of {name})", rows, READINGS)

@@ -1,0 +1,93 @@
+"""What a wrong gradient that fits no kind still shows: where it is wrong, and what was ruled out."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from manual_bp.verify.experiment import Experiment, close
+
+RULED_OUT = "ruled out: a constant factor, a transposition, another input's derivative, another point, a missing sum"
+
+
+def describe(experiment: Experiment, position: int) -> str:
+    """One or two observations on the numbers, then what was ruled out."""
+    gradients = [experiment.gradient(position, row) for row in (0, 1)]
+    pairs = [experiment.expected(position, row) for row in (0, 1)]
+    expected = [p[0] for p in pairs]
+    known = ~torch.isnan(expected[0])
+    if any(bool((~torch.isfinite(g[known])).any()) for g in gradients):
+        count = int((~torch.isfinite(gradients[0][known])).sum())
+        return f"the gradient is NaN or infinite at {count} of {int(known.sum())} elements where the derivative is finite"
+    seen = [text for text in (_where(experiment, position), _shape_of(experiment, position, expected)) if text]
+    return "; ".join([*(seen or ["the gradient is wrong"]), RULED_OUT])
+
+
+def _where(experiment: Experiment, position: int) -> str | None:
+    """Whether only some elements are wrong, or all."""
+    value, error = experiment.expected(position, 0)
+    g = experiment.gradient(position, 0)
+    known = ~torch.isnan(value)
+    scale = value[known].abs().max()
+    wrong = ((g - value).abs() > experiment.rtol * scale + 3 * error) & known
+    count, total = int(wrong.sum()), int(known.sum())
+    if count == total or not count:
+        return None
+    zero = bool((g[wrong] == 0).all())
+    extra = bool((value[wrong].abs() <= 10 * error[wrong]).all())
+    what = " (there the gradient is 0)" if zero else " (there the derivative is 0)" if extra else ""
+    return f"{count} of {total} elements are wrong{what}, the rest is right"
+
+
+def _shape_of(experiment: Experiment, position: int, expected: list[Tensor]) -> str | None:
+    """A factor or a difference with a structure that says what is missing."""
+    gradients = [experiment.gradient(position, row) for row in (0, 1)]
+    errors = [experiment.expected(position, row)[1] for row in (0, 1)]
+    known = ~torch.isnan(expected[0])
+    for dims in ([d] for d in range(1, gradients[0].dim() + 1)):
+        flipped = [g.flip([-d for d in range(1, dims[0] + 1)]) for g in gradients]
+        if gradients[0].dim() > 1 and all(
+            close(f, e, s, 1e-5) for f, e, s in zip(flipped, expected, errors, strict=True)
+        ):
+            return f"the numbers are right but in reverse order along the last {dims[0]} dimension(s): a flipped kernel"
+    ratios = [g / e for g, e in zip(gradients, expected, strict=True)]
+    solid = known & (expected[0].abs() > 1e3 * errors[0]) & (expected[1].abs() > 1e3 * errors[1])
+    if int(solid.sum()) > 3 and torch.allclose(ratios[0][solid], ratios[1][solid], rtol=1e-4, atol=1e-7):
+        name = _tensor_with(experiment, ratios[0], solid)
+        return (
+            "each element is off by a factor of its own, the same for every grad_output"
+            + (f": {name}" if name else ": an elementwise factor is missing or wrong")
+        )
+    differences = [g - e for g, e in zip(gradients, expected, strict=True)]
+    for d in range(gradients[0].dim()):
+        size = gradients[0].shape[d]
+        if size > 1 and bool(known.all()):
+            off = max(float((x - x.mean(d, keepdim=True)).abs().max()) for x in differences)
+            if off <= 1e-6 * max(float(x.abs().max()) for x in differences):
+                return (
+                    f"the difference from the derivative is the same along dimension {d}: "
+                    "a term with a sum or mean over it is missing"
+                )
+    return None
+
+
+def _tensor_with(experiment: Experiment, ratio: Tensor, solid: Tensor) -> str | None:
+    """An argument or output that is the ratio or its inverse."""
+    case = experiment.case
+    named = [(f"{n}", a) for n, a in zip(case.subject.names, case.args, strict=False) if isinstance(a, Tensor)]
+    named += [(f"output {i}", o) for i, o in enumerate(case.values())]
+    for name, tensor in named:
+        if tensor.is_complex() or not tensor.is_floating_point():
+            continue
+        try:
+            t = tensor.detach().to("cpu", torch.float64).expand(ratio.shape)
+        except RuntimeError:
+            continue
+        for power, text in ((1.0, "multiplied once too often"), (-1.0, "left out")):
+            if torch.allclose(ratio[solid], t[solid] ** power, rtol=1e-4, atol=1e-9) and not math.isclose(
+                float((t[solid] - 1).abs().max()), 0, abs_tol=1e-9
+            ):
+                return f"the factor {name} is {text}"
+    return None

@@ -1,0 +1,91 @@
+"""Hypothesis: the gradient is the derivative at another point.
+
+Two slips look alike in the numbers and differ in the code. With y the output, or another tensor of x's shape:
+
+    gradient(x) = f′(y)      the derivative was evaluated at y where x is meant:  σ(a)(1 − σ(a)) with a for z
+    gradient(y) = f′(x)      the formula is one for y and was given x:            z(1 − z) where a(1 − a) is meant
+
+The second needs no formula: run at the point y, the function's own backward gives f′(x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.verify.case import Crash
+from manual_bp.verify.experiment import Experiment, close, telling
+
+
+def wrong_point(experiment: Experiment, position: int) -> str | None:
+    """What the point is and which of the two slips it is, or None."""
+    case = experiment.case
+    name = case.subject.names[position]
+    gradients = torch.stack([experiment.gradient(position, row) for row in (0, 1)])
+    pairs = [experiment.expected(position, row) for row in (0, 1)]
+    expected, error = torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+    for label, args, reversible in _points(experiment, position):
+        try:
+            there, there_error, own = experiment.at(args, position)
+        except (Crash, RuntimeError, ValueError):
+            continue
+        if _agree(gradients, there, there_error, expected, experiment.rtol):
+            return f"it is the derivative at another point: evaluated with {label} where {name} itself is meant"
+        # `own` is the gradient there; it was measured everywhere, so the mask is that of the derivative here
+        if reversible and _agree(own, expected, error, gradients, experiment.rtol):
+            return (
+                f"it is the derivative at another point: the formula is written for {label} and is given {name}; "
+                f"evaluated with {label} it is right"
+            )
+    return None
+
+
+def _agree(value: Tensor, expected: Tensor, error: Tensor, other: Tensor, rtol: float) -> bool:
+    """Agreement that means something: on at least a third of the elements, and where the derivative is not 0."""
+    usable = ~torch.isnan(expected) & torch.isfinite(value) & torch.isfinite(error)
+    if int(usable.sum()) * 3 < int((~torch.isnan(other)).sum()) and int(usable.sum()) < 40:
+        return False
+    masked = torch.where(usable, expected, torch.nan)
+    if not bool(usable.any()) or not telling(masked, error):
+        return False
+    return all(close(v, e, s, max(rtol, 1e-5)) for v, e, s in zip(value, masked, error, strict=True))
+
+
+def _points(experiment: Experiment, position: int) -> Iterator[tuple[str, list[Any], bool]]:
+    """Other points to look at: what stands there, the arguments, and whether the second slip is possible."""
+    case = experiment.case
+    x = case.args[position]
+    names = case.subject.names
+
+    def with_(changes: dict[int, Any]) -> list[Any]:
+        return [changes.get(i, a) for i, a in enumerate(case.args)]
+
+    outputs = [o for o in case.values() if o.is_floating_point() == x.is_floating_point()]
+    for number, y in enumerate(outputs):
+        label = "the output" if len(outputs) == 1 else f"output {number}"
+        if y.shape == x.shape and y.dtype == x.dtype:
+            yield label, with_({position: y}), True
+            try:
+                again = case.values(with_({position: y}))[number]
+            except (Crash, IndexError):
+                continue
+            if again.shape == x.shape:
+                yield f"the function of {label}", with_({position: again}), True
+    for i, other in enumerate(case.args):
+        if i == position or not isinstance(other, Tensor) or other.dtype != x.dtype:
+            continue
+        if other.shape == x.shape:
+            yield names[i], with_({position: other}), True
+            yield f"{names[i]} exchanged with it", with_({position: other, i: x}), False
+        yield f"{names[i]} taken as 0", with_({i: torch.zeros_like(other)}), False
+        yield f"{names[i]} taken as 1", with_({i: torch.ones_like(other)}), False
+        for number, y in enumerate(outputs):
+            if y.shape == other.shape:
+                label = "the output" if len(outputs) == 1 else f"output {number}"
+                yield f"{label} in place of {names[i]}", with_({i: y}), True
+    if not x.is_complex():
+        yield f"−{names[position]}", with_({position: -x}), False
+        yield f"|{names[position]}|", with_({position: x.abs()}), False

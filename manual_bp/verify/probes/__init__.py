@@ -1,0 +1,1 @@
+"""The probes: each looks at one behaviour and returns what it found."""

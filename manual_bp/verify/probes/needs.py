@@ -1,0 +1,60 @@
+"""Every choice of which inputs require a gradient must give the gradients that all of them together give."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from manual_bp.verify.case import Crash
+from manual_bp.verify.experiment import Experiment
+from manual_bp.verify.probes.repeat import alike
+from manual_bp.verify.probes.result import Result
+
+
+def needs(experiment: Experiment) -> Result:
+    """Compare each subset's gradients with those of the full set."""
+    case, result = experiment.case, Result()
+    if len(case.checked) < 2:
+        result.status = "one input"
+        return result
+    names = case.subject.names
+    row = experiment.cotangents[0]
+    full = case.gradients(row)
+    for subset in _subsets(case.checked):
+        only = ", ".join(names[i] for i in subset)
+        try:
+            found = case.gradients(row, needs=subset)
+        except Crash as crash:
+            result.add(
+                "needs-input-grad",
+                names[subset[0]],
+                f"when only {only} require{'s' if len(subset) == 1 else ''} a gradient, the {crash.stage} raises "
+                f"{crash.line}",
+            )
+            continue
+        for i in subset:
+            if not alike(found[i], full[i], experiment.rtol):
+                what = "is None" if found[i] is None else "differs from what it is when all inputs require one"
+                swapped = [j for j in case.checked if j != i and _same_shape(found[i], full[j], experiment.rtol)]
+                hint = f"; it is the gradient of {names[swapped[0]]}" if swapped else ""
+                result.add(
+                    "needs-input-grad",
+                    names[i],
+                    f"when only {only} require{'s' if len(subset) == 1 else ''} a gradient, the gradient of {names[i]} "
+                    f"{what}{hint}: look at the index into ctx.needs_input_grad and at the order of what is returned",
+                )
+    return result
+
+
+def _same_shape(a: object, b: object, rtol: float) -> bool:
+    from torch import Tensor
+
+    return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and alike(a, b, rtol)
+
+
+def _subsets(positions: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """All proper subsets of up to four; of more, each alone, each pair and each left out."""
+    n = len(positions)
+    sizes = range(1, n) if n <= 4 else (1, 2, n - 1) if n <= 8 else (1, n - 1)
+    for size in sizes:
+        yield from itertools.combinations(positions, size)

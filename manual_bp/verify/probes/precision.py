@@ -1,0 +1,141 @@
+"""Rounding: is the gradient computed in a lower precision than its input, and does float32 do what float64 does?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from manual_bp.verify.case import Case, Crash, flat
+from manual_bp.verify.experiment import Experiment
+from manual_bp.verify.probes.result import Result
+from manual_bp.verify.truth import spread, third_difference, unit
+
+
+def roughness(experiment: Experiment, position: int) -> float:
+    """The noise of one argument's gradient, as the root mean square over its elements.
+
+    A smooth gradient's third differences shrink by 8 when the step is halved; those of rounding stay.
+    """
+    case = experiment.case
+    row, other = experiment.cotangents[0], experiment.cotangents[1]
+    x = case.args[position]
+    v = unit(spread(x).numel(), experiment.generator) * spread(x)
+
+    def by_gradient(t: float) -> Tensor:
+        return _gradient(case, position, row + t * other, None)
+
+    def by_input(t: float) -> Tensor:
+        moved = x + (v * t).to(x).reshape(x.shape)
+        return _gradient(case, position, row, [*case.args[:position], moved, *case.args[position + 1 :]])
+
+    if x.is_complex() or not x.numel():
+        return 0.0
+    walks = [_noise(by_gradient, h) for h in (0.05,)] + [_noise(by_input, h) for h in (1e-6, 1e-4, 3e-3)]
+    return max(walks)
+
+
+def _noise(walk: Callable[[float], Tensor], h: float) -> float:
+    try:
+        whole = third_difference(torch.stack([walk(t * h) for t in range(1, 8)]))
+        half = third_difference(torch.stack([walk(t * h / 2) for t in range(1, 8)]))
+    except Crash:
+        return 0.0
+    steady = half > whole / 4  # an element at a kink may pass too; it is outvoted
+    if int(steady.sum()) * 2 < steady.numel():
+        return 0.0
+    return float(torch.where(steady, half, 0.0).median())
+
+
+def _gradient(case: Case, position: int, row: Tensor, args: list[object] | None) -> Tensor:
+    found = case.gradients(row, args)[position]
+    return torch.zeros(case.args[position].numel()).double() if found is None else flat([found])
+
+
+def backward_noise(experiment: Experiment, bits: float) -> Result:
+    """A gradient that is right but rough, although the forward is smooth and the user's dtype is finer."""
+    result = Result()
+    for i in experiment.case.checked:
+        if experiment.gradients[i] is None:
+            continue
+        size = float(experiment.gradient(i, 0).abs().median())
+        rough = roughness(experiment, i)
+        allowed = 200 * max(bits, experiment.differences.relative_noise)
+        if size > 0 and rough > allowed * size and rough > 1e-9 * size:
+            result.add(
+                "precision",
+                experiment.case.subject.names[i],
+                f"the gradient jumps by {rough / size:.1e} of its size over small steps, the forward by "
+                f"{experiment.differences.relative_noise:.0e}: the backward computes in a lower precision than its input",
+            )
+    return result
+
+
+def against_double(low: Case, high: Case, experiment: Experiment) -> Result:
+    """Values and gradients in the low dtype against float64 on the very same numbers.
+
+    The allowance is what one rounding of the inputs does to the float64 result, 200 times over, and a floor.
+    """
+    result = Result()
+    eps = torch.finfo(low.dtype).eps
+    args = [_like(a, b) for a, b in zip(low.args, high.args, strict=True)]
+    row = experiment.cotangents[0]
+    low_row = row.to(low.dtype).double()
+    try:
+        exact = _measured(high, args, low_row)
+        seen = _measured(low, None, low_row)
+        shaken = [_measured(high, _shaken(high, args, eps, s), low_row) for s in range(4)]
+    except Crash as crash:
+        result.status = f"not possible in {str(low.dtype).removeprefix('torch.')}: {crash.line}"
+        return result
+    floor = max(2e-4, 64 * eps)
+    for name, true in exact.items():
+        own = seen[name]
+        if own.shape != true.shape or not true.numel():
+            continue
+        fine = torch.isfinite(true) & (true.abs() < torch.finfo(low.dtype).max / 16)
+        if bool((fine & ~torch.isfinite(own)).any()):
+            result.add(
+                "precision",
+                name,
+                f"in {str(low.dtype).removeprefix('torch.')} it is NaN or infinite at "
+                f"{int((fine & ~torch.isfinite(own)).sum())} of {true.numel()} elements, where float64 is finite: "
+                "an intermediate overflows or divides by a rounded 0",
+            )
+            continue
+        scale = float(true[fine].abs().max()) if bool(fine.any()) else 0.0
+        moved = max(float((s[name] - true)[fine].abs().max()) for s in shaken) if bool(fine.any()) else 0.0
+        off = float((own - true)[fine].abs().max()) if bool(fine.any()) else 0.0
+        if scale and off > 200 * moved and off > floor * scale:
+            result.add(
+                "precision",
+                name,
+                f"in {str(low.dtype).removeprefix('torch.')} it is off by {off / scale:.1e} of its size; rounding the "
+                f"inputs alone moves it by {moved / scale:.1e}: a cancellation or a sum in low precision",
+            )
+    return result
+
+
+def _measured(case: Case, args: list[object] | None, row: Tensor) -> dict[str, Tensor]:
+    graph = case.graph(args)
+    found = graph.gradients(case.split(row))
+    named: dict[str, Tensor] = {"output": flat(graph.outputs)}
+    for i, g in found.items():
+        if g is not None:
+            named[case.subject.names[i]] = flat([g])
+    return named
+
+
+def _shaken(case: Case, args: list[object], eps: float, seed: int) -> list[object]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        a * (1 + eps * (torch.rand(a.shape, generator=generator, dtype=torch.float64).to(a.device) - 0.5).to(a.real.dtype))
+        if isinstance(a, Tensor) and i in case.checked
+        else a
+        for i, a in enumerate(args)
+    ]
+
+
+def _like(low: object, high: object) -> object:
+    return low.to(high.dtype) if isinstance(low, Tensor) and isinstance(high, Tensor) else high

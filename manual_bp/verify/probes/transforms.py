@@ -1,0 +1,192 @@
+"""Forward mode, vmap and torch.compile: the same function seen by PyTorch's transforms."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from manual_bp.verify import randomness
+from manual_bp.verify.case import Case, Crash, flat, stage, tensors
+from manual_bp.verify.experiment import Experiment
+from manual_bp.verify.probes.repeat import alike
+from manual_bp.verify.probes.result import Result
+from manual_bp.verify.truth import slope, spread, unit
+
+COPIES = 3
+
+
+def forward_mode(experiment: Experiment) -> Result:
+    """The jvp for tangents on each argument alone and on all, against differences of the forward."""
+    case, result = experiment.case, Result()
+    offered = case.subject.offers_jvp
+    if case.subject.function_class is not None and not offered:
+        return Result("not offered")
+    if any(case.args[i].is_complex() for i in case.checked):
+        return Result("not looked at (complex)")
+    directions = {
+        i: (unit(case.args[i].numel(), experiment.generator) * spread(case.args[i])).reshape(case.args[i].shape)
+        for i in case.checked
+    }
+    sets = [(i,) for i in case.checked] + ([tuple(case.checked)] if len(case.checked) > 1 else [])
+    for subset in sets:
+        who = ", ".join(case.subject.names[i] for i in subset)
+        try:
+            own = _jvp(case, {i: directions[i] for i in subset})
+        except Crash as crash:
+            if not offered or isinstance(crash.error, NotImplementedError):
+                return Result("not offered")
+            result.add("crash", who, f"the jvp with a tangent on {who} raises {crash.line}")
+            continue
+
+        def along(t: float, subset: tuple[int, ...] = subset) -> Tensor:
+            moved = [a + (t * directions[i]).to(a) if i in subset else a for i, a in enumerate(case.args)]
+            return case.vector(moved)
+
+        value, error = slope(along, experiment.differences.relative_noise)
+        if own.shape != value.shape:
+            result.add("jvp-disagrees", who, f"the jvp with a tangent on {who} has another shape than the output")
+            continue
+        finite = torch.isfinite(value) & torch.isfinite(error)
+        scale = float(value[finite].abs().max()) if bool(finite.any()) else 0.0
+        usable = finite & (error <= 1e-3 * scale + 1e-12)
+        off = (own - value).abs()
+        bad = usable & ~(off <= max(1e-5, experiment.rtol) * scale + 10 * error)
+        if bool(bad.any()):
+            k = int(torch.where(bad, off.nan_to_num(torch.inf), -1.0).argmax())
+            below = float(value[usable] @ value[usable])
+            factor = float(own[usable] @ value[usable]) / below if below else 0.0
+            constant = bool(((own - factor * value)[usable].abs() <= 1e-4 * scale).all())
+            hint = f": {factor:.4g} times it" if constant else ""
+            result.add(
+                "jvp-disagrees",
+                who,
+                f"the jvp with a tangent on {who} is not the directional derivative{hint}. At output element {k}: "
+                f"jvp {float(own[k]):.6g}, numeric {float(value[k]):.6g}",
+            )
+    return result
+
+
+def _jvp(case: Case, tangents: dict[int, Tensor]) -> Tensor:
+    with stage("jvp"), torch.no_grad(), forward_ad.dual_level():
+        passed = case.copies()
+        for i, tangent in tangents.items():
+            passed[i] = forward_ad.make_dual(passed[i], tangent.to(passed[i]))
+        if case.random:
+            randomness.reset(case.seed)
+        outputs = tensors(case.subject.call(*passed))
+        parts = []
+        for k in case.differentiable:
+            primal, tangent = forward_ad.unpack_dual(outputs[k])
+            part = torch.zeros_like(primal) if tangent is None else tangent
+            parts.append(torch.view_as_real(part) if part.is_complex() else part)
+        return flat(parts)
+
+
+def vmap(experiment: Experiment) -> Result:
+    """vmap over dimension 0 of all arguments, and of each alone, against a loop; values and gradients."""
+    case = experiment.case
+    if not case.subject.offers_vmap:
+        return Result("not offered")
+    result = Result()
+    if case.random:
+        return Result("not looked at (random)")
+    generator = torch.Generator().manual_seed(5)
+    stacked: dict[int, Tensor] = {}
+    for i, a in enumerate(case.args):
+        if isinstance(a, Tensor):
+            copies = [a] * COPIES
+            if i in case.checked:
+                noise = [torch.rand(a.shape, generator=generator, dtype=torch.float64).to(a.device) for _ in copies]
+                copies = [c * (1 + 0.1 * n.to(a.real.dtype)) for c, n in zip(copies, noise, strict=True)]
+            stacked[i] = torch.stack(copies)
+    sets = [tuple(stacked)] + [(i,) for i in case.checked if len(stacked) > 1]
+    for subset in sets:
+        for dim in (0, -1) if subset == sets[0] else (0,):
+            _one_vmap(case, stacked, subset, dim, result)
+    return result
+
+
+def _one_vmap(case: Case, stacked: dict[int, Tensor], subset: tuple[int, ...], dim: int, result: Result) -> None:
+    names = case.subject.names
+    who = ", ".join(names[i] for i in subset)
+    where = f"vmap over dimension {dim} of {who}"
+    batch = {i: stacked[i].movedim(0, dim).contiguous() for i in subset}
+    checked = [i for i in case.checked if i in subset]
+    loop = [
+        case.graph([stacked[i][k] if i in subset else a for i, a in enumerate(case.args)], needs=checked)
+        for k in range(COPIES)
+    ]
+    generator = torch.Generator().manual_seed(6)
+    cotangents = [[unit(s.numel(), generator).reshape(s) for s in case.shapes] for _ in range(COPIES)]
+    expected = [graph.gradients(c) for graph, c in zip(loop, cotangents, strict=True)]
+    leaves = {i: batch[i].detach().requires_grad_() for i in checked}
+
+    def call(*values: Tensor) -> tuple[Tensor, ...]:
+        inside = iter(values)
+        outputs = tensors(case.subject.call(*[next(inside) if i in subset else a for i, a in enumerate(case.args)]))
+        return tuple(outputs[k] for k in case.differentiable)
+
+    try:
+        with stage(where), torch.enable_grad():
+            mapped = torch.vmap(call, in_dims=dim)(*(leaves.get(i, batch[i]).clone() for i in subset))
+        outputs = [torch.view_as_real(o) if o.is_complex() else o for o in mapped]
+        for k, number in itertools.product(range(COPIES), range(len(outputs))):
+            if not alike(outputs[number][k], loop[k].outputs[number], 1e-6):
+                result.add("vmap-wrong", f"output {number}", f"{where} gives another output than a loop")
+        together = [torch.stack([c[number] for c in cotangents]).to(o) for number, o in enumerate(outputs)]
+        usable = [(o, g) for o, g in zip(outputs, together, strict=True) if o.requires_grad]
+        with stage(f"the backward of {where}"):
+            found = torch.autograd.grad(
+                [o for o, _ in usable], list(leaves.values()), [g for _, g in usable], allow_unused=True
+            )
+    except Crash as crash:
+        result.add("vmap-wrong", who, f"{crash.stage} raises {crash.line}")
+        return
+    for i, gradient in zip(leaves, found, strict=True):
+        for k in range(COPIES):
+            own = None if gradient is None else gradient.movedim(dim, 0)[k]
+            if not alike(own, expected[k][i], 1e-6):
+                result.add("vmap-wrong", names[i], f"{where} gives another gradient of {names[i]} than a loop")
+
+
+def compiled(experiment: Experiment, backend: str) -> Result:
+    """torch.compile(fullgraph=True): values and gradients against the plain call."""
+    case, result = experiment.case, Result()
+    if case.random:
+        return Result("not looked at (random)")
+    subject = case.subject
+    torch.compiler.reset()
+
+    def call(*values: Any) -> Any:
+        return subject.call(*values)
+
+    faster = torch.compile(call, fullgraph=True, backend=backend)
+    graph = case.graph()
+    expected = graph.gradients(case.split(experiment.cotangents[0]))
+    passed = case.copies()
+    leaves = {i: passed[i].detach().requires_grad_() for i in case.checked}
+    passed = [leaves[i].clone() if i in leaves else a for i, a in enumerate(passed)]
+    try:
+        with stage("torch.compile(fullgraph=True)"), torch.enable_grad():
+            outputs = tensors(faster(*passed))
+            outputs = [torch.view_as_real(o) if o.is_complex() else o for o in (outputs[k] for k in case.differentiable)]
+            parts = zip(outputs, case.split(experiment.cotangents[0]), strict=True)
+            pairs = [(o, g.to(o)) for o, g in parts if o.requires_grad]
+            found = torch.autograd.grad(
+                [o for o, _ in pairs], list(leaves.values()), [g for _, g in pairs], allow_unused=True
+            )
+    except Crash as crash:
+        result.add("compile-wrong", "forward or backward", f"{crash.stage} raises {crash.line}")
+        return result
+    if not all(alike(a, b, 1e-6) for a, b in zip(outputs, graph.outputs, strict=True)):
+        result.add("compile-wrong", "output", "compiled with fullgraph=True, it gives another output")
+    for i, gradient in zip(leaves, found, strict=True):
+        own = torch.view_as_real(gradient) if gradient is not None and gradient.is_complex() else gradient
+        if not alike(own, expected[i], 1e-6):
+            name = subject.names[i]
+            result.add("compile-wrong", name, f"compiled with fullgraph=True, it gives another gradient of {name}")
+    return result

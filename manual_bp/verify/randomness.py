@@ -1,0 +1,47 @@
+"""The random generators a function may draw from: kept for the caller, reset before each call of a random function."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Leave the generators of torch, `random` and NumPy as they were found."""
+    numpy = sys.modules.get("numpy")
+    python_state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            if numpy:
+                numpy.random.set_state(numpy_state)
+
+
+def reset(seed: int) -> None:
+    """Put every generator at `seed`."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy = sys.modules.get("numpy")
+    if numpy:
+        numpy.random.seed(seed % 2**32)
+
+
+def fingerprint() -> tuple[Any, ...]:
+    """A value that changes when any generator was drawn from."""
+    numpy = sys.modules.get("numpy")
+    states: list[Any] = [bytes(torch.get_rng_state().numpy().tobytes()), random.getstate()]
+    if numpy:
+        key = numpy.random.get_state()
+        states.append((key[1].tobytes(), key[2]))
+    if torch.cuda.is_initialized():
+        states.append(bytes(torch.cuda.get_rng_state().numpy().tobytes()))
+    return tuple(states)

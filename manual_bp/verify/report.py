@@ -1,0 +1,131 @@
+"""What a check says: findings, one row per tensor, notes; as a terminal table, as JSON, as an exception."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import textwrap
+from dataclasses import asdict, dataclass, field
+
+WIDTH = 110
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault: its `kind` (a key of `KINDS`), the `tensor` it concerns, and a `detail` one can act on.
+
+    `index`, `analytic`, `numeric` and `ratio` are those of the worst element, where the fault has one.
+    """
+
+    kind: str
+    tensor: str
+    detail: str
+    index: tuple[int, ...] | None = None
+    analytic: float | None = None
+    numeric: float | None = None
+    ratio: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind} [{self.tensor}] {self.detail}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor's gradient against the derivative.
+
+    `max_abs` is the largest |analytic − numeric|, `max_rel` that divided by the largest |numeric| of the tensor.
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    max_abs: float
+    max_rel: float
+    verdict: str
+
+
+class VerificationError(AssertionError):
+    """Raised by `Report.raise_if_failed`; its message is the report."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of `check`: `ok` is true when there are no `findings`; they come with the likeliest cause first."""
+
+    name: str
+    findings: list[Finding] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    checks: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def raise_if_failed(self) -> None:
+        """Do nothing when `ok`.
+
+        Raises:
+            VerificationError: there is a finding; an AssertionError, so pytest shows it as a failed assertion.
+        """
+        if not self.ok:
+            raise VerificationError("\n" + self.render(colour=False))
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The whole report as JSON. A number that JSON cannot hold (NaN, infinity) is written as a string."""
+        content = {"ok": self.ok, **asdict(self)}
+        return json.dumps(_plain(content), indent=indent, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        return self.render(colour=_colour_wanted())
+
+    def render(self, *, colour: bool) -> str:
+        """The report as text: verdict, findings, one row per tensor, the checks made, notes."""
+        red, green, bold, plain = ("\033[31m", "\033[32m", "\033[1m", "\033[0m") if colour else ("", "", "", "")
+        count = len(self.findings)
+        verdict = f"{green}ok{plain}" if self.ok else f"{red}{count} finding{'s' if count > 1 else ''}{plain}"
+        lines = [f"{bold}{self.name}{plain}: {verdict}"]
+        for finding in self.findings:
+            lines += ["", f"  {red}{finding.kind}{plain}  {bold}{finding.tensor}{plain}"]
+            for part in finding.detail.split("\n"):
+                lines += textwrap.wrap(part, WIDTH, initial_indent="    ", subsequent_indent="    ")
+        if self.rows:
+            lines += ["", *self._table(red, green, plain)]
+        if self.checks:
+            lines.append("")
+            text = " · ".join(f"{name}: {result}" for name, result in self.checks.items())
+            lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+        for note in self.notes:
+            lines += textwrap.wrap(f"note: {note}", WIDTH, initial_indent="  ", subsequent_indent="        ")
+        return "\n".join(lines)
+
+    def _table(self, red: str, green: str, plain: str) -> list[str]:
+        width = max(len("tensor"), *(len(row.tensor) for row in self.rows))
+        shapes = ["×".join(map(str, row.shape)) or "scalar" for row in self.rows]
+        wide = max(len("shape"), *map(len, shapes))
+        lines = [f"  {'tensor':<{width}}  {'shape':<{wide}}  {'max abs':>9}  {'max rel':>9}  verdict"]
+        for row, shape in zip(self.rows, shapes, strict=True):
+            tint = green if row.verdict == "ok" else red
+            numbers = f"{_number(row.max_abs):>9}  {_number(row.max_rel):>9}"
+            lines.append(f"  {row.tensor:<{width}}  {shape:<{wide}}  {numbers}  {tint}{row.verdict}{plain}")
+        return lines
+
+
+def _number(value: float) -> str:
+    return f"{value:.1e}" if math.isfinite(value) else ("–" if math.isnan(value) else "inf")
+
+
+def _colour_wanted() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

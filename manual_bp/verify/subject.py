@@ -1,0 +1,120 @@
+"""What is under check: a Function, a function or a module, as one positional call whose arguments have names."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A callable with the names of its arguments; `function_class` is set where it is an autograd Function."""
+
+    name: str
+    call: Callable[..., Any]
+    names: tuple[str, ...]
+    args: tuple[Any, ...]
+    requires_grad: tuple[bool, ...]
+    inputs: int  # how many of the arguments the caller gave; a module's parameters follow them
+    function_class: type[torch.autograd.Function] | None = None
+
+    @property
+    def offers_jvp(self) -> bool:
+        """Whether a forward-mode rule is written down. A plain function may have one; trying it tells."""
+        cls = self.function_class
+        return cls is not None and getattr(cls, "jvp", None) is not torch.autograd.Function.jvp
+
+    @property
+    def offers_vmap(self) -> bool:
+        """Whether a vmap rule is written down or asked for."""
+        cls = self.function_class
+        if cls is None:
+            return False
+        return bool(cls.generate_vmap_rule) or getattr(cls, "vmap", None) is not torch.autograd.Function.vmap
+
+
+def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -> Subject:
+    """Take a Function class, its `apply`, a module or any callable, with the inputs of one call.
+
+    Raises:
+        TypeError: `function` is not callable.
+        ValueError: `names` has another length than `inputs`.
+    """
+    args = (inputs,) if isinstance(inputs, Tensor) or not isinstance(inputs, list | tuple) else tuple(inputs)
+    if names is not None and len(names) != len(args):
+        raise ValueError(f"check: {len(names)} names for {len(args)} inputs: one name for each input is expected")
+    if isinstance(function, nn.Module):
+        return _module(function, args, names)
+    cls = _function_class(function)
+    if cls is None and not callable(function):
+        seen = type(function).__name__
+        raise TypeError(f"check: {seen} is not callable: give a Function, its apply, a function or a module")
+    call = function if cls is None else cls.apply
+    flags = _flags(args)
+    return Subject(_name(function, cls), call, tuple(names or _names(function, cls, len(args))), args, flags, len(args), cls)
+
+
+def _flags(args: tuple[Any, ...]) -> tuple[bool, ...]:
+    """Which arguments to check: those that require a gradient; where none does, every floating tensor."""
+    asked = [isinstance(a, Tensor) and a.requires_grad for a in args]
+    if any(asked):
+        return tuple(asked)
+    return tuple(isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex()) for a in args)
+
+
+def _function_class(function: Any) -> type[torch.autograd.Function] | None:
+    owner = getattr(function, "__self__", None) if getattr(function, "__name__", "") == "apply" else function
+    is_function = isinstance(owner, type) and issubclass(owner, torch.autograd.Function)
+    return owner if is_function else None
+
+
+def _module(module: nn.Module, args: tuple[Any, ...], names: Sequence[str] | None) -> Subject:
+    """A module as a function of its inputs and its parameters; its buffers are copied for every call."""
+    parameters = dict(module.named_parameters())
+    count = len(args)
+
+    def call(*values: Any) -> Any:
+        dtype = next((v.dtype for v in values if isinstance(v, Tensor) and v.is_floating_point()), torch.float32)
+        state: dict[str, Tensor] = {
+            name: buffer.detach().to(dtype, copy=True) if buffer.is_floating_point() else buffer.detach().clone()
+            for name, buffer in module.named_buffers()
+        }
+        state.update(zip(parameters, values[count:], strict=True))
+        return torch.func.functional_call(module, state, values[:count])
+
+    flags = (*_flags(args), *(p.requires_grad for p in parameters.values()))
+    called = tuple(names or _names(module.forward, None, count)) + tuple(parameters)
+    return Subject(type(module).__name__, call, called, (*args, *parameters.values()), flags, count)
+
+
+def _name(function: Any, cls: type | None) -> str:
+    if cls is not None:
+        return cls.__name__
+    if isinstance(function, functools.partial):
+        return _name(function.func, None)
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def parameter_names(cls: type[torch.autograd.Function]) -> list[str]:
+    """The names in a Function's `forward`, without the ctx of the older style; `*args` is left out."""
+    names = _signature(cls.forward)
+    return names if cls.setup_context is not torch.autograd.Function.setup_context else names[1:]
+
+
+def _names(function: Any, cls: type[torch.autograd.Function] | None, count: int) -> list[str]:
+    names = (parameter_names(cls) if cls is not None else _signature(function))[:count]
+    return names + [f"input {i}" for i in range(len(names), count)]
+
+
+def _signature(function: Any) -> list[str]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # built-in functions may have none
+        return []
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

@@ -1,0 +1,205 @@
+"""The derivative as the function's own values give it: central differences, extrapolated, with an error for each number.
+
+For a step h along a coordinate, f(x ± h) and f(x ± h/2) give two central differences C(h), C(h/2) and
+
+    derivative  ≈ (4 C(h/2) − C(h)) / 3                    Richardson's extrapolation, error O(h⁴)
+    jump        ≈ 2 J(h/2) − J(h),  J = D⁺ − D⁻            0 for a smooth function, the jump of the slope at a kink
+
+|derivative − C(h/2)|/50 + |jump| + rounding is the error. Where it does not fall under any step of the ladder, the function
+is not differentiable there, or too rough to measure: the coordinate is `rough`, and no verdict is based on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.verify.case import Case, Crash
+
+FINE = (1e-3, 1e-4, 1e-5, 1e-6, 1e-2, 1e-7)
+COARSE = (2e-2, 5e-3, 1e-1)  # for values with the rounding of float32
+CONVERGED = 1e-8  # an error below this, relative to the tensor's largest derivative, needs no further step
+ROUGH = 1e-4
+
+
+@dataclass
+class Truth:
+    """For one argument: the derivative for each of K cotangents, flat; its error; which coordinates are to be trusted."""
+
+    value: Tensor  # (K, n)
+    error: Tensor  # (K, n)
+    known: Tensor  # (n,) measured, and differentiable there
+    rough: Tensor  # (n,) measured, and not differentiable there
+
+    @property
+    def scale(self) -> Tensor:
+        """The largest |derivative| for each cotangent. (K, 1)"""
+        inside = self.value[:, self.known].abs()
+        return inside.amax(1, keepdim=True) if inside.numel() else torch.zeros(len(self.value), 1).double()
+
+
+class Differences:
+    """Finite differences of ⟨cotangent, f⟩ for K cotangents at once. `cotangents` is (K, N)."""
+
+    def __init__(self, case: Case, cotangents: Tensor, args: Sequence[Any] | None = None) -> None:
+        self.case = case
+        self.args = list(case.args if args is None else args)
+        self.start = case.vector(self.args)
+        finite = torch.isfinite(self.start)
+        self.cotangents = torch.where(finite, cotangents, 0.0)
+        self.finite = finite
+        # (K, 1): one unit of rounding in the projected value
+        safe = torch.where(finite, self.start, 0.0)
+        self.magnitude = (self.cotangents * safe).square().sum(1, keepdim=True).sqrt()
+        self.noise = 2.3e-16 * self.magnitude
+
+    @property
+    def relative_noise(self) -> float:
+        """The noise of the function's values relative to their size; 1e−16 in float64, 1e−7 with float32 inside."""
+        used = self.magnitude > 0
+        return float((self.noise[used] / self.magnitude[used]).max()) if bool(used.any()) else 2.3e-16
+
+    def at(self, position: int, direction: Callable[[Tensor], None]) -> Tensor:
+        """⟨cotangents, f(x + change) − f(x)⟩, where `direction` writes the change into a flat copy of the argument."""
+        original = self.args[position]
+        moved = torch.view_as_real(original).clone() if original.is_complex() else original.clone()
+        moved = moved.contiguous()
+        direction(moved.view(-1))
+        args = list(self.args)
+        args[position] = torch.view_as_complex(moved) if original.is_complex() else moved
+        change = self.case.vector(args) - self.start
+        if not bool(self.finite.all()):
+            change = torch.where(self.finite, change, 0.0)
+        return self.cotangents @ change  # (K,)
+
+    def stencil(self, position: int, along: int | Tensor, h: float) -> tuple[Tensor, Tensor]:
+        """Derivative and error along one coordinate or one direction, with step h. Both (K,)."""
+
+        def step(t: float) -> Tensor:
+            def write(x: Tensor) -> None:
+                if isinstance(along, int):
+                    x[along] += t
+                else:
+                    x.add_(along.to(x), alpha=t)
+
+            return self.at(position, write)
+
+        p1, m1, p2, m2 = step(h), step(-h), step(h / 2), step(-h / 2)
+        return _extrapolate(p1, m1, p2, m2, h)
+
+    def measure_noise(self, positions: Sequence[int], generator: torch.Generator) -> None:
+        """Raise `noise` to the roughness of the values over tiny steps: third differences, which kill smooth change."""
+        found = torch.zeros_like(self.noise)
+        for position in positions:
+            n = _length(self.args[position])
+            if n == 0:
+                continue
+            v = unit(n, generator) * spread(self.args[position]) * 1e-6
+            sides = []
+            for sign in (1.0, -1.0):  # an element next to a kink crosses it on one side only
+                walk = [self.at(position, lambda x, t=sign * t: x.add_(v.to(x), alpha=t)) for t in range(1, 8)]
+                sides.append(third_difference(torch.stack(walk)))
+            found = torch.maximum(found, torch.minimum(*sides).unsqueeze(1))
+        self.noise = torch.maximum(self.noise, torch.nan_to_num(found))
+
+    def truth(self, position: int, columns: Sequence[int] | None, deadline: float) -> Truth:
+        """The derivative by every coordinate of one argument, or by those in `columns`."""
+        n = _length(self.args[position])
+        k = len(self.cotangents)
+        which = list(range(n)) if columns is None else list(columns)
+        value, error = torch.zeros(k, n).double(), torch.full((k, n), torch.inf).double()
+        steps = spread(self.args[position])
+        ladder = FINE if self.relative_noise < 1e-11 else COARSE
+        pending = which
+        rounding = torch.zeros(k, n).double()
+        for level, factor in enumerate(ladder):
+            for j in pending:
+                h = factor * float(steps[j])
+                try:
+                    d, e = self.stencil(position, j, h)
+                except Crash:  # outside the function's domain: a smaller step may be inside
+                    continue
+                around = (8 * self.noise / h).squeeze(1)
+                better = (e + around).nan_to_num(torch.inf) < (error[:, j] + rounding[:, j])
+                if bool(better.any()):
+                    value[:, j] = torch.where(better, d, value[:, j])
+                    rounding[:, j] = torch.where(better, around, rounding[:, j])
+                    error[:, j] = torch.where(better, e, error[:, j])
+                if level and time.monotonic() > deadline:
+                    break
+            scale = _robust_scale(value, error, which)
+            total = error[:, which]
+            bad = (total > CONVERGED * scale + 2 * rounding[:, which]).any(0)
+            pending = [j for j, again in zip(which, bad.tolist(), strict=True) if again]
+            if not pending or (level and time.monotonic() > deadline):
+                break
+        scale = _robust_scale(value, error, which)
+        measured = torch.zeros(n, dtype=torch.bool)
+        measured[which] = True
+        limit = max(ROUGH, 300 * self.relative_noise) * scale + 20 * rounding
+        rough = measured & ~(error <= limit).all(0)
+        return Truth(value, error.nan_to_num(torch.inf) + rounding, measured & ~rough, rough)
+
+
+def _extrapolate(p1: Tensor, m1: Tensor, p2: Tensor, m2: Tensor, h: float) -> tuple[Tensor, Tensor]:
+    coarse, fine = (p1 - m1) / (2 * h), (p2 - m2) / h
+    best = (4 * fine - coarse) / 3
+    jump = 2 * (p2 + m2) / (h / 2) - (p1 + m1) / h
+    return best, 0.02 * (best - fine).abs() + jump.abs()  # O(h⁴) is left of a difference that is O(h²)
+
+
+def slope(function: Callable[[float], Tensor], noise: float) -> tuple[Tensor, Tensor]:
+    """d/dt of a vector-valued function at t = 0, and its error, elementwise; steps as for a coordinate.
+
+    `noise` is the relative rounding of its values.
+    """
+    start = function(0.0)
+    value, error = torch.zeros_like(start), torch.full_like(start, torch.inf)
+    for h in FINE[:5] if noise < 1e-11 else COARSE:
+        try:
+            p1, m1, p2, m2 = (function(t) - start for t in (h, -h, h / 2, -h / 2))
+        except Crash:
+            continue
+        d, e = _extrapolate(p1, m1, p2, m2, h)
+        e = (e + 8 * noise * start.abs() / h).nan_to_num(torch.inf)
+        value, error = torch.where(e < error, d, value), torch.minimum(e, error)
+        if bool((error <= 1e-7 * value.abs().max()).all()):
+            break
+    return value, error
+
+
+def _robust_scale(value: Tensor, error: Tensor, which: Sequence[int]) -> Tensor:
+    """The largest |derivative| among the coordinates that converged: at a jump the differences are arbitrarily large."""
+    inside, wrong = value[:, which].abs(), error[:, which]
+    good = wrong <= 0.01 * inside
+    return torch.where(good, inside, 0.0).amax(1, keepdim=True) if inside.numel() else torch.zeros(len(value), 1).double()
+
+
+def third_difference(walk: Tensor) -> Tensor:
+    """The size of a walk's third differences in units of one value's noise; dim 0 is the walk."""
+    third = walk[3:] - 3 * walk[2:-1] + 3 * walk[1:-2] - walk[:-3]
+    return third.abs().amax(0) / 4.5  # the standard deviation of 1, 3, 3, 1 independent errors is √20
+
+
+def spread(tensor: Tensor) -> Tensor:
+    """A natural step for each element, flat: its own size, but not far below what is typical of the tensor."""
+    x = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).detach().reshape(-1).to("cpu", torch.float64).abs()
+    x = torch.where(torch.isfinite(x), x, 0.0)
+    used = x[x > 0]
+    typical = float(used.median()) if used.numel() else 1.0
+    return x.clamp(min=typical)
+
+
+def unit(n: int, generator: torch.Generator) -> Tensor:
+    """n numbers with random signs and sizes between ½ and 3/2: none is near 0."""
+    sign = torch.randint(0, 2, (n,), generator=generator).double() * 2 - 1
+    return sign * (0.5 + torch.rand(n, generator=generator, dtype=torch.float64))
+
+
+def _length(tensor: Tensor) -> int:
+    return tensor.numel() * (2 if tensor.is_complex() else 1)

@@ -1,0 +1,74 @@
+"""The gallery's register: faulty Functions with the kind that must come first, and correct ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd import Function
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    name: str
+    function: Any
+    inputs: Callable[[], tuple[Any, ...]]
+    kind: str | None = None  # None: correct
+    tensor: str | None = None
+    reference: Any = None
+    dtype: torch.dtype = torch.float32
+
+
+EXHIBITS: list[Exhibit] = []
+
+
+def faulty(kind: str, *inputs: Any, tensor: str | None = None, reference: Any = None, dtype: Any = torch.float32) -> Any:
+    """Register the decorated Function or function as one whose first finding must be `kind`."""
+    return _register(kind, inputs, tensor, reference, dtype)
+
+
+def correct(*inputs: Any, reference: Any = None, dtype: Any = torch.float32) -> Any:
+    """Register the decorated Function or function as one on which nothing may be found."""
+    return _register(None, inputs, None, reference, dtype)
+
+
+def _register(kind: str | None, inputs: tuple[Any, ...], tensor: str | None, reference: Any, dtype: Any) -> Any:
+    def register(function: Any) -> Any:
+        name = getattr(function, "__name__", type(function).__name__)
+        EXHIBITS.append(Exhibit(name, function, lambda: build(inputs, dtype), kind, tensor, reference, dtype))
+        return function
+
+    return register
+
+
+def build(inputs: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
+    """A tuple of integers is the shape of a random tensor; a callable makes its own value; the rest is taken as it is."""
+    generator = torch.Generator().manual_seed(11)
+
+    def one(item: Any) -> Any:
+        if isinstance(item, tuple):
+            return torch.randn(item, generator=generator, dtype=torch.float64).to(dtype)
+        return item(generator, dtype) if callable(item) and not isinstance(item, torch.Tensor) else item
+
+    return tuple(one(item) for item in inputs)
+
+
+def positive(*shape: int) -> Any:
+    return lambda g, dtype: (torch.rand(shape, generator=g, dtype=torch.float64) + 0.3).to(dtype)
+
+
+def labels(count: int, classes: int) -> Any:
+    return lambda g, dtype: torch.randint(0, classes, (count,), generator=g)
+
+
+def asking(*shape: int) -> Any:
+    """A tensor that requires a gradient: the others of its call are then not checked."""
+    return lambda g, dtype: torch.randn(shape, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
+
+
+def make(name: str, forward: Any, backward: Any, **more: Any) -> type[Function]:
+    """A Function of the older style from its two functions."""
+    parts = {"forward": staticmethod(forward), "backward": staticmethod(backward), **more}
+    return type(name, (Function,), parts)
