@@ -111,4 +111,8 @@ def resumed_options(options: Options, given: set[str], state: dict[str, Any], pa
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "at its default"
+    if isinstance(value, float):
+        return f"{value:g}"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

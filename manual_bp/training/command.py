@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -38,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> Result:
     except UserError as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
+    except BrokenPipeError:  # whoever read the output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its exit
+        raise SystemExit(1) from None
     except KeyboardInterrupt as error:
         status = 143 if isinstance(error, _Terminated) else 130
         if run is None or run.folder is None:

@@ -112,8 +112,9 @@ class Run:
                 self.rows.append(row)
                 if self.folder is not None and board is not None:
                     print(terminal.line(row), flush=True)
-                    board.scalars(row, epoch)
+                    # The checkpoint last: an epoch that it does not hold is trained, and written, once more.
                     self.folder.write_metrics(self.rows)
+                    board.scalars(row, epoch)
                     self.folder.write_checkpoint(self._checkpoint(epoch))
             last = self._test()
             self.rows.append(last)
