@@ -43,13 +43,22 @@ def main(argv: Sequence[str] | None = None) -> Result:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its exit
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:
-        status = 143 if isinstance(error, _Terminated) else 130
-        if run is None or run.folder is None:
-            how = "nothing was saved"
-        else:
-            how = f"continue with: python train.py --resume {shlex.quote(str(run.folder.path))}"
-        print(f"train.py: interrupted: {how}", file=sys.stderr)
-        raise SystemExit(status) from None
+        if run is None or run.world.writes:
+            print(f"train.py: interrupted: {_how_to_go_on(run)}", file=sys.stderr)
+        raise SystemExit(143 if isinstance(error, _Terminated) else 130) from None
+    except RuntimeError as error:
+        if run is None or run.world.size == 1:
+            raise
+        if run.world.writes:  # a collective operation fails when a process that takes part in it has died
+            reason = str(error).splitlines()[0][:120]
+            print(f"train.py: error: lost another process ({reason}): {_how_to_go_on(run)}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+def _how_to_go_on(run: Run | None) -> str:
+    if run is None or run.folder is None:
+        return "nothing was saved"
+    return f"continue with: python train.py --resume {shlex.quote(str(run.folder.path))}"
 
 
 @contextmanager
