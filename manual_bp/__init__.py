@@ -1,6 +1,6 @@
 """PyTorch layers whose backward passes are derived by hand, and the tools that prove them."""
 
-from manual_bp import functional
+from manual_bp import functional, verify
 from manual_bp.modules import MLP, Linear, MSELoss, Sigmoid, convert
 from manual_bp.ops import LinearFunction, MSELossFunction, SigmoidFunction
 
@@ -16,4 +16,5 @@ __all__ = [
     "SigmoidFunction",
     "convert",
     "functional",
+    "verify",
 ]

@@ -53,7 +53,9 @@ class Graph:
     outputs: list[Tensor]
     changed: list[int] = field(default_factory=list)
 
-    def gradients(self, cotangents: Sequence[Tensor | None], *, retain: bool = False, create: bool = False) -> Gradients:
+    def gradients(
+        self, cotangents: Sequence[Tensor | None], *, retain: bool = False, create: bool = False
+    ) -> Gradients:
         """Σ_o ⟨cotangent_o, output_o⟩ differentiated by each leaf; a cotangent of None leaves its output out."""
         pairs = [(o, g) for o, g in zip(self.outputs, cotangents, strict=True) if g is not None and o.requires_grad]
         if not pairs or not self.leaves:
@@ -124,7 +126,9 @@ class Case:
             raise Crash("forward", RuntimeError(f"it returned {len(outputs)} tensors where it had returned more"))
         return flat([_real(outputs[i]) for i in self.differentiable])
 
-    def graph(self, args: Sequence[Any] | None = None, needs: Sequence[int] | None = None, first: bool = False) -> Graph:
+    def graph(
+        self, args: Sequence[Any] | None = None, needs: Sequence[int] | None = None, first: bool = False
+    ) -> Graph:
         """Run with autograd on. Each leaf is passed as a copy of itself, so that in-place functions may write to it."""
         leaves: dict[int, Tensor] = {}
         passed = self.copies(args)
@@ -142,7 +146,9 @@ class Case:
         changed = [
             i
             for i, (a, old) in enumerate(zip(passed, before, strict=True))
-            if isinstance(a, Tensor) and old is not None and not same(a.detach(), old)
+            if isinstance(a, Tensor)
+            and old is not None
+            and not same(a.detach(), old)
             # an in-place operation that autograd recorded, or that mark_dirty declared, gives the tensor a new history
             and (i not in leaves or a.grad_fn is histories[i])
             and not any(o is a for o in returned)
@@ -160,7 +166,9 @@ class Case:
         parts = vector.clone().split([s.numel() for s in self.shapes])
         return [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
-    def gradients(self, vector: Tensor, args: Sequence[Any] | None = None, needs: Sequence[int] | None = None) -> Gradients:
+    def gradients(
+        self, vector: Tensor, args: Sequence[Any] | None = None, needs: Sequence[int] | None = None
+    ) -> Gradients:
         """The function's own gradients for a flat cotangent, from a fresh graph."""
         return self.graph(args, needs).gradients(self.split(vector))
 

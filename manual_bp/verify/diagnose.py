@@ -43,6 +43,9 @@ class Diagnosis:
 
     def explain(self) -> tuple[str, str]:
         """Kind and explanation."""
+        known = ~torch.isnan(self.expected[0][0])
+        if any(not bool(torch.isfinite(g[known]).all()) for g in self.gradient):
+            return "wrong-values", describe(self.experiment, self.position)
         tests = (self._missing, self._ignores, self._precision, self._nonlinear, self._one_output, self._factor)
         for test in (*tests, self._transposed, self._another, self._point, self._unstable_factor):
             found = test()
@@ -83,12 +86,15 @@ class Diagnosis:
             even = "; twice the grad_output gives the same gradient" if _near(doubled, g1, 1e-6) else ""
             text = "the gradient for g₁ + g₂ is not the sum of those for g₁ and g₂"
             return "not-linear-in-grad-output", f"{text}{shift}{square}{even}"
-        for scale in (1000.0, 1e-3):
-            if not _near(self._own(scale * first), scale * g1, tolerance):
-                return (
-                    "not-linear-in-grad-output",
-                    f"the gradient for {scale:g}·g is not {scale:g} times that for g: clipped?",
-                )
+        return self.scaled()
+
+    def scaled(self) -> tuple[str, str] | None:
+        """A gradient that is right for grad_outputs of size 1 and is clipped or cut off for others."""
+        first, g1 = self.experiment.cotangents[0], self.gradient[0]
+        for scale in (1000.0, -1.0, 1e-3):
+            if not _near(self._own(scale * first), scale * g1, max(1e-3, self.rtol)):
+                text = f"the gradient for {scale:g}·g is not {scale:g} times that for g"
+                return "not-linear-in-grad-output", f"{text}: clipped, rectified or cut off"
         return None
 
     def _one_output(self) -> tuple[str, str] | None:
@@ -183,9 +189,10 @@ class Diagnosis:
             if not telling(*theirs[0]):
                 continue
             for sign in (1.0, -1.0):
-                if all(
-                    close(g, sign * e, s, self.rtol) for g, (e, s) in zip(self.gradient, theirs, strict=True)
-                ) and self.experiment.truths[other].known.any():
+                if (
+                    all(close(g, sign * e, s, self.rtol) for g, (e, s) in zip(self.gradient, theirs, strict=True))
+                    and self.experiment.truths[other].known.any()
+                ):
                     minus = "minus " if sign < 0 else ""
                     name = self.case.subject.names[other]
                     return "gradient-of-another-input", f"the gradient is {minus}the derivative by {name}"
@@ -219,9 +226,8 @@ def diagnose(experiment: Experiment, position: int) -> tuple[Finding | None, Row
     row = _row(experiment, position)
     if experiment.right(position):
         fault = experiment.directional_fault(position) if experiment.columns[position] is not None else None
-        if fault is None:
-            return None, row
-        return Finding("wrong-values", name, fault), _with_verdict(row, "wrong-values")
+        wrong = ("wrong-values", fault) if fault is not None else Diagnosis(experiment, position).scaled()
+        return (None, row) if wrong is None else (Finding(wrong[0], name, wrong[1]), _with_verdict(row, wrong[0]))
     kind, text = Diagnosis(experiment, position).explain()
     worst = locate(experiment, position)
     return Finding(kind, name, f"{text}.\n{worst[0]}", *worst[1:]), _with_verdict(row, kind)

@@ -43,7 +43,7 @@ def listening(graph: Graph) -> Iterator[list[Heard]]:
     """Record each call of a Function's backward in this graph while the block runs."""
     heard: list[Heard] = []
     patched: list[tuple[type, str, Any]] = []
-    for cls in {type_: None for type_ in _functions(graph)}:
+    for cls in dict.fromkeys(_functions(graph)):
         name = "backward" if cls.vjp is torch.autograd.Function.vjp else "vjp"
         patched.append((cls, name, cls.__dict__.get(name)))
         setattr(cls, name, staticmethod(_recorder(cls, getattr(cls, name), heard)))

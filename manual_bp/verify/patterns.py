@@ -20,7 +20,9 @@ def describe(experiment: Experiment, position: int) -> str:
     known = ~torch.isnan(expected[0])
     if any(bool((~torch.isfinite(g[known])).any()) for g in gradients):
         count = int((~torch.isfinite(gradients[0][known])).sum())
-        return f"the gradient is NaN or infinite at {count} of {int(known.sum())} elements where the derivative is finite"
+        return (
+            f"the gradient is NaN or infinite at {count} of {int(known.sum())} elements where the derivative is finite"
+        )
     seen = [text for text in (_where(experiment, position), _shape_of(experiment, position, expected)) if text]
     return "; ".join([*(seen or ["the gradient is wrong"]), RULED_OUT])
 
@@ -56,9 +58,8 @@ def _shape_of(experiment: Experiment, position: int, expected: list[Tensor]) -> 
     solid = known & (expected[0].abs() > 1e3 * errors[0]) & (expected[1].abs() > 1e3 * errors[1])
     if int(solid.sum()) > 3 and torch.allclose(ratios[0][solid], ratios[1][solid], rtol=1e-4, atol=1e-7):
         name = _tensor_with(experiment, ratios[0], solid)
-        return (
-            "each element is off by a factor of its own, the same for every grad_output"
-            + (f": {name}" if name else ": an elementwise factor is missing or wrong")
+        return "each element is off by a factor of its own, the same for every grad_output" + (
+            f": {name}" if name else ": an elementwise factor is missing or wrong"
         )
     differences = [g - e for g, e in zip(gradients, expected, strict=True)]
     for d in range(gradients[0].dim()):

@@ -95,8 +95,9 @@ class Report:
             lines += ["", *self._table(red, green, plain)]
         if self.checks:
             lines.append("")
-            text = " · ".join(f"{name}: {result}" for name, result in self.checks.items())
-            lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+            for status in dict.fromkeys(self.checks.values()):
+                text = f"{status}: {', '.join(name for name, own in self.checks.items() if own == status)}"
+                lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
         for note in self.notes:
             lines += textwrap.wrap(f"note: {note}", WIDTH, initial_indent="  ", subsequent_indent="        ")
         return "\n".join(lines)

@@ -57,7 +57,9 @@ def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -
         raise TypeError(f"check: {seen} is not callable: give a Function, its apply, a function or a module")
     call = function if cls is None else cls.apply
     flags = _flags(args)
-    return Subject(_name(function, cls), call, tuple(names or _names(function, cls, len(args))), args, flags, len(args), cls)
+    return Subject(
+        _name(function, cls), call, tuple(names or _names(function, cls, len(args))), args, flags, len(args), cls
+    )
 
 
 def _flags(args: tuple[Any, ...]) -> tuple[bool, ...]:

@@ -57,6 +57,8 @@ class Differences:
         safe = torch.where(finite, self.start, 0.0)
         self.magnitude = (self.cotangents * safe).square().sum(1, keepdim=True).sqrt()
         self.noise = 2.3e-16 * self.magnitude
+        largest = float(self.cotangents.abs().max()) if self.cotangents.numel() else 0.0
+        self.sizes = {i: largest * float(spread(self.args[i]).max()) for i in case.checked if self.args[i].numel()}
 
     @property
     def relative_noise(self) -> float:
@@ -90,7 +92,10 @@ class Differences:
             return self.at(position, write)
 
         p1, m1, p2, m2 = step(h), step(-h), step(h / 2), step(-h / 2)
-        return _extrapolate(p1, m1, p2, m2, h)
+        value, error = _extrapolate(p1, m1, p2, m2, h)
+        # Not the least change: what happened may have been rounded away beside numbers of the input's size.
+        still = (p1 == 0) & (m1 == 0) & (p2 == 0) & (m2 == 0)
+        return value, error + still * (2.3e-16 * self.sizes[position] / h)
 
     def measure_noise(self, positions: Sequence[int], generator: torch.Generator) -> None:
         """Raise `noise` to the roughness of the values over tiny steps: third differences, which kill smooth change."""
@@ -102,7 +107,7 @@ class Differences:
             v = unit(n, generator) * spread(self.args[position]) * 1e-6
             sides = []
             for sign in (1.0, -1.0):  # an element next to a kink crosses it on one side only
-                walk = [self.at(position, lambda x, t=sign * t: x.add_(v.to(x), alpha=t)) for t in range(1, 8)]
+                walk = [self.at(position, _adding(v, sign * t)) for t in range(1, 8)]
                 sides.append(third_difference(torch.stack(walk)))
             found = torch.maximum(found, torch.minimum(*sides).unsqueeze(1))
         self.noise = torch.maximum(self.noise, torch.nan_to_num(found))
@@ -146,6 +151,13 @@ class Differences:
         return Truth(value, error.nan_to_num(torch.inf) + rounding, measured & ~rough, rough)
 
 
+def _adding(v: Tensor, t: float) -> Callable[[Tensor], None]:
+    def write(x: Tensor) -> None:
+        x.add_(v.to(x), alpha=t)
+
+    return write
+
+
 def _extrapolate(p1: Tensor, m1: Tensor, p2: Tensor, m2: Tensor, h: float) -> tuple[Tensor, Tensor]:
     coarse, fine = (p1 - m1) / (2 * h), (p2 - m2) / h
     best = (4 * fine - coarse) / 3
@@ -177,7 +189,9 @@ def _robust_scale(value: Tensor, error: Tensor, which: Sequence[int]) -> Tensor:
     """The largest |derivative| among the coordinates that converged: at a jump the differences are arbitrarily large."""
     inside, wrong = value[:, which].abs(), error[:, which]
     good = wrong <= 0.01 * inside
-    return torch.where(good, inside, 0.0).amax(1, keepdim=True) if inside.numel() else torch.zeros(len(value), 1).double()
+    return (
+        torch.where(good, inside, 0.0).amax(1, keepdim=True) if inside.numel() else torch.zeros(len(value), 1).double()
+    )
 
 
 def third_difference(walk: Tensor) -> Tensor:
@@ -188,7 +202,13 @@ def third_difference(walk: Tensor) -> Tensor:
 
 def spread(tensor: Tensor) -> Tensor:
     """A natural step for each element, flat: its own size, but not far below what is typical of the tensor."""
-    x = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).detach().reshape(-1).to("cpu", torch.float64).abs()
+    x = (
+        (torch.view_as_real(tensor) if tensor.is_complex() else tensor)
+        .detach()
+        .reshape(-1)
+        .to("cpu", torch.float64)
+        .abs()
+    )
     x = torch.where(torch.isfinite(x), x, 0.0)
     used = x[x > 0]
     typical = float(used.median()) if used.numel() else 1.0

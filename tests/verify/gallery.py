@@ -24,7 +24,9 @@ class Exhibit:
 EXHIBITS: list[Exhibit] = []
 
 
-def faulty(kind: str, *inputs: Any, tensor: str | None = None, reference: Any = None, dtype: Any = torch.float32) -> Any:
+def faulty(
+    kind: str, *inputs: Any, tensor: str | None = None, reference: Any = None, dtype: Any = torch.float32
+) -> Any:
     """Register the decorated Function or function as one whose first finding must be `kind`."""
     return _register(kind, inputs, tensor, reference, dtype)
 

@@ -24,7 +24,7 @@ class LayerNorm(Function):
 
     @staticmethod
     def backward(ctx, g):
-        x, gamma, xhat, rstd = LayerNorm.parts(ctx)
+        _x, gamma, xhat, rstd = LayerNorm.parts(ctx)
         d = g * gamma
         dx = rstd * (d - d.mean(-1, keepdim=True) - xhat * (d * xhat).mean(-1, keepdim=True))
         return dx, (g * xhat).sum(0), g.sum(0)
@@ -38,7 +38,7 @@ correct(*NORM, reference=lambda x, g, b: F.layer_norm(x, (6,), g, b))(LayerNorm)
 class NormWithoutMeanTerms(LayerNorm):
     @staticmethod
     def backward(ctx, g):
-        x, gamma, xhat, rstd = LayerNorm.parts(ctx)
+        _x, gamma, xhat, rstd = LayerNorm.parts(ctx)
         return rstd * g * gamma, (g * xhat).sum(0), g.sum(0)
 
 
@@ -46,7 +46,7 @@ class NormWithoutMeanTerms(LayerNorm):
 class NormWithoutGamma(LayerNorm):
     @staticmethod
     def backward(ctx, g):
-        x, gamma, xhat, rstd = LayerNorm.parts(ctx)
+        _x, _gamma, xhat, rstd = LayerNorm.parts(ctx)
         dx = rstd * (g - g.mean(-1, keepdim=True) - xhat * (g * xhat).mean(-1, keepdim=True))
         return dx, (g * xhat).sum(0), g.sum(0)
 
@@ -126,7 +126,7 @@ class EntropyWithoutG(CrossEntropy):
 class EntropyWithoutOneHot(CrossEntropy):
     @staticmethod
     def backward(ctx, g):
-        logits, target = ctx.saved_tensors
+        logits, _target = ctx.saved_tensors
         return g * torch.softmax(logits, -1) / logits.shape[0], None
 
 
@@ -368,7 +368,7 @@ class SquaredErrorWithoutTwo(Function):
         return d, -d
 
 
-@faulty("second-backward", (4, 3))
+@faulty("mutates-saved", (4, 3))
 class SharesOneBuffer(Function):
     @staticmethod
     def forward(ctx, x):
@@ -377,13 +377,22 @@ class SharesOneBuffer(Function):
 
     @staticmethod
     def backward(ctx, g):
-        return ctx.buffer.zero_().add(g) if False else torch.add(g, 0, out=None).expand(4, 3) if False else _into(ctx, g)
+        return ctx.buffer.copy_(g.expand_as(ctx.buffer))
 
 
-def _into(ctx, g):
-    with torch.no_grad():
-        ctx.buffer.copy_(g.expand_as(ctx.buffer))
-    return ctx.buffer
+BUFFER: list[torch.Tensor] = []
+
+
+@faulty("second-backward", (4, 3))
+class SharesAGlobalBuffer(Function):
+    @staticmethod
+    def forward(ctx, x):
+        BUFFER[:] = [torch.zeros_like(x)]
+        return x.sum(0)
+
+    @staticmethod
+    def backward(ctx, g):
+        return BUFFER[0].copy_(g.detach().expand_as(BUFFER[0]))
 
 
 class Attention(Function):
@@ -401,7 +410,7 @@ class Attention(Function):
 
     @staticmethod
     def backward(ctx, g):
-        q, k, v, p, ds = Attention.parts(ctx, g)
+        q, k, _v, p, ds = Attention.parts(ctx, g)
         ds = ds / q.shape[-1] ** 0.5
         return ds @ k, ds.mT @ q, p.mT @ g
 
@@ -415,7 +424,7 @@ correct((4, 4), (4, 4), (4, 4))(Attention)
 class AttentionWithoutRoot(Attention):
     @staticmethod
     def backward(ctx, g):
-        q, k, v, p, ds = Attention.parts(ctx, g)
+        q, k, _v, p, ds = Attention.parts(ctx, g)
         return ds @ k, ds.mT @ q, p.mT @ g
 
 
@@ -431,7 +440,7 @@ class AttentionKeysQueriesSwapped(Attention):
 class AttentionValuesThroughP(Attention):
     @staticmethod
     def backward(ctx, g):
-        q, k, v, p, ds = Attention.parts(ctx, g)
+        _q, _k, _v, p, _ds = Attention.parts(ctx, g)
         dq, dk, _ = Attention.backward(ctx, g)
         return dq, dk, p @ g
 

@@ -140,7 +140,7 @@ class BiasForgotten(Base):
 class InputZero(Base):
     @staticmethod
     def backward(ctx, g):
-        input, weight = ctx.saved_tensors
+        input, _weight = ctx.saved_tensors
         return torch.zeros_like(input), g.t() @ input, g.sum(0)
 
 
@@ -183,9 +183,13 @@ class NeedsAppends(Base):
     @staticmethod
     def backward(ctx, g):
         input, weight = ctx.saved_tensors
-        grads = [f() for need, f in zip(
-            ctx.needs_input_grad, (lambda: g @ weight, lambda: g.t() @ input, lambda: g.sum(0)), strict=True
-        ) if need]
+        grads = [
+            f()
+            for need, f in zip(
+                ctx.needs_input_grad, (lambda: g @ weight, lambda: g.t() @ input, lambda: g.sum(0)), strict=True
+            )
+            if need
+        ]
         return tuple(grads + [None] * (3 - len(grads)))
 
 
@@ -358,7 +362,7 @@ class LinearAnyRank(Function):
 class JvpForgetsATerm(LinearAnyRank):
     @staticmethod
     def jvp(ctx, input, weight, bias):
-        x, w = ctx.saved_tensors
+        _x, w = ctx.saved_tensors
         return input @ w.t() + bias
 
 

@@ -93,6 +93,7 @@ def batch_of_one(case: Case, positions: tuple[int, ...], rtol: float, noise: flo
         result.status = "refused"
         return result
     differences.noise = torch.maximum(differences.noise, noise * differences.magnitude)
+    differences.measure_noise(one.checked, generator)
     if not bool(torch.isfinite(differences.start).all()):
         result.status = "not finite"
         return result

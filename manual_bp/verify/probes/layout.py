@@ -35,7 +35,8 @@ def layout(experiment: Experiment) -> Result:
         for i in case.checked:
             if not alike(expected[i], found[i], experiment.rtol):
                 result.add("non-contiguous", names[i], f"a grad_output {what} gives another gradient")
-    for i, args in _moved_inputs(experiment):
+    # a mask that is drawn with the input's strides is another mask
+    for i, args in () if case.random else _moved_inputs(experiment):
         try:
             graph = case.graph(args)
         except Crash as crash:
@@ -45,7 +46,9 @@ def layout(experiment: Experiment) -> Result:
         try:
             found = graph.gradients(row)
         except Crash as crash:
-            result.add("non-contiguous", names[i], f"{names[i]} with transposed strides: the backward raises {crash.line}")
+            result.add(
+                "non-contiguous", names[i], f"{names[i]} with transposed strides: the backward raises {crash.line}"
+            )
             continue
         if not bool(torch.allclose(case.vector(), case.vector(args), rtol=experiment.rtol, atol=0, equal_nan=True)):
             scale = case.vector().abs().nan_to_num().max()

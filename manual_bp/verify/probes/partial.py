@@ -12,7 +12,7 @@ def partial_outputs(experiment: Experiment) -> Result:
     """A gradient for one output alone must equal the gradient with explicit zeros for the rest."""
     case = experiment.case
     if len(case.shapes) < 2:
-        return Result("one output")
+        return Result()
     result = Result()
     for o in range(len(case.shapes)):
         row = case.split(experiment.cotangents[3 + o])

@@ -86,9 +86,7 @@ def interleaved(experiment: Experiment) -> Result:
     """Two forwards, then the first one's backward: state kept on the class instead of on ctx shows here."""
     case, result = experiment.case, Result()
     row = case.split(experiment.cotangents[0])
-    moved = [
-        a * 1.25 + 0.125 if isinstance(a, Tensor) and i in case.checked else a for i, a in enumerate(case.args)
-    ]
+    moved = [a * 1.25 + 0.125 if isinstance(a, Tensor) and i in case.checked else a for i, a in enumerate(case.args)]
     plain = case.graph().gradients(row)
     graph = case.graph()
     try:

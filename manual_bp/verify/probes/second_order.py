@@ -26,15 +26,12 @@ def second_order(experiment: Experiment) -> Result:
     try:
         first = graph.gradients(gs, create=True)
     except Crash as crash:
-        if "once_differentiable" in str(crash.error):
-            return _once(result)
         return _unsupported(result, f"the backward under create_graph=True raises {crash.line}")
-    total = [
-        (g.reshape(-1) * weights[i].to(g)).sum() for i, g in first.items() if g is not None and g.requires_grad
-    ]
-    ones = [g for g in first.values() if g is not None]
-    if not ones:
+    total = [(g.reshape(-1) * weights[i].to(g)).sum() for i, g in first.items() if g is not None and g.requires_grad]
+    if all(g is None for g in first.values()):
         return result
+    if any(_refuses(g) for g in first.values() if g is not None):
+        return _once(result)
     targets = [(i, case.subject.names[i], leaf) for i, leaf in graph.leaves.items()]
     found: list[Tensor | None] = [None] * (len(targets) + len(gs))
     if total:
@@ -46,8 +43,6 @@ def second_order(experiment: Experiment) -> Result:
                     )
                 )
         except Exception as error:  # anything: it runs the function's own code again
-            if "once_differentiable" in str(error):
-                return _once(result)
             line = Crash("second backward", error).line
             if _linear(experiment, weights):
                 return result
@@ -62,6 +57,22 @@ def second_order(experiment: Experiment) -> Result:
     for name, text in wrong:
         result.add("double-backward-wrong", name, text)
     return result
+
+
+def _refuses(gradient: Tensor) -> bool:
+    """Whether the graph behind it has the node that once_differentiable puts there. It raises only when it is run."""
+    pending, seen = [gradient.grad_fn], {gradient.grad_fn}
+    while pending:
+        node = pending.pop()
+        if node is None:
+            continue
+        if node.name() == "torch::autograd::Error":
+            return True
+        for following, _ in node.next_functions:
+            if following not in seen:
+                seen.add(following)
+                pending.append(following)
+    return False
 
 
 def _once(result: Result) -> Result:
@@ -81,9 +92,7 @@ def _linear(experiment: Experiment, weights: dict[int, Tensor]) -> bool:
     return not _compare(experiment, weights, [None] * n)
 
 
-def _compare(
-    experiment: Experiment, weights: dict[int, Tensor], found: list[Tensor | None]
-) -> list[tuple[str, str]]:
+def _compare(experiment: Experiment, weights: dict[int, Tensor], found: list[Tensor | None]) -> list[tuple[str, str]]:
     """Name and text for each argument, and each grad_output, whose second derivative is wrong."""
     case = experiment.case
     row = experiment.cotangents[0]
@@ -109,13 +118,17 @@ def _compare(
             return
         scale = float(value[usable].abs().max())
         off = (mine - value).abs()
-        limit = max(1e-4, 10 * experiment.rtol) * scale + 10 * error + 1e-9 * float(mine.abs().max() if own is None else 0)
+        limit = (
+            max(1e-4, 10 * experiment.rtol) * scale + 10 * error + 1e-9 * float(mine.abs().max() if own is None else 0)
+        )
         bad = usable & ~(off <= limit)
         if bool(bad.any()):
             k = int(torch.where(bad, off.nan_to_num(torch.inf), -1.0).argmax())
-            lost = "it is None: the graph from it to the gradient is cut, by saving an intermediate or by detach" if (
-                own is None
-            ) else "an intermediate that depends on it was saved and counts as a constant, or the formula is not differentiable"
+            lost = (
+                "it is None: the graph from it to the gradient is cut, by saving an intermediate or by detach"
+                if (own is None)
+                else "an intermediate that depends on it was saved and counts as a constant, or the formula is not differentiable"
+            )
             wrong.append(
                 (
                     name,

@@ -173,7 +173,9 @@ def compiled(experiment: Experiment, backend: str) -> Result:
     try:
         with stage("torch.compile(fullgraph=True)"), torch.enable_grad():
             outputs = tensors(faster(*passed))
-            outputs = [torch.view_as_real(o) if o.is_complex() else o for o in (outputs[k] for k in case.differentiable)]
+            outputs = [
+                torch.view_as_real(o) if o.is_complex() else o for o in (outputs[k] for k in case.differentiable)
+            ]
             parts = zip(outputs, case.split(experiment.cotangents[0]), strict=True)
             pairs = [(o, g.to(o)) for o, g in parts if o.requires_grad]
             found = torch.autograd.grad(

@@ -1,0 +1,50 @@
+"""MODULE_OR_FILE:NAME as the object it names."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def load(target: str) -> Any:
+    """Import a module, or run a file, and take a name from it; dots in the name go through classes and modules.
+
+    Raises:
+        ValueError: no such module, file or name, or the module raises while it is imported; the message says which.
+    """
+    place, colon, name = target.rpartition(":")
+    if not colon or not place or not name:
+        raise ValueError(f"{target!r}: expected MODULE_OR_FILE:NAME, such as my_ops.py:MyFunction or my.ops:MyFunction")
+    found: Any = _module(place)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            known = [n for n in vars(found) if not n.startswith("_")] if hasattr(found, "__dict__") else []
+            raise ValueError(f"{target!r}: {place} has no {name}; it has {', '.join(known[:12]) or 'nothing'}")
+        found = getattr(found, part)
+    return found
+
+
+def _module(place: str) -> Any:
+    path = Path(place)
+    try:
+        if path.suffix == ".py":
+            if not path.is_file():
+                raise ValueError(f"{place}: no such file")
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            if spec is None or spec.loader is None:
+                raise ValueError(f"{place}: not a Python file")
+            module = importlib.util.module_from_spec(spec)
+            sys.path.insert(0, str(path.resolve().parent))  # as `python file.py` does, for what it imports itself
+            sys.modules[path.stem] = module
+            spec.loader.exec_module(module)
+            return module
+        sys.path.insert(0, "")
+        return importlib.import_module(place)
+    except ValueError:
+        raise
+    except Exception as error:  # anything: it runs somebody's module
+        line = str(error).splitlines()[0] if str(error) else ""
+        raise ValueError(f"{place}: importing it raises {type(error).__name__}: {line}") from error
