@@ -1,28 +1,155 @@
-"""TensorBoard: the scalars of a run, one point an epoch."""
+"""TensorBoard: what a run writes into its event file.
+
+Everything of a run stays in the run's own folder: `add_scalars` and `add_hparams` would make further runs beside it.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-_TAGS = ("cost/", "accuracy/", "grad_norm/", "delta_norm/", "slope/", "saturated/", "update_ratio/", "check/", "time/")
+import torch
+from torch import Tensor
+
+TAGS = (
+    "cost/",
+    "accuracy/",
+    "grad_norm/",
+    "delta_norm/",
+    "slope/",
+    "saturated/",
+    "passed/",
+    "dead/",
+    "stuck/",
+    "update_ratio/",
+    "check/",
+    "time/",
+    "non_finite/",
+)
+
+# Category, then chart, then what the tags of its lines start with, as regular expressions.
+LAYOUT = {
+    "cost": {"cost C": ["cost/.*"]},
+    "accuracy": {"accuracy, a share of the examples": ["accuracy/.*"]},
+    "gradient norms": {
+        "‖∂C/∂W‖ and ‖∂C/∂b‖ by layer": [r"grad_norm/.*\.weight", r"grad_norm/.*\.bias"],
+        "all parameters as one vector": ["grad_norm/total"],
+    },
+    "δ per layer": {"‖δ‖ = ‖∂C/∂z‖ by layer": ["delta_norm/.*"]},
+    "slope × error": {
+        "slope: mean σ′(z) by layer, at most ¼": ["slope/.*"],
+        "error let through: ‖δ‖ / ‖∂C/∂a‖ by layer, at most ¼": ["passed/.*"],
+        "saturated: share of σ′(z) < 0.01 by layer": ["saturated/.*"],
+    },
+}
+
+METRICS = ("cost/train", "cost/validation", "cost/test", "accuracy/train", "accuracy/validation", "accuracy/test")
 
 
 class Board:
-    """The event file of one run folder. TensorBoard is imported when it is made, not before."""
+    """The event file of one run folder. TensorBoard is imported when it is made, not before.
+
+    Args:
+        folder: the run folder.
+        first_epoch: points from here on that an interrupted run left behind are dropped, so that curves do not overlap.
+    """
 
     def __init__(self, folder: Path, first_epoch: int = 1) -> None:
+        _leave_tensorflow_out()
         from torch.utils.tensorboard import SummaryWriter
 
-        # points from here on that an interrupted run left behind are dropped, so that curves do not overlap
         self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
 
-    def scalars(self, row: dict[str, Any], epoch: int) -> None:
-        """Write every entry of a metrics row whose name is a tag."""
-        for tag, value in row.items():
-            if tag.startswith(_TAGS):
-                self._writer.add_scalar(tag, value, epoch)
+    def scalars(self, row: Mapping[str, Any], epoch: int) -> None:
+        """Write every entry of a metrics row whose name is a tag, as one event."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in row.items() if tag.startswith(TAGS)]
+        self._add(Summary(value=values), epoch)
+
+    def layout(self) -> None:
+        """The charts of the page Custom Scalars."""
+        self._writer.add_custom_scalars(
+            {
+                category: {title: ["Multiline", tags] for title, tags in charts.items()}
+                for category, charts in LAYOUT.items()
+            }
+        )
+
+    def text(self, tag: str, markdown: str, epoch: int) -> None:
+        self._writer.add_text(tag, markdown, epoch)
+
+    def image(self, tag: str, pixels: Tensor, epoch: int) -> None:
+        """An image (height, width, 3) of uint8."""
+        self._writer.add_image(tag, pixels, epoch, dataformats="HWC")
+
+    def histogram(self, tag: str, values: Tensor, epoch: int) -> None:
+        """A histogram of the finite entries; how many are not becomes the scalar `non_finite/<tag>`."""
+        values = values.detach().flatten().float()
+        finite = values[values.isfinite()].cpu()
+        if len(finite) < len(values):
+            self.scalars({f"non_finite/{tag}": len(values) - len(finite)}, epoch)
+        if len(finite):
+            self._writer.add_histogram(tag, finite, epoch)
+
+    def hparams_start(self, hparams: Mapping[str, Any]) -> None:
+        """The run's row on the page HParams, whose metrics are the run's own scalars."""
+        for summary in _hparams(hparams)[:2]:
+            self._add(summary, None)
+
+    def hparams_end(self) -> None:
+        """Mark that row as finished."""
+        self._add(_hparams({})[2], None)
+
+    def flush(self) -> None:
         self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
+
+    def _add(self, summary: Any, epoch: int | None) -> None:
+        self._writer._get_file_writer().add_summary(summary, epoch)
+
+
+def _hparams(hparams: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """The summaries experiment, session start and session end that `add_hparams` would write into a run of its own."""
+    from torch.utils.tensorboard.summary import hparams as summaries
+
+    plain = {name: value if isinstance(value, int | float) else str(value) for name, value in hparams.items()}
+    for name, value in plain.items():
+        if isinstance(value, bool):
+            plain[name] = "yes" if value else "no"
+    experiment, start, end = summaries(plain, dict.fromkeys(METRICS, 0.0))
+    return experiment, start, end
+
+
+def _leave_tensorflow_out() -> None:
+    """Make TensorBoard use its own small stand-in for TensorFlow, whose import takes seconds where it is installed.
+
+    TensorBoard looks for a module of this name for that very purpose.
+    """
+    name = "tensorboard.compat.notf"
+    if name not in sys.modules and "tensorflow" not in sys.modules and importlib.util.find_spec("tensorflow"):
+        sys.modules[name] = ModuleType(name)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a run's numbers depend on."""
+    import platform
+
+    import numpy
+    import tensorboard
+    import torchvision
+
+    return {
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "tensorboard": tensorboard.__version__,
+        "system": platform.platform(),
+    }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
 
-_CHUNK = 10_000  # rows a forward pass, so that the activations of a wide network fit
+_CHUNK = 1000  # rows a forward pass: few enough to stay in the cache, and for the activations of a wide network to fit
 
 
 Number = TypeVar("Number", float, Tensor)

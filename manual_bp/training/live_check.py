@@ -18,43 +18,55 @@ _TOLERANCE_IN_EPSILONS = 2000
 
 @dataclass(frozen=True)
 class Compared:
-    """One parameter's gradient against the built-in's: the largest difference, absolute and over the largest entry."""
+    """Each parameter's gradient against the built-in's; the figures are still on the device.
 
-    name: str
-    max_abs: float
-    max_rel: float
-
-
-def compare(model: nn.Sequential, gradients: list[Tensor], x: Tensor, y: Tensor, reduction: str) -> list[Compared]:
-    """Compare `gradients`, one for each parameter of `model`, with those autograd finds through the torch.nn twin."""
-    twin = builtin_twin(model)
-    expected = torch.autograd.grad(criterion("builtin", reduction)(twin(x), y), list(twin.parameters()))
-    compared = []
-    for (name, _), seen, truth in zip(model.named_parameters(), gradients, expected, strict=True):
-        difference = (seen - truth).abs().max()
-        largest = truth.abs().max()
-        # where every true entry is 0, any difference at all counts as wholly wrong
-        relative = torch.where(largest > 0, difference / largest, difference.sign())
-        compared.append(Compared(name, float(difference), float(relative)))
-    return compared
-
-
-def check(engine: Engine, model: nn.Sequential, part: Part, rows: Tensor, reduction: str) -> float:
-    """The largest relative error of the engine's gradients on the examples `rows`.
-
-    Raises:
-        UserError: it is out of tolerance; the message is a table, a row a parameter.
+    Attributes:
+        names: the parameters.
+        max_abs: the largest difference of each.
+        max_rel: the same over the largest entry of the built-in's gradient.
     """
-    dtype = next(model.parameters()).dtype
-    x = part.images[rows].to(dtype) * PIXEL_SCALE
-    y = torch.eye(CLASSES, dtype=dtype, device=x.device)[part.labels[rows]]
-    gradients = engine.gradients(x, y)
-    compared = compare(model, gradients, x, y, reduction)
-    worst = max(entry.max_rel for entry in compared)
-    tolerance = _TOLERANCE_IN_EPSILONS * torch.finfo(dtype).eps
-    if not worst <= tolerance and all(g.isfinite().all() for g in gradients):
-        table = "\n".join(f"  {e.name:<12} max abs {e.max_abs:.3e}   max rel {e.max_rel:.3e}" for e in compared)
+
+    names: list[str]
+    max_abs: Tensor
+    max_rel: Tensor
+
+    @property
+    def worst(self) -> Tensor:
+        """The largest relative error, a scalar; NaN where a gradient is not finite, in which there is nothing wrong."""
+        return self.max_rel.max()
+
+    def judge(self, worst: float) -> None:
+        """Raise if `worst`, the largest relative error as read from the device, is out of tolerance.
+
+        Raises:
+            UserError: the message is a table, a row a parameter.
+        """
+        tolerance = _TOLERANCE_IN_EPSILONS * torch.finfo(self.max_rel.dtype).eps
+        if not worst > tolerance:
+            return
+        rows = zip(self.names, self.max_abs.tolist(), self.max_rel.tolist(), strict=True)
+        table = "\n".join(
+            f"  {name:<12} max abs {absolute:.3e}   max rel {relative:.3e}" for name, absolute, relative in rows
+        )
         raise UserError(
             f"the hand-derived gradients differ from autograd's through torch.nn by more than {tolerance:.1e}:\n{table}"
         )
-    return worst
+
+
+def compare(model: nn.Sequential, gradients: list[Tensor], x: Tensor, y: Tensor, reduction: str) -> Compared:
+    """Compare `gradients`, one for each parameter of `model`, with those autograd finds through the torch.nn twin."""
+    twin = builtin_twin(model)
+    expected = torch.autograd.grad(criterion("builtin", reduction)(twin(x), y), list(twin.parameters()))
+    differences = torch.stack([(seen - truth).abs().max() for seen, truth in zip(gradients, expected, strict=True)])
+    largest = torch.stack([truth.abs().max() for truth in expected])
+    # where every true entry is 0, any difference at all counts as wholly wrong
+    relative = torch.where(largest > 0, differences / largest, differences.sign())
+    return Compared([name for name, _ in model.named_parameters()], differences, relative)
+
+
+def check(engine: Engine, model: nn.Sequential, part: Part, rows: Tensor, reduction: str) -> Compared:
+    """Compare the engine's gradients on the examples `rows` with the built-in's, without waiting for the device."""
+    dtype = next(model.parameters()).dtype
+    x = part.images[rows].to(dtype) * PIXEL_SCALE
+    y = torch.eye(CLASSES, dtype=dtype, device=x.device)[part.labels[rows]]
+    return compare(model, engine.gradients(x, y), x, y, reduction)

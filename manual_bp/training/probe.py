@@ -1,30 +1,88 @@
-"""How the sigmoids of a network stand: the slope σ′(z) per layer, measured on a fixed batch at the end of an epoch."""
+"""What is measured once an epoch on the network as it stands, and read from the device in one go."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
+from manual_bp.training.evaluation import evaluate
+
+PROBE_ROWS = 1000  # validation examples on which the layers are looked at
 SATURATED_SLOPE = 0.01  # σ′ below this lets less than a twenty-fifth of the best possible error signal through
+DEAD_SPREAD = 0.01  # a unit whose output varies by less than this over the examples says nothing about them
+STUCK_SLOPE, STUCK_SPREAD = 3e-4, 0.05  # a unit that is nearly constant and lets next to no error in stays as it is
+
+
+def examples(part: Part, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The first examples of `part` as inputs x (m, pixels) and one-hot targets y (m, 10)."""
+    labels = part.labels[:PROBE_ROWS]
+    y = torch.eye(CLASSES, dtype=dtype, device=labels.device)[labels]
+    return part.images[:PROBE_ROWS].to(dtype) * PIXEL_SCALE, y
+
+
+def measures(
+    model: nn.Sequential,
+    validation: Part,
+    reduction: str,
+    dtype: torch.dtype,
+    before: list[Tensor],
+    more: Mapping[str, Tensor],
+) -> dict[str, float]:
+    """Everything that is measured at the end of an epoch, by tag.
+
+    Args:
+        model: linear layers, each with or without a sigmoid after it.
+        validation: the part on which cost and accuracy are measured, and the layers on its first examples.
+        reduction: the cost's.
+        dtype: the network's.
+        before: the parameters at the beginning of the epoch.
+        more: scalars of the same epoch that are still on the device.
+    """
+    cost, accuracy = evaluate(model, validation, reduction, dtype)
+    values = {"cost/validation": cost, "accuracy/validation": accuracy, **layers(model, *examples(validation, dtype))}
+    for (name, parameter), old in zip(model.named_parameters(), before, strict=True):
+        # ‖W_after − W_before‖ / ‖W_before‖ over the epoch; the floor keeps a parameter that was all 0 finite
+        values[f"update_ratio/{name}"] = (parameter.detach() - old).norm() / old.norm().clamp_min(1e-12)
+    values.update(more)
+    read = torch.stack([value.double() for value in values.values()]).tolist()
+    return dict(zip(values, read, strict=True))
 
 
 @torch.no_grad()
-def slopes(model: nn.Sequential, x: Tensor) -> tuple[list[str], Tensor]:
-    """Mean slope and saturated share of every sigmoid layer for inputs x (m, n_in).
-
-    The slope is σ′(z) = a(1 − a), at most ¼. A layer carries the name of the linear layer that feeds it.
+def layers(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """How every layer stands for inputs x (m, n_in) and targets y (m, n_out), without autograd.
 
     Returns:
-        The layers' names, and a tensor (layers, 2): [mean σ′, share of σ′ < 0.01], still on the device.
+        Scalars that are still on the device, by tag. The layer whose linear module is called 0 has, if a sigmoid:
+        "slope/0" mean σ′(z) = a(1 − a), at most ¼; "saturated/0" the share of σ′(z) < 0.01; "passed/0"
+        ‖δ‖ / ‖∂C/∂a‖, the share of the error that the slope lets through, at most ¼; "stuck/0" the share of units that
+        are nearly constant with a slope near zero; and in any case "dead/0" the share of units with a constant output.
     """
-    names, rows = [], []
-    linear = ""
+    forward: list[tuple[str, nn.Linear, Tensor, bool]] = []  # name, linear module, a, whether a = σ(z)
+    a = x
     for name, module in model.named_children():
-        x = module(x)
+        a = module(a)  # z = a_prev Wᵀ + b, or a = σ(z)  (m, n)
         if isinstance(module, nn.Linear):
-            linear = name
-        elif isinstance(module, nn.Sigmoid):
-            slope = x * (1 - x)
-            names.append(linear)
-            rows.append(torch.stack([slope.mean(), (slope < SATURATED_SLOPE).to(slope.dtype).mean()]))
-    return names, torch.stack(rows) if rows else x.new_zeros(0, 2)
+            forward.append((name, module, a, False))
+        else:
+            forward[-1] = (*forward[-1][:2], a, True)
+    tags: dict[str, Tensor] = {}
+    error = a - y  # ∂C/∂a / 2s; the factor falls out of every ratio  (m, n_out)
+    for name, linear, a, is_sigmoid in reversed(forward):
+        delta = error
+        spread = a.amax(0) - a.amin(0)  # (n,)
+        tags[f"dead/{name}"] = (spread < DEAD_SPREAD).double().mean()
+        if is_sigmoid:
+            slope = a * (1 - a)  # σ′(z)  (m, n)
+            delta = error * slope  # δ = ∂C/∂a ⊙ σ′(z)  (m, n)
+            unit_slope = slope.mean(0)  # (n,)
+            tags[f"slope/{name}"] = unit_slope.mean()
+            tags[f"saturated/{name}"] = (slope < SATURATED_SLOPE).double().mean()
+            # the floor: where no error arrives at all, none is let through
+            tags[f"passed/{name}"] = delta.norm() / error.norm().clamp_min(torch.finfo(a.dtype).tiny)
+            tags[f"stuck/{name}"] = ((spread < STUCK_SPREAD) & (unit_slope < STUCK_SLOPE)).double().mean()
+        error = delta @ linear.weight  # ∂C/∂a_prev = δ W  (m, n_in)
+    return dict(reversed(tags.items()))

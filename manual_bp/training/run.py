@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from manual_bp.training import checkpoint, data, live_check, machine, network, probe, terminal
 from manual_bp.training.augment import augment
@@ -25,8 +25,6 @@ from manual_bp.training.initialisation import EQUAL_WARNING
 from manual_bp.training.options import Options, recipe
 from manual_bp.training.run_folder import RunFolder
 from manual_bp.training.world import World
-
-_PROBE_ROWS = 1000  # validation examples on which slopes are measured
 
 
 @dataclass(frozen=True)
@@ -161,16 +159,20 @@ class Run:
         before = [p.detach().clone() for p in self.model.parameters()]
         order = torch.randperm(len(self.parts.train), generator=self.shuffle).to(self.device)
         part = self._training_part(epoch)
-        check = {}
+        check = None
         if self.options.impl == "manual":
             rows = order[: self.batch_size][:256]
-            check["check/max_rel_error"] = live_check.check(self.engine, self.model, part, rows, self.options.cost)
+            check = live_check.check(self.engine, self.model, part, rows, self.options.cost)
         steps_start = time.perf_counter()
         with terminal.progress(f"epoch {epoch}", self.steps, shown=self.world.writes) as progress:
             rates = self._learning_rates((epoch - 1) * self.steps, self.steps)
             trained = self.engine.train_epoch(part, order, rates, progress)
         train_seconds = time.perf_counter() - steps_start
-        row = {"epoch": epoch, **_training_scalars(trained), **self._measures(before), **check}
+        more = {} if check is None else {"check/max_rel_error": check.worst}
+        seen = probe.measures(self.model, self.parts.validation, self.options.cost, self.dtype, before, more)
+        if check is not None:
+            check.judge(seen["check/max_rel_error"])
+        row = {"epoch": epoch, **_training_scalars(trained), **seen}
         row["time/train_seconds"] = train_seconds
         row["time/epoch_seconds"] = time.perf_counter() - start
         return row
@@ -188,20 +190,6 @@ class Run:
             return [self.lr] * steps
         last = self.epochs * self.steps
         return [self.lr * 0.5 * (1 + math.cos(math.pi * k / last)) for k in range(first, first + steps)]
-
-    def _measures(self, before: list[Tensor]) -> dict[str, float]:
-        """What is measured on the network at the end of an epoch, read from the device in one go."""
-        cost, accuracy = evaluate(self.model, self.parts.validation, self.options.cost, self.dtype)
-        x = self.parts.validation.images[:_PROBE_ROWS].to(self.dtype) * data.PIXEL_SCALE
-        layers, slope = probe.slopes(self.model, x)
-        changes = zip(self.model.named_parameters(), before, strict=True)
-        # ‖W_after − W_before‖ / ‖W_before‖ over the epoch; the floor keeps a parameter that was all 0 finite
-        ratios = {name: (p.detach() - old).norm() / old.norm().clamp_min(1e-12) for (name, p), old in changes}
-        tags = ["cost/validation", "accuracy/validation"]
-        tags += [f"slope/{name}" for name in layers] + [f"saturated/{name}" for name in layers]
-        tags += [f"update_ratio/{name}" for name in ratios]
-        values = torch.cat([torch.stack([cost, accuracy]), slope.T.reshape(-1), torch.stack(list(ratios.values()))])
-        return dict(zip(tags, values.tolist(), strict=True))
 
     def _test(self) -> dict[str, Any]:
         cost, accuracy = evaluate(self.model, self.parts.test, self.options.cost, self.dtype)
