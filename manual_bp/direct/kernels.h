@@ -11,6 +11,9 @@
 #include <new>
 #include <thread>
 #include <type_traits>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 constexpr int kBytes = 64, kRows = 12;  // 12 × 2 vectors of results stay in 32 registers
@@ -135,11 +138,11 @@ static void gemm(const T* a, Index a_row, Index a_k, Index first, Index last, co
         }
 }
 
-// Σ_e value[e] · rows[index[e] · stride … + N vectors), `emit(v, sum)` for each vector.
-template <typename T, int N, typename Emit>
+// Σ_e value[e] · rows[index[e] · stride … + N vectors), `emit(v, sum)` for each vector. In a long sum of few vectors each
+// addition would wait for the last: there, `ways` sums run side by side.
+template <typename T, int N, int ways, typename Emit>
 static void weighted_rows(const T* value, const int32_t* index, Index count, const T* rows, Index stride, Emit emit) {
     using S = Simd<T>;
-    constexpr int ways = N >= 4 ? 1 : 4 / N;  // independent sums, where few vectors would wait for one another
     typename S::V sums[ways][N] = {};
     Index e = 0;
     for (; e + ways <= count; e += ways)
@@ -162,4 +165,32 @@ static void in_blocks(Index vectors, F f) {
     for (; vectors - first >= 4; first += 4) f(std::integral_constant<int, 4>(), first);
     if (vectors - first >= 2) f(std::integral_constant<int, 2>(), first), first += 2;
     if (vectors - first >= 1) f(std::integral_constant<int, 1>(), first);
+}
+
+// Appends scale · p[k] and k for every p[k] that is not 0, k in [first, last); returns how many there are now. May write
+// a vector's width beyond the last.
+template <typename Pixel, typename T>
+static Index keep_nonzeros(const Pixel* p, Index first, Index last, T scale, T* value, int32_t* index, Index count) {
+    Index k = first;
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<Pixel, uint8_t> && std::is_same_v<T, float>) {
+        const __m512i sixteen = _mm512_set1_epi32(16);
+        __m512i position = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(first)),
+                                            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+        for (; k + 16 <= last; k += 16, position = _mm512_add_epi32(position, sixteen)) {
+            const __m512i pixels = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + k)));
+            const __mmask16 some = _mm512_test_epi32_mask(pixels, pixels);
+            const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(pixels), _mm512_set1_ps(scale));
+            _mm512_storeu_ps(value + count, _mm512_maskz_compress_ps(some, scaled));
+            _mm512_storeu_si512(index + count, _mm512_maskz_compress_epi32(some, position));
+            count += __builtin_popcount(some);
+        }
+    }
+#endif
+    for (; k < last; k++) {
+        value[count] = scale * T(p[k]);
+        index[count] = static_cast<int32_t>(k);
+        count += p[k] != 0;  // without a branch: a zero is overwritten by the next one
+    }
+    return count;
 }

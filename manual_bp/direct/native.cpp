@@ -38,6 +38,24 @@ struct Run {
     int32_t images_are_uint8, skip_zeros, norms, threads;
 };
 
+// v ← μ v + 2s g + λ w, w ← w − η v; without momentum v is not kept.
+template <typename T>
+struct Descent {
+    using S = Simd<T>;
+    using V = typename S::V;
+    T lr, two_s, momentum, weight_decay;
+
+    V operator()(V w, V g, T* v) const {
+        g *= two_s;
+        if (weight_decay != 0) g += weight_decay * w;
+        if (v) {
+            g += momentum * S::load(v);
+            S::store(v, g);
+        }
+        return w - lr * g;
+    }
+};
+
 template <typename T>
 class Training {
     using S = Simd<T>;
@@ -49,7 +67,7 @@ class Training {
 
     struct Step {
         Index start, m;
-        T lr, two_s;
+        Descent<T> descend;
     };
     struct State {  // of one layer
         Index n_in, n_out, ld;  // ld: row length of a and δ, padded
@@ -110,8 +128,8 @@ public:
         }
         ld_t_ = round_up(state_[0].n_out, L);
         weight_t_ = transposed(state_[0].weight), momentum_t_ = transposed(state_[0].weight_momentum);
-        value_ = Buffer<T>(run.batch * n_in), column_value_ = Buffer<T>(run.batch * n_in);
-        pixel_ = Buffer<int32_t>(run.batch * n_in), example_ = Buffer<int32_t>(run.batch * n_in);
+        value_ = Buffer<T>(run.batch * (n_in + kPixels)), column_value_ = Buffer<T>(run.batch * n_in);
+        pixel_ = Buffer<int32_t>(run.batch * (n_in + kPixels)), example_ = Buffer<int32_t>(run.batch * n_in);
         row_begin_.resize(run.batch * (threads_ + 1));
         column_end_.resize(n_in);
     }
@@ -165,7 +183,8 @@ private:
         T* row = static_cast<T*>(run_.table);
         for (Index start = 0, i = 0; start < run_.n; start += run_.batch, i++, row += run_.table_columns) {
             const Index m = std::min(run_.batch, run_.n - start);
-            const Step step{start, m, T(run_.lrs[i]), T(m == run_.batch ? run_.two_s : run_.two_s_last)};
+            const double two_s = m == run_.batch ? run_.two_s : run_.two_s_last;
+            const Step step{start, m, {T(run_.lrs[i]), T(two_s), T(run_.momentum), T(run_.weight_decay)}};
             examples(step, t);
             barrier_.wait();
             if (t == 0) example_statistics(step, row);
@@ -191,17 +210,21 @@ private:
     }
 
     Index row_of(Index i) const { return run_.order ? run_.order[i] : i; }
+    const T* target(Index i) const {
+        return static_cast<const T*>(run_.targets) + row_of(i) * state_[layers_ - 1].n_out;
+    }
 
     template <typename Pixel>
     void gather(const Pixel* images, Index first, Index last, Index start) {
         const Index n_in = state_[0].n_in;
         const T scale = run_.pixel_scale;
-        Index e = first * n_in;
+        Index e = first * (n_in + kPixels);  // apart by what keep_nonzeros writes too much
         for (Index i = first; i < last; i++) {
             const Pixel* p = images + row_of(start + i) * n_in;
             if (start + i + kAhead < run_.n) {  // rows in random order: the processor cannot guess the next
                 const Pixel* ahead = images + row_of(start + i + kAhead) * n_in;
                 for (Index k = 0; k < n_in; k += 64 / sizeof(Pixel)) __builtin_prefetch(ahead + k);
+                __builtin_prefetch(target(start + i + kAhead));
             }
             if (!sparse_) {
                 for (Index k = 0; k < n_in; k++) x_[i * ld_x_ + k] = scale * T(p[k]);
@@ -210,23 +233,8 @@ private:
             Index* begin = &row_begin_[i * (threads_ + 1)];
             *begin++ = e;
             for (Index t = 0; t < threads_; t++) {
-                const Index end = share(n_in, kPixels, t + 1);
-                Index k = share(n_in, kPixels, t);
-                auto keep = [&](Index count) {
-                    for (Index stop = k + count; k < stop; k++) {
-                        value_[e] = scale * T(p[k]);
-                        pixel_[e] = static_cast<int32_t>(k);
-                        e += p[k] != 0;  // without a branch: a zero is overwritten by the next one
-                    }
-                };
-                constexpr Index word = sizeof(uint64_t) / sizeof(Pixel);
-                while (k + word <= end) {
-                    uint64_t bits;
-                    std::memcpy(&bits, p + k, sizeof bits);
-                    if (bits) keep(word);
-                    else k += word;  // a word of zeros is skipped at once
-                }
-                keep(end - k);
+                e = keep_nonzeros(p, share(n_in, kPixels, t), share(n_in, kPixels, t + 1), scale, (T*)value_,
+                                  (int32_t*)pixel_, e);
                 *begin++ = e;
             }
         }
@@ -246,7 +254,7 @@ private:
         in_blocks(ld_t_ / L, [&](auto block, Index v0) {
             for (Index i = first; i < last; i++) {
                 const Index *begin = &row_begin_[i * (threads_ + 1)], e = *begin;
-                weighted_rows<T, block>(value_ + e, pixel_ + e, begin[threads_] - e, weight_t_ + v0 * L, ld_t_,
+                weighted_rows<T, block, block >= 4 ? 1 : 4 / block>(value_ + e, pixel_ + e, begin[threads_] - e, weight_t_ + v0 * L, ld_t_,
                                         [&](int v, V z) { activate(i, (v0 + v) * L, z); });  // z = Σ_k x_k Wᵀ[k]
             }
         });
@@ -256,7 +264,7 @@ private:
         State& s = state_[layers_ - 1];
         for (Index i = first; i < last; i++) {
             const T* a = s.a + i * s.ld;
-            const T* y = static_cast<const T*>(run_.targets) + row_of(start + i) * s.n_out;
+            const T* y = target(start + i);
             T* delta = s.delta + i * s.ld;
             T squared_error = 0;
             Index largest = 0, target = 0;
@@ -296,17 +304,6 @@ private:
 
     static void add(T* to, V v) { S::store(to, S::load(to) + v); }
 
-    // v ← μ v + 2s g + λ w, w ← w − η v; without momentum v is not kept.
-    V descend(const Step& step, V w, V g, T* momentum) const {
-        g *= step.two_s;
-        if (run_.weight_decay) g += T(run_.weight_decay) * w;
-        if (momentum) {
-            g += T(run_.momentum) * S::load(momentum);
-            S::store(momentum, g);
-        }
-        return w - step.lr * g;
-    }
-
     // Phase 2, first layer: this thread's pixels. Wᵀ[k] takes g = Σ_i x_ik δ_i, over the examples where x_ik is not 0.
     void update_sparse(const Step& step, Index t) {
         State& s = state_[0];
@@ -315,29 +312,34 @@ private:
         T* value = column_value_ + base;
         int32_t* example = example_ + base;
         std::fill(&column_end_[first], &column_end_[last], 0);
-        auto each = [&](auto f) {
+        Index* end = column_end_.data();
+        const int32_t* pixel = pixel_;
+        const T* by_row = value_;
+        auto each = [=](auto f) {
             for (Index i = 0; i < step.m; i++) {
                 const Index* begin = &row_begin_[i * (threads_ + 1) + t];
-                for (Index e = begin[0]; e < begin[1]; e++) f(i, e);
+                for (Index e = begin[0], stop = begin[1]; e < stop; e++) f(i, e);
             }
         };
-        each([&](Index, Index e) { column_end_[pixel_[e]]++; });
-        for (Index k = first, sum = 0; k < last; k++) sum += std::exchange(column_end_[k], sum);
-        each([&](Index i, Index e) {
-            const Index to = column_end_[pixel_[e]]++;
-            value[to] = value_[e], example[to] = static_cast<int32_t>(i);
+        each([=](Index, Index e) { end[pixel[e]]++; });
+        for (Index k = first, sum = 0; k < last; k++) sum += std::exchange(end[k], sum);
+        each([=](Index i, Index e) {
+            const Index to = end[pixel[e]]++;
+            value[to] = by_row[e], example[to] = static_cast<int32_t>(i);
         });
         clear_squares(s, first, last, kPixels);
-        const bool every_row = s.weight_momentum || run_.weight_decay;
-        in_blocks(ld_t_ / L, [&](auto block, Index v0) {
-            for (Index k = first, e = 0; k < last; e = column_end_[k++]) {
-                const Index count = column_end_[k] - e;
+        const Descent<T> descend = step.descend;  // and what else the loop reads, where the compiler sees it constant
+        const bool norms = run_.norms, every_row = s.weight_momentum || descend.weight_decay != 0;
+        T *w_t = weight_t_, *momentum_t = s.weight_momentum ? (T*)momentum_t_ : nullptr, *squares = s.weight_squares;
+        const Index ld = ld_t_, *ends = column_end_.data();
+        in_blocks(ld / L, [=, &s](auto block, Index v0) {
+            for (Index k = first, e = 0; k < last; e = ends[k++]) {
+                const Index count = ends[k] - e;
                 if (!count && !every_row) continue;
-                weighted_rows<T, block>(value + e, example + e, count, s.delta + v0 * L, s.ld, [&](int v, V g) {
-                    const Index at = k * ld_t_ + (v0 + v) * L;
-                    if (run_.norms) add(s.weight_squares + k / kPixels * L, g * g);
-                    T* momentum = s.weight_momentum ? momentum_t_ + at : nullptr;
-                    S::store(weight_t_ + at, descend(step, S::load(weight_t_ + at), g, momentum));
+                weighted_rows<T, block, 1>(value + e, example + e, count, s.delta + v0 * L, s.ld, [=](int v, V g) {
+                    const Index at = k * ld + (v0 + v) * L;
+                    if (norms) add(squares + k / kPixels * L, g * g);
+                    S::store(w_t + at, descend(S::load(w_t + at), g, momentum_t ? momentum_t + at : nullptr));
                 });
             }
         });
@@ -356,13 +358,13 @@ private:
                     if (run_.norms) add(s.weight_squares + i / kRows * L, g * g);
                     const Index used = s.n_in - j;
                     if (used >= L) {
-                        S::store(w, descend(step, S::load(w), g, momentum));
+                        S::store(w, step.descend(S::load(w), g, momentum));
                         return;
                     }
                     alignas(kBytes) T w_end[L] = {}, momentum_end[L] = {};  // the end of a row
                     std::memcpy(w_end, w, used * sizeof(T));
                     if (momentum) std::memcpy(momentum_end, momentum, used * sizeof(T));
-                    S::store(w_end, descend(step, S::load(w_end), g, momentum ? momentum_end : nullptr));
+                    S::store(w_end, step.descend(S::load(w_end), g, momentum ? momentum_end : nullptr));
                     std::memcpy(w, w_end, used * sizeof(T));
                     if (momentum) std::memcpy(momentum, momentum_end, used * sizeof(T));
                 });
@@ -376,10 +378,10 @@ private:
             V g = {};
             for (Index i = 0; i < step.m; i++) g += S::load(s.delta + i * s.ld + j);  // g = Σ_i δ_i
             T* momentum = run_.layers[l].bias_momentum ? s.bias_momentum + j : nullptr;
-            S::store(s.bias + j, descend(step, S::load(s.bias + j), g, momentum));
+            S::store(s.bias + j, step.descend(S::load(s.bias + j), g, momentum));
             squares += g * g;
         }
-        row[2 + 3 * l + 2] = S::sum(squares) * step.two_s * step.two_s;
+        row[2 + 3 * l + 2] = S::sum(squares) * step.descend.two_s * step.descend.two_s;
     }
 
     // The table's columns: Σ ‖a − y‖², correct answers, then by layer ‖δ‖², ‖∂C/∂W‖², ‖∂C/∂b‖², with the factor 2s.
@@ -389,11 +391,11 @@ private:
         for (Index i = 0; i < step.m; i++) squared_error += squared_error_[i], correct += correct_[i];
         row[0] = squared_error, row[1] = correct;
         for (Index l = 0; l < layers_ && run_.norms; l++)
-            row[2 + 3 * l] = total(state_[l].delta_squares, step.m) * step.two_s * step.two_s;
+            row[2 + 3 * l] = total(state_[l].delta_squares, step.m) * step.descend.two_s * step.descend.two_s;
     }
     void weight_statistics(const Step& step, T* row) const {
         for (Index l = 0; l < layers_; l++)
-            row[2 + 3 * l + 1] = total(state_[l].weight_squares, state_[l].weight_units) * step.two_s * step.two_s;
+            row[2 + 3 * l + 1] = total(state_[l].weight_squares, state_[l].weight_units) * step.descend.two_s * step.descend.two_s;
     }
     static double total(const T* vectors, Index count) {
         V sum = {};
