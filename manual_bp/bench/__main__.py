@@ -1,0 +1,111 @@
+"""`python -m manual_bp.bench`: time direct training and the Functions against what a user would pick instead."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from manual_bp.bench import memory, problem, report
+from manual_bp.bench.measure import CONTENDERS, Table, compare
+from manual_bp.bench.problem import Configuration
+
+CONFIGURATIONS = (
+    "784-30-10:10",
+    "784-300-10:16",
+    "784-128-10:64",
+    "784-512-512-10:1024",
+    "784-1024-1024-1024-10:4096",
+    "784-30-10:10:linear",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write. Returns the exit status: 1 if a contender's cost was not that of the others."""
+    args = _parser().parse_args(argv)
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("manual_bp.bench: --device cuda, but there is no CUDA device here; use --device cpu", file=sys.stderr)
+        return 1
+    images, labels, source = problem.load_data()
+    print(f"{report.machine(device)}; float32; {source}; every cost checked against float64")
+    tables: list[Table] = []
+    for configuration in args.configurations:
+        threads = args.threads or configuration.default_threads
+        task = problem.make(configuration, (images, labels), args.steps or configuration.default_steps, device)
+        table = compare(task, args.contenders, args.repeats, threads, _progress)
+        for result in table.results if args.memory else []:
+            _progress(f"{configuration}: memory of {result.name}")
+            if result.median is not None:
+                result.peak_memory = memory.of(task, result.contender)
+        _progress("")
+        print("\n" + report.text(table))
+        tables.append(table)
+    if args.json:
+        report.write_json(args.json, tables, source, device)
+    if args.picture:
+        report.write_picture(args.picture, tables, device)
+    wrong = [r.name for table in tables for r in table.results if r.cost is not None and r.median is None]
+    return 1 if wrong else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m manual_bp.bench", description=__doc__)
+    parser.add_argument(
+        "--configurations",
+        nargs="+",
+        type=_configuration,
+        default=[Configuration.parse(text) for text in CONFIGURATIONS],
+        metavar="SIZES:BATCH",
+        help=f"such as 784-128-10:64, with :linear for a linear output (default: {' '.join(CONFIGURATIONS)})",
+    )
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=CONTENDERS,
+        default=list(CONTENDERS),
+        metavar="NAME",
+        help="of %(choices)s (default: all)",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=_positive,
+        default=7,
+        help="rounds of one run of every contender (default: %(default)s)",
+    )
+    parser.add_argument("--steps", type=_positive, help="steps a run (default: about 60 GFLOP, at most 1,000)")
+    parser.add_argument(
+        "--threads", type=_positive, help="for every contender (default: 1 in batches below 32, else all cores)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument(
+        "--memory", action="store_true", help="measure peak memory too, each contender in a process of its own"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the medians; the format is that of the name")
+    return parser
+
+
+def _configuration(text: str) -> Configuration:
+    try:
+        return Configuration.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number of at least 1 is needed")
+    return int(text)
+
+
+def _progress(message: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{message}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

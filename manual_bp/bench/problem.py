@@ -1,0 +1,136 @@
+"""What is to be computed: a network, a batch size, and a number of SGD steps on the same images in the same order."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+PIXEL_SCALE = 1 / 255
+EXAMPLES = 60_000
+TOLERANCE = 1e-4  # relative, of the final cost against float64
+COST_EXAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """`sizes` and `batch` as in "784-30-10:10"; "784-30-10:10:linear" has a linear output layer."""
+
+    sizes: tuple[int, ...]
+    batch: int
+    linear: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Configuration:
+        """Read "784-30-10:10" or "784-30-10:10:linear".
+
+        Raises:
+            ValueError: anything else.
+        """
+        sizes, _, rest = text.partition(":")
+        batch, _, output = rest.partition(":")
+        try:
+            found = cls(tuple(map(int, sizes.split("-"))), int(batch), output == "linear")
+        except ValueError:
+            found = None
+        if found is None or len(found.sizes) < 2 or min(*found.sizes, found.batch) < 1 or output not in ("", "linear"):
+            raise ValueError(f"{text!r}: a network and a batch size such as 784-30-10:10 or 784-30-10:10:linear")
+        return found
+
+    def __str__(self) -> str:
+        return "-".join(map(str, self.sizes)) + f":{self.batch}" + (":linear" if self.linear else "")
+
+    @property
+    def flops(self) -> int:
+        """Of one step's matrix products, two for each multiply-add; the input needs no δ."""
+        layers = list(pairwise(self.sizes))
+        return 2 * self.batch * sum((2 if i == 0 else 3) * n_in * n_out for i, (n_in, n_out) in enumerate(layers))
+
+    @property
+    def default_steps(self) -> int:
+        """About 60 GFLOP, but at least 3 steps and at most 1,000."""
+        return max(3, min(1_000, EXAMPLES // self.batch, round(60e9 / self.flops)))
+
+    @property
+    def default_threads(self) -> int:
+        """In batches below 32 every peer is faster on one thread than on more."""
+        return 1 if self.batch < 32 else torch.get_num_threads()
+
+
+@dataclass
+class Problem:
+    """Everything a contender is given. The cost is torch's default, s = 1/(m n_out): torch.nn's own best case."""
+
+    configuration: Configuration
+    images: Tensor  # (N, n_in) uint8
+    one_hot: Tensor  # (N, n_out) float32
+    order: Tensor  # (steps · batch,) int64
+    weights: list[tuple[Tensor, Tensor]]  # W (n_out, n_in), b (n_out,), float32, by layer
+    lr: float
+    device: torch.device
+
+    @property
+    def steps(self) -> int:
+        return len(self.order) // self.configuration.batch
+
+    def batches(self) -> tuple[Tensor, ...]:
+        return tuple(self.order.split(self.configuration.batch))
+
+    def cost(self, parameters: list[tuple[NDArray[np.floating], NDArray[np.floating]]]) -> float:
+        """The mean squared error on the first images, in float64."""
+        a = self.images[:COST_EXAMPLES].cpu().double() * PIXEL_SCALE
+        for i, (weight, bias) in enumerate(parameters):
+            z = a @ torch.from_numpy(np.array(weight, dtype=np.float64)).t() + torch.from_numpy(np.array(bias)).double()
+            a = z if self.configuration.linear and i == len(parameters) - 1 else torch.sigmoid(z)
+        return float((a - self.one_hot[:COST_EXAMPLES].cpu().double()).square().mean())
+
+
+def make(configuration: Configuration, data: tuple[Tensor, Tensor], steps: int, device: torch.device) -> Problem:
+    """The problem of `steps` steps; the same for the same arguments."""
+    pixels, labels = data
+    n_in, n_out = configuration.sizes[0], configuration.sizes[-1]
+    if pixels.shape[1] != n_in:
+        pixels = pixels.repeat(1, math.ceil(n_in / pixels.shape[1]))[:, :n_in].contiguous()
+    generator = torch.Generator().manual_seed(0)
+    passes = steps * configuration.batch // len(pixels) + 1
+    order = torch.cat([torch.randperm(len(pixels), generator=generator) for _ in range(passes)])
+    weights = []
+    for fan_in, fan_out in pairwise(configuration.sizes):
+        bound = 1 / math.sqrt(fan_in)  # as nn.Linear
+        weight, bias = (torch.rand(shape, generator=generator) for shape in ((fan_out, fan_in), (fan_out,)))
+        weights.append(((2 * weight - 1) * bound, (2 * bias - 1) * bound))
+    return Problem(
+        configuration=configuration,
+        images=pixels.to(device),
+        one_hot=torch.nn.functional.one_hot(labels % n_out, n_out).float().to(device),
+        order=order[: steps * configuration.batch].to(device),
+        weights=[(weight.to(device), bias.to(device)) for weight, bias in weights],
+        lr=0.5 if configuration.linear else 5.0,
+        device=device,
+    )
+
+
+def load_data() -> tuple[Tensor, Tensor, str]:
+    """(images uint8 (N, 784), labels int64 (N,), where they are from): MNIST, or pixels as sparse as MNIST's."""
+    root = Path(os.environ.get("MANUAL_BP_DATA") or "data") / "MNIST" / "raw"
+    files = root / "train-images-idx3-ubyte", root / "train-labels-idx1-ubyte"
+    if all(file.exists() for file in files):
+        pixels = torch.from_numpy(np.fromfile(files[0], dtype=np.uint8)[16:].reshape(-1, 784).copy())
+        labels = torch.from_numpy(np.fromfile(files[1], dtype=np.uint8)[8:].astype(np.int64))
+        return pixels, labels, "MNIST's training images"
+    generator = torch.Generator().manual_seed(0)
+    # Each row of a 28 × 28 picture has one run of non-zero pixels, 0 to 11 long: 19 % of the pixels, as in MNIST.
+    begin = torch.randint(4, 14, (EXAMPLES, 28, 1), generator=generator)
+    length = torch.randint(0, 12, (EXAMPLES, 28, 1), generator=generator)
+    column = torch.arange(28)
+    pixels = torch.randint(1, 256, (EXAMPLES, 28, 28), dtype=torch.uint8, generator=generator)
+    pixels *= (column >= begin) & (column < begin + length)
+    labels = torch.randint(0, 10, (EXAMPLES,), generator=generator)
+    return pixels.flatten(1), labels, f"synthetic images as sparse as MNIST's ({root} has none)"

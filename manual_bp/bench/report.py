@@ -1,0 +1,119 @@
+"""The comparison as a table in the terminal, as JSON, and as a picture."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manual_bp.bench.measure import Result, Table
+
+
+def machine(device: torch.device) -> str:
+    """What the figures were taken on, in words."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{platform.machine()} CPU, torch {torch.__version__}"
+
+
+def text(table: Table) -> str:
+    """One row a contender; "direct is" says how many times faster direct is than that row."""
+    reference = table.median("direct") or table.median("direct-torch")
+    header = (
+        f"{table.configuration}   {table.steps} steps in {_rounds(table)} rounds, {table.threads} "
+        f"thread{'s' * (table.threads > 1)}"
+    )
+    rate = table.flops_per_second
+    if rate is not None:
+        header += f", matrix products at {rate / 1e9:.0f} GFLOP/s"
+    lines = [
+        header,
+        f"  {'':<22} {'s/epoch':>9} {'spread':>7} {'µs/step':>9} {'direct is':>10} {'× products':>11} "
+        f"{'first run':>10} {'memory':>9}",
+    ]
+    products = table.median("products")
+    for result in table.results:
+        if result.median is None:
+            lines.append(f"  {result.name:<22} {result.note}")
+            continue
+        lines.append(
+            f"  {result.name:<22} {table.per_epoch(result.median):9.3f} {_percent(result.spread):>7} "
+            f"{result.median / table.steps * 1e6:9.0f} {_times(result.median, reference):>10} "
+            f"{_times(result.median, products):>11} {result.first_seconds:8.2f} s {_megabytes(result):>9}"
+        )
+    return "\n".join(lines)
+
+
+def as_json(tables: list[Table], data: str, device: torch.device) -> dict[str, Any]:
+    """Everything measured, one entry a configuration."""
+    return {
+        "machine": machine(device),
+        "data": data,
+        "tables": [
+            {
+                "configuration": str(table.configuration),
+                "steps": table.steps,
+                "threads": table.threads,
+                "expected_cost": table.expected_cost,
+                "flops_per_step": table.configuration.flops,
+                "products_flops_per_second": table.flops_per_second,
+                "results": [
+                    asdict(result)
+                    | {
+                        "median_seconds": result.median,
+                        "spread": result.spread,
+                        "seconds_per_epoch": None if result.median is None else table.per_epoch(result.median),
+                    }
+                    for result in table.results
+                ],
+            }
+            for table in tables
+        ],
+    }
+
+
+def write_json(path: Path, tables: list[Table], data: str, device: torch.device) -> None:
+    path.write_text(json.dumps(as_json(tables, data, device), indent=2) + "\n")
+
+
+def write_picture(path: Path, tables: list[Table], device: torch.device) -> None:
+    """Seconds an epoch, one panel a configuration."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * len(tables), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, table in enumerate(tables):
+        axes = figure.add_subplot(1, len(tables), i + 1)
+        measured = [result for result in table.results if result.median is not None]
+        seconds = [table.per_epoch(result.median or 0.0) for result in measured]
+        colours = ["#1f5fa8" if result.contender.startswith("direct") else "#9aa5b1" for result in measured]
+        bars = axes.barh([result.name for result in measured], seconds, color=colours)
+        axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=8)
+        axes.invert_yaxis()
+        axes.margins(x=0.18)
+        axes.set_title(f"{table.configuration}, {table.threads} thread{'s' * (table.threads > 1)}", fontsize=10)
+        axes.set_xlabel("seconds per 60,000 examples")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(machine(device), fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def _rounds(table: Table) -> int:
+    return max((len(result.seconds) for result in table.results), default=0)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"±{value:.0%}"
+
+
+def _times(seconds: float, reference: float | None) -> str:
+    return "" if not reference else f"{seconds / reference:.2f} ×"
+
+
+def _megabytes(result: Result) -> str:
+    return "" if result.peak_memory is None else f"{result.peak_memory / 1e6:.1f} MB"
