@@ -7,8 +7,8 @@ eager.py       its loop in PyTorch calls
 statistics.py  what an epoch reports
 """
 
-from manual_bp.direct.one_pass import backward
+from manual_bp.direct.one_pass import Pass, backward, one_pass
 from manual_bp.direct.statistics import Statistics
 from manual_bp.direct.trainer import Trainer
 
-__all__ = ["Statistics", "Trainer", "backward"]
+__all__ = ["Pass", "Statistics", "Trainer", "backward", "one_pass"]

@@ -6,6 +6,8 @@ error signal one layer back. No ∂C/∂x is formed for the input.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,7 +39,33 @@ def backward(model: nn.Module, x: Tensor, y: Tensor, *, reduction: str = "mean")
     """
     check_reduction(reduction)
     modules = [module for _, module in sequence(model)]
-    activations = [x.reshape(-1, x.shape[-1]) if x.dim() != 2 else x]  # each module's input, then the output
+    n_out = next(module for module in reversed(modules) if isinstance(module, nn.Linear)).out_features
+    expected = (*x.shape[:-1], n_out)
+    if tuple(y.shape) != expected:
+        raise RuntimeError(f"direct: target {tuple(y.shape)}: the output's shape {expected} is expected")
+    s = scale(reduction, y)
+    done = one_pass(model, x.reshape(-1, x.shape[-1]) if x.dim() != 2 else x, y.reshape(-1, n_out), s)
+    for parameter, gradient in done.gradients:
+        if parameter.requires_grad:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+    return s * done.squared_error  # C = s Σ (a − y)²
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one batch gives, forward and back."""
+
+    output: Tensor  # a (m, n_out)
+    squared_error: Tensor  # Σ (a − y)², a scalar
+    deltas: list[Tensor]  # δ = ∂C/∂z (m, n) of each Linear, the first layer's first
+    gradients: list[tuple[Tensor, Tensor]]  # each weight and bias with its gradient
+
+
+@torch.no_grad()
+def one_pass(model: nn.Module, x: Tensor, y: Tensor, s: float) -> Pass:
+    """The documents' algorithm for C = s Σ (a − y)²: x (m, n_in), y (m, n_out). m may be 0."""
+    modules = [module for _, module in sequence(model)]
+    activations = [x]  # each module's input, then the output
     for module in modules:
         a = activations[-1]
         if isinstance(module, nn.Linear):
@@ -46,40 +74,29 @@ def backward(model: nn.Module, x: Tensor, y: Tensor, *, reduction: str = "mean")
             activations.append(torch.sigmoid(a))  # a = σ(z)  (m, n_out)
 
     output = activations.pop()
-    expected = (*x.shape[:-1], output.shape[-1])
-    if tuple(y.shape) != expected:
-        raise RuntimeError(f"direct: target {tuple(y.shape)}: the output's shape {expected} is expected")
-    residual = output - y.reshape(output.shape)  # a − y  (m, n_out)
-    s = scale(reduction, output.reshape(expected))
-    cost = s * residual.square().sum()  # C = s Σ (a − y)²
+    residual = output - y  # a − y  (m, n_out)
     delta = 2 * s * residual  # ∂C/∂a = 2 s (a − y)  (m, n_out)
 
+    deltas: list[Tensor] = []
+    gradients: list[tuple[Tensor, Tensor]] = []
     first_linear = next(i for i, module in enumerate(modules) if is_linear(module))
     after = output
     for i in range(len(modules) - 1, first_linear - 1, -1):
         module, before = modules[i], activations[i]
         if isinstance(module, nn.Linear):
-            _accumulate(module.weight, delta.t() @ before)  # ∂C/∂W = δᵀ a_prev  (n_out, n_in)
+            deltas.append(delta)
+            gradients.append((module.weight, delta.t() @ before))  # ∂C/∂W = δᵀ a_prev  (n_out, n_in)
             if module.bias is not None:
-                _accumulate(module.bias, delta.sum(0))  # ∂C/∂b = Σ_m δ  (n_out,)
+                gradients.append((module.bias, delta.sum(0)))  # ∂C/∂b = Σ_m δ  (n_out,)
             if i > first_linear:
                 delta = delta @ module.weight  # ∂C/∂a_prev = δ W  (m, n_in)
         else:
             delta = delta * (after * (1 - after))  # ∂C/∂z = ∂C/∂a ⊙ a ⊙ (1 − a)  (m, n)
         after = before
-    return cost
+    return Pass(output, residual.square().sum(), deltas[::-1], gradients)
 
 
 def check_reduction(reduction: str) -> None:
     allowed = [name for name in REDUCTIONS if name != "none"]
     if reduction not in allowed:
         raise ValueError(f"direct: reduction {reduction!r} is not one of {', '.join(allowed)}")
-
-
-def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
-    if not parameter.requires_grad:
-        return
-    if parameter.grad is None:
-        parameter.grad = gradient
-    else:
-        parameter.grad += gradient

@@ -1,17 +1,21 @@
-"""The engine without autograd: the documents' algorithm, run in place by `manual_bp.direct`."""
+"""The engines without autograd: the documents' algorithm, run in place by `manual_bp.direct`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from manual_bp import direct
-from manual_bp.training.data import PIXEL_SCALE, Part
-from manual_bp.training.engine import EpochStatistics
+from manual_bp.ops.mse import scale
+from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
+from manual_bp.training.engine import EpochStatistics, epoch_statistics
 from manual_bp.training.evaluation import cost_per_example
 from manual_bp.training.options import Options
+from manual_bp.training.tally import Tally
+from manual_bp.training.world import World
 
 
 class DirectEngine:
@@ -49,15 +53,79 @@ class DirectEngine:
         )
 
     def gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        parameters = list(self._model.parameters())
-        direct.backward(self._model, x, y, reduction=self._cost)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        for p in parameters:
-            p.grad = None
-        return gradients
+        return _gradients(self._model, x, y, scale(self._cost, y))
 
     def state_dict(self) -> dict[str, Any]:
         return self._trainer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._trainer.load_state_dict(state)
+
+
+class SharedDirectEngine:
+    """Several processes: each runs the algorithm on its share of a batch, and the gradients are added up.
+
+    The update cannot be fused with the gradient's product then; torch.optim.SGD makes it.
+    """
+
+    def __init__(self, model: nn.Sequential, options: Options, batch_size: int, world: World) -> None:
+        self._model, self._cost, self._batch_size, self._world = model, options.cost, batch_size, world
+        self._parameters = list(model.parameters())
+        self._names = [name for name, _ in model.named_parameters()]
+        self._layers = [name for name, layer in model.named_children() if isinstance(layer, nn.Linear)]
+        first = self._parameters[0]
+        self._targets = torch.eye(CLASSES, dtype=first.dtype, device=first.device)
+        self._optimizer = torch.optim.SGD(
+            self._parameters, lr=0.0, momentum=options.momentum, weight_decay=options.weight_decay
+        )
+
+    def train_epoch(
+        self, part: Part, order: Tensor, learning_rates: Sequence[float], progress: Callable[[int], object]
+    ) -> EpochStatistics:
+        tally = Tally(len(self._parameters), self._targets, self._world)
+        for rows, learning_rate in zip(order.split(self._batch_size), learning_rates, strict=True):
+            mine = self._world.share(rows)
+            x = part.images[mine].to(self._targets.dtype) * PIXEL_SCALE  # (m, pixels)
+            labels = part.labels[mine]
+            s = scale(self._cost, torch.empty(len(rows), CLASSES, device="meta"))  # that of the whole batch
+            done = direct.one_pass(self._model, x, self._targets[labels], s)
+            gradients = _in_order(self._parameters, done)
+            self._sum(gradients)
+            for parameter, gradient in zip(self._parameters, gradients, strict=True):
+                parameter.grad = gradient
+            self._optimizer.param_groups[0]["lr"] = learning_rate
+            self._optimizer.step()
+            norms = torch._foreach_norm([*gradients, *done.deltas])
+            tally.add(list(norms), done.output, labels)
+            progress(1)
+        return epoch_statistics(tally, self._cost, self._names, self._layers, len(order))
+
+    def _sum(self, gradients: list[Tensor]) -> None:
+        """Add up each gradient over the processes, all in one message."""
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        self._world.sum_(flat)
+        for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(summed.view_as(gradient))
+
+    def gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        return _gradients(self._model, x, y, scale(self._cost, y))
+
+    def state_dict(self) -> dict[str, Any]:
+        buffers = [self._optimizer.state[p].get("momentum_buffer") for p in self._parameters]
+        return {"momentum": {name: b for name, b in zip(self._names, buffers, strict=True) if b is not None}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, parameter in zip(self._names, self._parameters, strict=True):
+            if name in state["momentum"]:
+                buffer = torch.empty_like(parameter).copy_(state["momentum"][name])
+                self._optimizer.state[parameter]["momentum_buffer"] = buffer
+
+
+def _gradients(model: nn.Sequential, x: Tensor, y: Tensor, s: float) -> list[Tensor]:
+    return _in_order(list(model.parameters()), direct.one_pass(model, x, y, s))
+
+
+def _in_order(parameters: list[nn.Parameter], done: direct.Pass) -> list[Tensor]:
+    """The gradients of a pass, which come last layer first, in the order of `parameters`."""
+    found = {id(parameter): gradient for parameter, gradient in done.gradients}
+    return [found[id(parameter)] for parameter in parameters]

@@ -51,6 +51,18 @@ class Engine(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+def epoch_statistics(tally: Tally, cost: str, names: list[str], layers: list[str], examples: int) -> EpochStatistics:
+    """Wait for the device, once, and give the sums their names."""
+    squared_error, correct, total, *means = tally.read()
+    return EpochStatistics(
+        cost=cost_per_example(cost, squared_error, examples),
+        accuracy=correct / examples,
+        grad_norm=total,
+        grad_norms=dict(zip(names, means[: len(names)], strict=True)),
+        delta_norms=dict(zip(layers, means[len(names) :], strict=True)),
+    )
+
+
 class AutogradEngine:
     """The model's forward pass, `backward()`, and torch.optim.SGD.
 
@@ -98,14 +110,7 @@ class AutogradEngine:
             norms, outputs = self.step(part.images[mine], labels, learning_rate, len(rows))
             tally.add(norms, outputs, labels)
             progress(1)
-        squared_error, correct, total, *means = tally.read()
-        return EpochStatistics(
-            cost=cost_per_example(self._options.cost, squared_error, len(order)),
-            accuracy=correct / len(order),
-            grad_norm=total,
-            grad_norms=dict(zip(self._names, means[: len(self._names)], strict=True)),
-            delta_norms=dict(zip(self._layers, means[len(self._names) :], strict=True)),
-        )
+        return epoch_statistics(tally, self._options.cost, self._names, self._layers, len(order))
 
     def step(self, images: Tensor, labels: Tensor, learning_rate: float, batch: int) -> tuple[list[Tensor], Tensor]:
         """One step, W ← W − η ∂C/∂W, on this process's share of a batch of `batch` examples.

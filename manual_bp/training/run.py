@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from manual_bp.training import checkpoint, data, live_check, machine, network, probe, terminal
+from manual_bp.training import checkpoint, data, engines, live_check, machine, network, probe, terminal
 from manual_bp.training.augment import augment
 from manual_bp.training.board import Board
-from manual_bp.training.direct_engine import DirectEngine
-from manual_bp.training.engine import AutogradEngine, Engine, EpochStatistics
+from manual_bp.training.engine import EpochStatistics
 from manual_bp.training.errors import UserError
 from manual_bp.training.evaluation import evaluate
 from manual_bp.training.initialisation import EQUAL_WARNING
 from manual_bp.training.options import Options, recipe
 from manual_bp.training.run_folder import RunFolder
+from manual_bp.training.trouble import Watch
 from manual_bp.training.world import World
 
 
@@ -74,12 +74,8 @@ class Run:
             raise UserError("--dtype float64 on mps: Apple's GPU has no float64; use float32, or --device cpu")
         self.model = network.build(options, self.dataset.side**2, self.device)
         self.parts = self.dataset.to(self.device)
-        self.engine_name = _engine_name(options, self.world)
-        self.engine: Engine = (
-            DirectEngine(self.model, options, self.batch_size)
-            if self.engine_name == "direct"
-            else AutogradEngine(self.model, options, self.batch_size, self.world)
-        )
+        self.engine_name = engines.choose(options)
+        self.engine = engines.build(self.engine_name, self.model, options, self.batch_size, self.world)
         self.shuffle = torch.Generator().manual_seed(options.seed)
         if state is not None:
             self._restore(state, path)
@@ -104,15 +100,21 @@ class Run:
             for row in self.rows:
                 print(terminal.line(row), flush=True)
             board = Board(self.folder.path, first_epoch=self.first_epoch)
+        watch = Watch(self.options, self.lr, self.dataset.train.labels)
         try:
             for epoch in range(self.first_epoch, self.epochs + 1):
                 row = self._epoch(epoch)
+                trouble = watch.look(row, self.rows)
                 self.rows.append(row)
                 if self.folder is not None and board is not None:
                     print(terminal.line(row), flush=True)
                     # The checkpoint last: an epoch that it does not hold is trained, and written, once more.
                     self.folder.write_metrics(self.rows)
                     board.scalars(row, epoch)
+                    for line in trouble:
+                        print(f"trouble  {line}", flush=True)
+                watch.stop_if_not_finite(row)
+                if self.folder is not None and board is not None:
                     self.folder.write_checkpoint(self._checkpoint(epoch))
             last = self._test()
             self.rows.append(last)
@@ -264,27 +266,6 @@ class Run:
             raise UserError(f"{path}: does not fit this run: {str(error).splitlines()[0]}") from error
         self.rows = list(state["metrics"])
         self.first_epoch = state["epoch"] + 1
-
-
-def _engine_name(options: Options, processes: World) -> str:
-    """autograd or direct; direct unless something was asked for that it does not do.
-
-    Raises:
-        UserError: direct was asked for together with such a thing.
-    """
-    needs_autograd = [
-        flag
-        for flag, wanted in (
-            ("--impl builtin", options.impl == "builtin"),
-            (f"--amp {options.amp}", options.amp != "off"),
-            ("--compile", options.compile),
-            ("torchrun", processes.size > 1),
-        )
-        if wanted
-    ]
-    if options.engine == "direct" and needs_autograd:
-        raise UserError(f"--engine direct does not go with {needs_autograd[0]}: use --engine autograd")
-    return options.engine or ("autograd" if needs_autograd else "direct")
 
 
 def _training_scalars(trained: EpochStatistics) -> dict[str, float]:

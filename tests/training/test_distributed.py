@@ -88,7 +88,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cost", ["half_per_example", "half_per_element", "mean", "sum"])
-@pytest.mark.parametrize("engine", ["autograd"])
+@pytest.mark.parametrize("engine", ["autograd", "direct"])
 def test_two_processes_walk_as_one_with_twice_the_batch(
     forkserver: Any, train: Callable[..., Result], tmp_path: Path, cost: str, engine: str
 ) -> None:

@@ -1,0 +1,41 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_first_example_prints_what_is_below_it() -> None:
+    found = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    code, shown = found.groups()
+    assert len(code.splitlines()) <= 6
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(code, {})
+    assert out.getvalue() == shown
+
+
+def test_every_file_that_is_linked_is_there() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    local = [link for link in links if "://" not in link]
+    assert local
+    assert [link for link in local if not (ROOT / link).exists()] == []
+
+
+def test_every_file_of_the_package_has_its_sentence() -> None:
+    listed = README[README.index("## File by file") :]
+    missing = [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "manual_bp").rglob("*"))
+        if path.suffix in {".py", ".cpp", ".h"}
+        and path.name not in {"__init__.py", "__main__.py"}
+        and f"`{path.name}`" not in listed
+    ]
+    assert missing == []
