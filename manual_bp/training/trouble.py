@@ -1,0 +1,139 @@
+"""Notice a run that has gone wrong, and say so in one line: which layer, the figure, and what to try."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from manual_bp.training.data import CLASSES
+from manual_bp.training.errors import UserError
+from manual_bp.training.evaluation import cost_per_example
+from manual_bp.training.options import Options
+from manual_bp.training.probe import DEAD_SPREAD, STUCK_SLOPE
+
+_DEAD_SHARE = 0.5  # of a hidden layer's units constant: it hands on little of what it is shown
+_RISE = 1.5  # the cost times this above its best, and above that of guessing, is no longer noise
+
+
+class Watch:
+    """Looks at each epoch's row. A resumed run has a new one, which says again what is still so.
+
+    Args:
+        options: the run's flags.
+        lr: its learning rate η.
+        labels: of the training part; from them the cost of guessing is known.
+    """
+
+    def __init__(self, options: Options, lr: float, labels: Tensor) -> None:
+        self._options, self._lr = options, lr
+        shares = labels.bincount(minlength=CLASSES).double() / len(labels)  # p, (10,)
+        # the best constant answer is p itself: Σ (a − y)² is Σ p (1 − p) an example
+        self._guessing = cost_per_example(options.cost, float((shares * (1 - shares)).sum()), 1)
+        self._worst = cost_per_example(options.cost, float(CLASSES), 1)  # of answers between 0 and 1: all are wrong
+        self._said: set[str] = set()
+
+    def look(self, row: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What is wrong after an epoch and was not so after the one before: one line for each trouble.
+
+        Args:
+            row: the epoch's metrics.
+            earlier: those of the epochs before.
+        """
+        found = {**self._diverged(row, earlier), **self._saturated(row), **self._dead(row)}
+        new = [line for kind, line in found.items() if kind not in self._said]
+        self._said = set(found)
+        return new
+
+    def stop_if_not_finite(self, row: Mapping[str, Any]) -> None:
+        """Stop a run whose numbers are no numbers any more.
+
+        Raises:
+            UserError: a cost, a gradient or a parameter is not finite.
+        """
+        ignored: tuple[str, ...] = ("time/", "check/")
+        if self._options.amp == "fp16":
+            # GradScaler leaves out steps that overflow; where it left out all of them, there is no norm
+            ignored += ("grad_norm/", "delta_norm/")
+        bad = {tag: v for tag, v in row.items() if not tag.startswith(ignored) and not math.isfinite(v)}
+        if not bad:
+            return
+        layers = sorted({_layer(tag) for tag in bad if tag.startswith(("grad_norm/", "update_ratio/"))} - {"total"})
+        where = f" in layer{'s' * (len(layers) > 1)} {', '.join(layers)}" if layers else ""
+        tag, value = next(iter(bad.items()))
+        raise UserError(
+            f"epoch {row['epoch']}: {tag} is {value}, the gradient is not finite{where}: try a smaller --lr "
+            f"(it is {self._lr:g}), or another --init; checkpoint.pt is that of epoch {row['epoch'] - 1}"
+        )
+
+    def _diverged(self, row: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        cost = row["cost/validation"]
+        before = [r[tag] for r in earlier for tag in ("cost/train", "cost/validation")] + [row["cost/train"]]
+        best = min(value for value in before if value is not None)  # metrics.jsonl keeps no NaN
+        if cost > self._worst:
+            why = f"more than any answer between 0 and 1 can cost ({self._worst:.3g})"
+        elif cost > _RISE * max(best, self._guessing):
+            why = f"it was {best:.3g} before"
+        else:
+            return {}
+        layer = max((tag for tag in row if tag.startswith("update_ratio/")), key=lambda tag: row[tag])
+        return {
+            "diverged": f"the cost diverges: {cost:.3g} on the validation images, {why}; layer {_layer(layer)} changed "
+            f"most, by {row[layer]:.2g} times its own size; {self._smaller_steps()}"
+        }
+
+    def _saturated(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Layers in which units hardly vary while σ′(z) is next to 0: they get no error, so they stay as they are."""
+        found = {}
+        layers = _by_layer(row, "stuck/")
+        for name, share in layers.items():
+            if share == 1:
+                found[f"saturated {name}"] = (
+                    f"layer {name} is saturated: its slope σ′(z) is {row[f'slope/{name}']:.1g} on average and lets "
+                    f"{row[f'passed/{name}']:.1g} of the error through, so nothing is learned any more: cost "
+                    f"{row['cost/validation']:.5g} on the validation images, guessing costs {self._guessing:.3g}; "
+                    f"{self._smaller_steps()}, or another --init (it is {self._options.init})"
+                )
+        name = list(layers)[-1] if layers else ""
+        output = self._options.output == "sigmoid"
+        if output and layers and 0 < layers[name] < 1:
+            found[f"stuck {name}"] = (
+                f"layer {name}: {round(CLASSES * layers[name])} of {CLASSES} output units hardly move: they give the "
+                f"same answer for every image and their slope σ′(z) is below {STUCK_SLOPE:g}; {self._smaller_steps()}"
+            )
+        return found
+
+    def _dead(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Hidden layers in which most units do not tell one image from another."""
+        dead = _by_layer(row, "dead/")
+        hidden = [name for name in list(dead)[:-1] if dead[name] >= _DEAD_SHARE and row[f"stuck/{name}"] < 1]
+        if not hidden:
+            return {}
+        several = len(hidden) > 1
+        # the spread of z over the images, that of W times √n times that of a, is kept from layer to layer by about this
+        epsilon = 5.5 / math.sqrt(min(self._options.hidden))
+        shares = ", ".join(f"{100 * dead[name]:.0f} %" for name in hidden)
+        first, last = (f"delta_norm/{name}" for name in (list(dead)[0], list(dead)[-1]))
+        return {
+            f"dead {hidden}": f"layer{'s' * several} {', '.join(hidden)}: {shares} of the units give the same output "
+            f"for every image, within {DEAD_SPREAD}; ‖δ‖ falls from {row[last]:.1g} in the last layer to "
+            f"{row[first]:.1g} in the first; try larger first weights, --init uniform --init-epsilon {epsilon:.1g} with "
+            f"--lr 1, or fewer layers in --hidden"
+        }
+
+    def _smaller_steps(self) -> str:
+        momentum = self._options.momentum
+        if momentum:
+            return f"try a smaller --lr (it is {self._lr:g}, and --momentum {momentum:g} makes steps {1 / (1 - momentum):.3g} times as long)"
+        return f"try a smaller --lr (it is {self._lr:g})"
+
+
+def _layer(tag: str) -> str:
+    return tag.split("/", 1)[1].rsplit(".", 1)[0]
+
+
+def _by_layer(row: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """The measures of one kind, by layer, the first layer first."""
+    return {_layer(tag): value for tag, value in row.items() if tag.startswith(prefix)}
