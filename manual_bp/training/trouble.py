@@ -61,10 +61,10 @@ class Watch:
         if not bad:
             return
         layers = sorted({_layer(tag) for tag in bad if tag.startswith(("grad_norm/", "update_ratio/"))} - {"total"})
-        where = f" in layer{'s' * (len(layers) > 1)} {', '.join(layers)}" if layers else ""
+        where = f", and layer{'s' * (len(layers) > 1)} {', '.join(layers)} not finite" if layers else ""
         tag, value = next(iter(bad.items()))
         raise UserError(
-            f"epoch {row['epoch']}: {tag} is {value}, the gradient is not finite{where}: try a smaller --lr "
+            f"epoch {row['epoch']}: {tag} is {value}{where}: try a smaller --lr "
             f"(it is {self._lr:g}), or another --init; checkpoint.pt is that of epoch {row['epoch'] - 1}"
         )
 
@@ -108,26 +108,28 @@ class Watch:
     def _dead(self, row: Mapping[str, Any]) -> dict[str, str]:
         """Hidden layers in which most units do not tell one image from another."""
         dead = _by_layer(row, "dead/")
-        hidden = [name for name in list(dead)[:-1] if dead[name] >= _DEAD_SHARE and row[f"stuck/{name}"] < 1]
-        if not hidden:
+        *hidden, output = dead
+        found = [name for name in hidden if dead[name] >= _DEAD_SHARE and row[f"stuck/{name}"] < 1]
+        if not found:
             return {}
-        several = len(hidden) > 1
-        # the spread of z over the images, that of W times √n times that of a, is kept from layer to layer by about this
-        epsilon = 5.5 / math.sqrt(min(self._options.hidden))
-        shares = ", ".join(f"{100 * dead[name]:.0f} %" for name in hidden)
-        first, last = (f"delta_norm/{name}" for name in (list(dead)[0], list(dead)[-1]))
+        layers = f"layer{'s' * (len(found) > 1)} {', '.join(found)}"
+        share = min(dead[name] for name in found)
+        if row[f"saturated/{found[0]}"] >= _DEAD_SHARE:
+            remedy = self._smaller_steps()
+        else:
+            # With weights of about this size z varies over the images as much as a layer before.
+            epsilon = 5.5 / math.sqrt(min(self._options.hidden))
+            remedy = f"try larger first weights, --init uniform --init-epsilon {epsilon:.1g} --lr 1, or fewer layers"
         return {
-            f"dead {hidden}": f"layer{'s' * several} {', '.join(hidden)}: {shares} of the units give the same output "
-            f"for every image, within {DEAD_SPREAD}; ‖δ‖ falls from {row[last]:.1g} in the last layer to "
-            f"{row[first]:.1g} in the first; try larger first weights, --init uniform --init-epsilon {epsilon:.1g} with "
-            f"--lr 1, or fewer layers in --hidden"
+            f"dead {layers}": f"{layers}: {100 * share:.0f} % of the units give the same output for every image, "
+            f"within {DEAD_SPREAD}; ‖δ‖ falls from {row[f'delta_norm/{output}']:.1g} in the last layer to "
+            f"{row[f'delta_norm/{hidden[0]}']:.1g} in the first; {remedy}"
         }
 
     def _smaller_steps(self) -> str:
         momentum = self._options.momentum
-        if momentum:
-            return f"try a smaller --lr (it is {self._lr:g}, and --momentum {momentum:g} makes steps {1 / (1 - momentum):.3g} times as long)"
-        return f"try a smaller --lr (it is {self._lr:g})"
+        longer = f", and --momentum {momentum:g} makes steps {1 / (1 - momentum):.3g} times as long" if momentum else ""
+        return f"try a smaller --lr (it is {self._lr:g}{longer})"
 
 
 def _layer(tag: str) -> str:
