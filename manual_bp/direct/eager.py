@@ -29,7 +29,7 @@ class LayerViews:
     a: Tensor  # (m, n_out)
     delta: Tensor  # (m, n_out)
     delta_t: Tensor  # (n_out, m)
-    slope: Tensor  # (m, n_out), scratch shared by all steps
+    slope: Tensor  # (m, n_out), scratch shared by all steps and layers
 
 
 @dataclass
@@ -216,7 +216,8 @@ class EagerEngine:
         else:
             x, y = weight.new_empty(n, widths[0]), weight.new_empty(n, widths[-1])
             a, delta = ([weight.new_empty(n, width) for width in widths[1:]] for _ in range(2))
-            slopes = [weight.new_empty(m, width) for width in widths[1:]]
+            scratch = weight.new_empty(m * max(widths[1:]))
+            slopes = [scratch[: m * width].view(m, width) for width in widths[1:]]
         split_a_prev, split_a, split_delta = ([t.split(m) for t in group] for group in ([x, *a], a, delta))
         views = [
             [

@@ -104,12 +104,11 @@ public:
 // The sum over k runs in one piece, in registers, so that C is touched once.
 template <typename T, typename Emit>
 static void gemm(const T* a, Index a_row, Index a_k, Index first, Index last, const T* b, Index b_k, Index b_column,
-                 Index depth, Index columns, T* packed, Emit emit) {
+                 Index depth, Index columns, T* panel, Emit emit) {
     using S = Simd<T>;
     using V = typename S::V;
     constexpr Index width = 2 * S::lanes;
-    for (Index j = 0; j < columns; j += width) {  // B in panels of two vectors' width
-        T* panel = packed + j * depth;
+    for (Index j = 0; j < columns; j += width) {  // a panel of B, two vectors wide, is copied together and stays in cache
         const Index used = std::min(width, columns - j);
         if (used < width) std::memset(panel, 0, depth * width * sizeof(T));
         if (b_column == 1)
@@ -117,18 +116,15 @@ static void gemm(const T* a, Index a_row, Index a_k, Index first, Index last, co
         else
             for (Index c = 0; c < used; c++)
                 for (Index k = 0; k < depth; k++) panel[k * width + c] = b[k * b_k + (j + c) * b_column];
-    }
-    for (Index i = first; i < last; i += kRows)
-        for (Index j = 0; j < columns; j += width) {
-            const T* panel = packed + j * depth;
+        for (Index i = first; i < last; i += kRows) {
             V sums[kRows][2] = {};
-            const T* a_i = a + i * a_row;
-            for (Index k = 0; k < depth; k++, a_i += a_k, panel += width) {
-                const V left = S::load(panel), right = S::load(panel + S::lanes);
+            const T *a_k_i = a + i * a_row, *b_k_j = panel;
+            for (Index k = 0; k < depth; k++, a_k_i += a_k, b_k_j += width) {
+                const V left = S::load(b_k_j), right = S::load(b_k_j + S::lanes);
 #pragma GCC unroll 12
                 for (int r = 0; r < kRows; r++) {
-                    sums[r][0] += a_i[r * a_row] * left;
-                    sums[r][1] += a_i[r * a_row] * right;
+                    sums[r][0] += a_k_i[r * a_row] * left;
+                    sums[r][1] += a_k_i[r * a_row] * right;
                 }
             }
 #pragma GCC unroll 12
@@ -136,6 +132,7 @@ static void gemm(const T* a, Index a_row, Index a_k, Index first, Index last, co
                 for (int v = 0; v < 2; v++)
                     if (i + r < last && j + v * S::lanes < columns) emit(i + r, j + v * S::lanes, sums[r][v]);
         }
+    }
 }
 
 // Σ_e value[e] · rows[index[e] · stride … + N vectors), `emit(v, sum)` for each vector. In a long sum of few vectors each

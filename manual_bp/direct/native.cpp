@@ -8,8 +8,8 @@
 // - each element of δᵀ a_prev is summed in a register and applied to W at once: no gradient is ever stored;
 // - bias, sigmoid and slope are applied to a block of results before it leaves the registers.
 //
-// Threads share a step in two phases: examples are divided for the forward pass and δ, weights for the update. Every
-// number is summed by one thread in one order, so the result does not depend on how many there are.
+// Threads divide the examples between them for the forward pass and δ, and the weights for the update. Every number is
+// summed by one thread in one order, so the result does not depend on how many there are.
 
 #include <algorithm>
 #include <cstdint>
@@ -73,7 +73,8 @@ class Training {
         Index n_in, n_out, ld;  // ld: row length of a and δ, padded
         bool sigmoid;
         T *weight, *weight_momentum;
-        Buffer<T> a, delta;              // (batch + kRows, ld); the padding of δ is zero
+        Buffer<T> a;                     // (batch + kRows, ld)
+        T* delta;                        // (batch + kRows, ld), its padding zero
         Buffer<T> bias, bias_momentum;   // (ld), copies
         Buffer<T> delta_squares, weight_squares;  // Σ over a unit of rows, one vector each
         Index weight_units;
@@ -83,6 +84,7 @@ class Training {
     const Index layers_, threads_;
     const bool sparse_;  // the first layer runs over non-zeros
     std::vector<State> state_;
+    Buffer<T> output_delta_;
     Buffer<T> x_;                      // dense input (batch + kRows, ld_x)
     Buffer<T> weight_t_, momentum_t_;  // the first layer's (n_in, ld_t)
     Index ld_x_ = 0, ld_t_ = 0;
@@ -92,14 +94,14 @@ class Training {
     std::vector<Index> column_end_;            // a pixel's non-zeros, after those of the pixel before
     std::vector<double> squared_error_;        // (batch)
     std::vector<char> correct_;
-    std::vector<Buffer<T>> packed_;            // by thread
+    std::vector<Buffer<T>> panels_;            // of gemm, by thread
     Barrier barrier_;
 
 public:
     explicit Training(const Run& run)
         : run_(run), layers_(run.n_layers), threads_(run.threads), sparse_(run.skip_zeros), barrier_(run.threads) {
         const Index rows = run.batch + kRows, n_in = run.layers[0].n_in;
-        Index pack = 0;
+        Index depth = run.batch;
         for (Index l = 0; l < layers_; l++) {
             const Layer& layer = run.layers[l];
             State s;
@@ -109,16 +111,19 @@ public:
             // would put a column's elements into few sets of the cache.
             s.ld = round_up(s.n_out + kRows, L);
             if (s.ld % (4 * L) == 0) s.ld += L;
-            s.a = Buffer<T>(rows * s.ld, true), s.delta = Buffer<T>(rows * s.ld, true);
+            // δ of the layer before goes where this layer's a is: nothing needs that a once this layer's δ is there.
+            s.a = Buffer<T>(rows * std::max(s.ld, l ? state_[l - 1].ld : 0), true);
+            if (l) state_[l - 1].delta = s.a;
             s.bias = copy_in(layer.bias, s), s.bias_momentum = copy_in(layer.bias_momentum, s);
             s.delta_squares = Buffer<T>(rows * L, true);
             s.weight_units = sparse(l) ? round_up(s.n_in, kPixels) / kPixels : round_up(s.n_out, kRows) / kRows;
             s.weight_squares = Buffer<T>(s.weight_units * L, true);
-            const Index wide_in = round_up(s.n_in, 2 * L), wide_out = round_up(s.n_out, 2 * L);
-            if (!sparse(l)) pack = std::max({pack, s.n_in * wide_out, s.n_out * wide_in, run.batch * wide_in});
+            depth = std::max({depth, s.n_in, s.n_out});
             state_.push_back(std::move(s));
         }
-        for (Index t = 0; t < threads_; t++) packed_.emplace_back(pack);
+        output_delta_ = Buffer<T>(rows * state_.back().ld, true);
+        state_.back().delta = output_delta_;
+        for (Index t = 0; t < threads_; t++) panels_.emplace_back(depth * 2 * L);
         squared_error_.resize(run.batch);
         correct_.resize(run.batch);
         if (!sparse_) {
@@ -186,19 +191,21 @@ private:
             const double two_s = m == run_.batch ? run_.two_s : run_.two_s_last;
             const Step step{start, m, {T(run_.lrs[i]), T(two_s), T(run_.momentum), T(run_.weight_decay)}};
             examples(step, t);
-            barrier_.wait();
-            if (t == 0) example_statistics(step, row);
-            for (Index l = 0; l < layers_; l++) {
+            barrier_.wait();  // the next δ goes where every thread's output is
+            for (Index l = layers_ - 1; l >= 0; l--) {
+                if (l) delta_back(step, l - 1, t);
+                barrier_.wait();
                 if (sparse(l)) update_sparse(step, t);
                 else update_dense(step, l, t);
                 update_bias(step, l, t, row);
+                if (l == 0 && t == 0) example_statistics(step, row);
+                barrier_.wait();
             }
-            barrier_.wait();
             if (t == 0 && run_.norms) weight_statistics(step, row);
         }
     }
 
-    // Phase 1: gather, forward and δ, for this thread's examples. A row depends on no other row.
+    // Gather, forward, and δ of the output, for this thread's examples.
     void examples(const Step& step, Index t) {
         const Index first = share(step.m, kRows, t), last = share(step.m, kRows, t + 1);
         if (first == last) return;
@@ -206,7 +213,6 @@ private:
         else gather(static_cast<const T*>(run_.images), first, last, step.start);
         for (Index l = 0; l < layers_; l++) forward(l, first, last, t);
         output_delta(first, last, step.start);
-        for (Index l = layers_ - 2; l >= 0; l--) delta_back(l, first, last, t);
     }
 
     Index row_of(Index i) const { return run_.order ? run_.order[i] : i; }
@@ -248,7 +254,7 @@ private:
         };
         if (!sparse(l)) {  // z = a_prev Wᵀ
             gemm<T>(l ? state_[l - 1].a : x_, l ? state_[l - 1].ld : ld_x_, 1, first, last,  //
-                    s.weight, 1, s.n_in, s.n_in, s.n_out, packed_[t], activate);
+                    s.weight, 1, s.n_in, s.n_in, s.n_out, panels_[t], activate);
             return;
         }
         in_blocks(ld_t_ / L, [&](auto block, Index v0) {
@@ -285,10 +291,12 @@ private:
         }
     }
 
-    void delta_back(Index l, Index first, Index last, Index t) {
+    void delta_back(const Step& step, Index l, Index t) {
         State &s = state_[l], &next = state_[l + 1];
+        const Index first = share(step.m, kRows, t), last = share(step.m, kRows, t + 1);
+        if (first == last) return;
         if (run_.norms) std::memset(s.delta_squares + first * L, 0, (last - first) * L * sizeof(T));
-        gemm<T>(next.delta, next.ld, 1, first, last, next.weight, next.n_in, 1, next.n_out, next.n_in, packed_[t],
+        gemm<T>(next.delta, next.ld, 1, first, last, next.weight, next.n_in, 1, next.n_out, next.n_in, panels_[t],
                 [&](Index i, Index j, V delta) {
                     const V a = S::load(s.a + i * s.ld + j);
                     if (s.sigmoid) delta *= a * (1 - a);  // δ = (δ_next W) ⊙ a(1 − a)
@@ -304,7 +312,7 @@ private:
 
     static void add(T* to, V v) { S::store(to, S::load(to) + v); }
 
-    // Phase 2, first layer: this thread's pixels. Wᵀ[k] takes g = Σ_i x_ik δ_i, over the examples where x_ik is not 0.
+    // First layer: this thread's pixels. Wᵀ[k] takes g = Σ_i x_ik δ_i, over the examples where x_ik is not 0.
     void update_sparse(const Step& step, Index t) {
         State& s = state_[0];
         const Index first = share(s.n_in, kPixels, t), last = share(s.n_in, kPixels, t + 1);
@@ -345,14 +353,14 @@ private:
         });
     }
 
-    // Phase 2, other layers: this thread's rows of W. g = δᵀ a_prev, used where it is made.
+    // Other layers: this thread's rows of W. g = δᵀ a_prev, used where it is made.
     void update_dense(const Step& step, Index l, Index t) {
         State& s = state_[l];
         const Index first = share(s.n_out, kRows, t), last = share(s.n_out, kRows, t + 1);
         if (first == last) return;
         clear_squares(s, first, last, kRows);
         gemm<T>(s.delta, 1, s.ld, first, last, l ? state_[l - 1].a : x_, l ? state_[l - 1].ld : ld_x_, 1, step.m, s.n_in,
-                packed_[t], [&](Index i, Index j, V g) {
+                panels_[t], [&](Index i, Index j, V g) {
                     T* w = s.weight + i * s.n_in + j;
                     T* momentum = s.weight_momentum ? s.weight_momentum + i * s.n_in + j : nullptr;
                     if (run_.norms) add(s.weight_squares + i / kRows * L, g * g);
