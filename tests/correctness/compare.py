@@ -89,7 +89,11 @@ def value_and_gradients(
     value = function(*leaves)
     if cotangent is None:
         cotangent = make_cotangent(value)
-    return value.detach(), torch.autograd.grad(value, [t for t in leaves if t.requires_grad], cotangent)
+    value.backward(cotangent)
+    gradients = [t.grad for t in leaves if t.requires_grad]
+    if any(g is None for g in gradients):
+        raise AssertionError(f"no gradient for {[i for i, g in enumerate(gradients) if g is None]}")
+    return value.detach(), tuple(g for g in gradients if g is not None)
 
 
 def make_cotangent(value: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from tests.correctness import compare
-from tests.correctness.operations import LINEAR, LINEAR_NO_BIAS, MSE, NETWORK, OPERATIONS, SIGMOID, Operation
+from tests.correctness.operations import LINEAR, LINEAR_NO_BIAS, MSE, OPERATIONS, SIGMOID, Operation
 
 every_operation = pytest.mark.parametrize("op", OPERATIONS, ids=str)
 # torch's own mse_loss says so when a reverse or forward mode runs through vmap; ours does not.
@@ -60,6 +60,41 @@ def check_vmap(op: Operation, in_dims: tuple[int | None, ...]) -> None:
     both(op, lambda f: grad(scalar(vmap(f, in_dims)), every)(*inputs))
     both(op, lambda f: jvp(vmap(f, in_dims), tuple(inputs), tuple(t.sin() for t in inputs)))
     both(op, lambda f: vmap(lambda *t: jvp(f, t, tuple(u.sin() for u in t)), in_dims)(*inputs))
+
+
+def check_grad_and_vjp(op: Operation) -> None:
+    inputs = op.inputs()
+    both(op, lambda f: grad(scalar(f), every_argument(op))(*inputs))
+    both(op, lambda f: vjp(f, *inputs)[1](compare.make_cotangent(op.twin(*inputs))))
+
+
+def check_jacrev(op: Operation) -> None:
+    both(op, lambda f: jacrev(f, every_argument(op))(*op.inputs()))
+
+
+def check_jacfwd(op: Operation) -> None:
+    both(op, lambda f: jacfwd(f, every_argument(op))(*op.inputs()))
+
+
+def check_per_sample_gradients(op: Operation) -> None:
+    """vmap of grad over the examples equals a loop over them with the twin."""
+    inputs = op.inputs()
+    in_dims = tuple(0 if batched else None for batched in op.batched)
+    per_sample = vmap(grad(scalar(op.ours), every_argument(op)), in_dims)(*inputs)
+    for i in range(inputs[0].shape[0]):
+        one = [t[i] if batched else t for t, batched in zip(inputs, op.batched, strict=True)]
+        alone = grad(scalar(op.twin), every_argument(op))(*one)
+        compare.all_of(compare.agree, [p[i] for p in per_sample], alone)
+
+
+@every_operation
+@pytest.mark.parametrize(
+    "check",
+    [check_grad_and_vjp, check_jacrev, check_jacfwd, check_per_sample_gradients],
+    ids=["grad and vjp", "jacrev", "jacfwd", "per-sample gradients"],
+)
+def test_transform(op: Operation, check: Callable[[Operation], None]) -> None:
+    check(op)
 
 
 def in_dims_of(op: Operation) -> list[tuple[int | None, ...]]:
@@ -185,11 +220,3 @@ def check_reverse_through_a_dual(op: Operation) -> None:
 @every_operation
 def test_reverse_through_a_dual(op: Operation) -> None:
     check_reverse_through_a_dual(op)
-
-
-def test_per_sample_gradients_of_the_network() -> None:
-    inputs = NETWORK.inputs()
-    per_sample = vmap(grad(NETWORK.ours, (1, 2, 3, 4)), in_dims=(0, None, None, None, None, 0))(*inputs)
-    for i in range(inputs[0].shape[0]):
-        alone = grad(NETWORK.twin, (1, 2, 3, 4))(inputs[0][i], *inputs[1:5], inputs[5][i])
-        compare.all_of(compare.agree, [p[i] for p in per_sample], alone)

@@ -1,0 +1,78 @@
+"""DistributedDataParallel over gloo with two processes: every operation, clean and poisoned, in one start."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.correctness import compare
+from tests.correctness.operations import OPERATIONS, Operation
+from tests.correctness.poison import poisoned
+
+PROCESSES = 2
+
+
+class Trainable(nn.Module):
+    """An operation whose inputs are its parameters; the data of a process is one factor on the first of them."""
+
+    def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> None:
+        super().__init__()
+        self.function = function
+        self.inputs = nn.ParameterList([t.clone() for t in inputs])
+
+    def forward(self, factor: Tensor) -> Tensor:
+        first, *others = self.inputs
+        return self.function(first * factor, *others)
+
+
+def factor_of(rank: int) -> Tensor:
+    return torch.tensor(0.5 + rank, dtype=torch.float64)
+
+
+def gradients(model: nn.Module, rank: int) -> list[Tensor]:
+    """The parameters' gradients after one backward pass on this process's data."""
+    value = model(factor_of(rank))
+    value.backward(compare.make_cotangent(value))
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def _work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=PROCESSES)
+    results = {}
+    for kind, state in (("clean", nullcontext), ("poisoned", poisoned)):
+        for op in OPERATIONS:
+            with state():
+                results[kind, op.name] = gradients(DistributedDataParallel(Trainable(op.ours, op.inputs())), rank)
+    if rank == 0:
+        torch.save(results, Path(folder) / "results.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@cache
+def ran() -> dict[tuple[str, str], list[Tensor]]:
+    """The gradients of every operation, clean and poisoned, as process 0 saw them after the all-reduce."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_work, args=(folder,), nprocs=PROCESSES)
+        results: dict[tuple[str, str], list[Tensor]] = torch.load(Path(folder) / "results.pt")
+    return results
+
+
+def alone(op: Operation, function: Callable[..., Tensor]) -> list[Tensor]:
+    """What DistributedDataParallel has to give: the mean over the processes' data, computed in this one."""
+    each = [gradients(Trainable(function, op.inputs()), rank) for rank in range(PROCESSES)]
+    return [torch.stack(pair).mean(0) for pair in zip(*each, strict=True)]
