@@ -98,19 +98,33 @@ class Differences:
         return value, error + still * (2.3e-16 * self.sizes[position] / h)
 
     def measure_noise(self, positions: Sequence[int], generator: torch.Generator) -> None:
-        """Raise `noise` to the roughness of the values over tiny steps: third differences, which kill smooth change."""
-        found = torch.zeros_like(self.noise)
+        """Raise `noise` to the roughness of the values over tiny steps: third differences, which kill smooth change.
+
+        Half and bfloat16 do not move at all over tiny steps; only then are their stairs looked for from further away.
+        """
+        found, still = torch.zeros_like(self.noise), []
+        walks = {}
         for position in positions:
             n = _length(self.args[position])
             if n == 0:
                 continue
-            v = unit(n, generator) * spread(self.args[position]) * 1e-6
+            v = walks[position] = unit(n, generator) * spread(self.args[position])
             sides = []
             for sign in (1.0, -1.0):  # an element next to a kink crosses it on one side only
-                walk = [self.at(position, _adding(v, sign * t)) for t in range(1, 8)]
-                sides.append(third_difference(torch.stack(walk)))
+                walk = self._walk(position, v, sign * 1e-6)
+                sides.append(third_difference(walk))
+                still.append((walk[1:] == walk[:-1]).double().mean())
             found = torch.maximum(found, torch.minimum(*sides).unsqueeze(1))
+        if still and min(float(s) for s in still) > 0.5:
+            for position, v in walks.items():
+                for h in (1e-3, 1e-2):
+                    stairs = third_difference(self._walk(position, v, h)).unsqueeze(1)
+                    found = torch.maximum(found, torch.where(stairs < 0.02 * self.magnitude, stairs, 0.0))
         self.noise = torch.maximum(self.noise, torch.nan_to_num(found))
+
+    def _walk(self, position: int, v: Tensor, h: float) -> Tensor:
+        """Seven steps of size h along v. (7, K)"""
+        return torch.stack([self.at(position, _adding(v, h * t)) for t in range(1, 8)])
 
     def truth(self, position: int, columns: Sequence[int] | None, deadline: float) -> Truth:
         """The derivative by every coordinate of one argument, or by those in `columns`."""

@@ -1,0 +1,105 @@
+"""Hypothesis: the fault is in the slope of a last elementwise step y = f(z), such as a layer's activation.
+
+Then every row of the Jacobian is the true one times a factor of its own, the same for all inputs:
+
+    gradient for e_o = r_o · derivative for e_o          e_o: 1 at output element o, 0 elsewhere
+
+and r_o says what was done, once f is known. For each common activation z follows from y, and with it the values of
+
+    f′(y) / f′(z)      the slope was taken at the output                 σ(a)(1 − σ(a))
+    f′(f⁻¹(z)) / f′(z) the formula for the output was given z            z(1 − z)
+    1 / f′(z)          the slope was left out
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from manual_bp.verify.case import Crash, flat
+from manual_bp.verify.experiment import Experiment
+from manual_bp.verify.truth import Differences
+
+Map = Callable[[Tensor], Tensor]
+# name: f, f⁻¹, and f′ written in the output
+ACTIVATIONS: dict[str, tuple[Map, Map, Map]] = {
+    "sigmoid": (torch.sigmoid, torch.logit, lambda y: y * (1 - y)),
+    "tanh": (torch.tanh, torch.atanh, lambda y: 1 - y * y),
+    "exp": (torch.exp, torch.log, lambda y: y),
+    "softplus": (torch.nn.functional.softplus, lambda y: y + torch.log(-torch.expm1(-y)), lambda y: -torch.expm1(-y)),
+}
+OUTPUTS = 24
+
+
+def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None:
+    """Kind and explanation, or None where the rows are not proportional."""
+    measured = _factors(experiment, position)
+    if measured is None:
+        return None
+    factors, y = measured
+    if len(factors) < 3 or float((factors - factors.mean()).abs().max()) < 1e-4 * float(factors.abs().max()):
+        return None
+    for name, (f, inverse, slope) in ACTIVATIONS.items():
+        z = inverse(y)
+        if not bool(torch.isfinite(z).all()):
+            continue
+        true = slope(y)
+        if _same(factors, slope(f(y)) / true):
+            return "derivative-at-wrong-point", f"the slope of the {name} is taken at its output instead of its input"
+        if _same(factors, slope(z) / true):
+            return (
+                "derivative-at-wrong-point",
+                f"the slope of the {name} is written for its output and is given its input",
+            )
+        if _same(factors, 1 / true):
+            return "wrong-values", f"the slope of the {name}, its derivative, is left out"
+    low, high = float(factors.min()), float(factors.max())
+    return (
+        "wrong-values",
+        f"the gradient that comes from each output element is off by a factor of its own, {low:.4g} to {high:.4g}: the "
+        "derivative of a last elementwise step is wrong or left out",
+    )
+
+
+def _factors(experiment: Experiment, position: int) -> tuple[Tensor, Tensor] | None:
+    """r_o for up to OUTPUTS output elements, and their values."""
+    case = experiment.case
+    total = experiment.cotangents.shape[1]
+    if (
+        len(case.shapes) != 1
+        or experiment.columns[position] is not None
+        or experiment.differences.relative_noise > 1e-11
+    ):
+        return None
+    chosen = list(range(total)) if total <= OUTPUTS else list(range(0, total, math.ceil(total / OUTPUTS)))
+    rows = torch.zeros(len(chosen), total).double()
+    rows[torch.arange(len(chosen)), chosen] = 1.0
+    differences = Differences(case, rows)
+    truth = differences.truth(position, None, time.monotonic() + 0.5)
+    factors, values = [], []
+    for k, o in enumerate(chosen):
+        try:
+            found = case.gradients(rows[k])[position]
+        except Crash:
+            return None
+        own = torch.zeros(truth.value.shape[1]).double() if found is None else flat([found])
+        true, error = truth.value[k][truth.known], truth.error[k][truth.known]
+        own = own[truth.known]
+        if not true.numel() or float(true.abs().max()) <= 1e3 * float(error.max()):
+            continue
+        factor = float(own @ true) / float(true @ true)
+        if not bool(
+            ((own - factor * true).abs() <= 1e-5 * true.abs().max() * max(1.0, abs(factor)) + 10 * error).all()
+        ):
+            return None
+        factors.append(factor)
+        values.append(float(differences.start[o]))
+    return torch.tensor(factors).double(), torch.tensor(values).double()
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return bool(torch.isfinite(b).all()) and bool(torch.allclose(a, b, rtol=1e-4, atol=1e-8))
