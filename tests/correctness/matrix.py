@@ -110,7 +110,8 @@ COLUMNS = (
 _NO_DOUBLE = Hole(
     "RuntimeError",
     "requires create_graph=False",
-    "torch.compile gives no second derivative: its backward graph cannot be differentiated, for torch's own operations either.",
+    "torch.compile gives no second derivative: its backward graph cannot be differentiated, "
+    "for torch's own operations either.",
 )
 _NO_VMAP = Hole(
     "InternalTorchDynamoError",
