@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 TAGS = (
@@ -135,21 +134,3 @@ def _leave_tensorflow_out() -> None:
     name = "tensorboard.compat.notf"
     if name not in sys.modules and "tensorflow" not in sys.modules and importlib.util.find_spec("tensorflow"):
         sys.modules[name] = ModuleType(name)
-
-
-def versions() -> dict[str, str]:
-    """The versions that a run's numbers depend on."""
-    import platform
-
-    import numpy
-    import tensorboard
-    import torchvision
-
-    return {
-        "Python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": numpy.__version__,
-        "tensorboard": tensorboard.__version__,
-        "system": platform.platform(),
-    }

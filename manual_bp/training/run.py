@@ -16,12 +16,12 @@ from torch import nn
 
 from manual_bp.training import checkpoint, data, engines, live_check, machine, network, probe, terminal
 from manual_bp.training.augment import augment
-from manual_bp.training.board import Board
 from manual_bp.training.engine import EpochStatistics
 from manual_bp.training.errors import UserError
 from manual_bp.training.evaluation import evaluate
 from manual_bp.training.initialisation import EQUAL_WARNING
 from manual_bp.training.options import Options, recipe
+from manual_bp.training.report import Report
 from manual_bp.training.run_folder import RunFolder
 from manual_bp.training.trouble import Watch
 from manual_bp.training.world import World
@@ -93,39 +93,44 @@ class Run:
                 self._config(),
                 self._checkpoint(0),
             )
-        board = None
+        report = None
         if self.folder is not None and self.world.writes:
             print(f"run      {self.folder.path}")
             print(terminal.HEADER, flush=True)
             for row in self.rows:
                 print(terminal.line(row), flush=True)
-            board = Board(self.folder.path, first_epoch=self.first_epoch)
+            report = Report(
+                self.folder, self._config(), self.options, self.model, self.parts, self.epochs, self.first_epoch
+            )
         watch = Watch(self.options, self.lr, self.dataset.train.labels)
         try:
             for epoch in range(self.first_epoch, self.epochs + 1):
                 row = self._epoch(epoch)
-                trouble = watch.look(row, self.rows)
+                trouble, fault = watch.look(row, self.rows), watch.not_finite(row)
                 self.rows.append(row)
-                if self.folder is not None and board is not None:
+                if self.folder is not None and report is not None:
                     print(terminal.line(row), flush=True)
                     # The checkpoint last: an epoch that it does not hold is trained, and written, once more.
                     self.folder.write_metrics(self.rows)
-                    board.scalars(row, epoch)
                     for line in trouble:
                         print(f"trouble  {line}", flush=True)
-                watch.stop_if_not_finite(row)
-                if self.folder is not None and board is not None:
+                    report.epoch(row, [*trouble, *fault])
+                for line in fault:
+                    raise UserError(line)
+                if self.folder is not None and report is not None:
                     self.folder.write_checkpoint(self._checkpoint(epoch))
             last = self._test()
             self.rows.append(last)
-            if self.folder is not None and board is not None:
+            if self.folder is not None and report is not None:
                 self.folder.write_metrics(self.rows)
-                board.scalars(last, self.epochs)
+                report.end(self.rows)
         finally:
-            if board is not None:
-                board.close()
+            if report is not None:
+                report.close()
         if self.world.writes:
             print(f"test     cost {last['cost/test']:.5f}   accuracy {100 * last['accuracy/test']:.2f} %")
+            if self.folder is not None:
+                print(f"picture  {self.folder.path / 'summary.png'}")
             print(f"look     tensorboard --logdir {shlex.quote(self.options.logdir)}", flush=True)
         path = None if self.folder is None else self.folder.path
         return Result(path, self.rows, last["cost/test"], last["accuracy/test"], self.model)

@@ -1,4 +1,4 @@
-"""A run's folder: config.json, metrics.jsonl, checkpoint.pt. Nothing that is there is overwritten by another run."""
+"""A run's folder: config.json, metrics.jsonl, checkpoint.pt, summary.png. No run overwrites another's."""
 
 from __future__ import annotations
 
@@ -76,6 +76,10 @@ class RunFolder:
     def write_checkpoint(self, state: dict[str, Any]) -> None:
         with self._replacing("checkpoint.pt") as file:
             torch.save(state, file)
+
+    def write_summary(self, png: bytes) -> None:
+        with self._replacing("summary.png") as file:
+            file.write(png)
 
     @contextlib.contextmanager
     def _replacing(self, name: str) -> Iterator[BinaryIO]:

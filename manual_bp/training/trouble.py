@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from manual_bp.training.data import CLASSES
-from manual_bp.training.errors import UserError
 from manual_bp.training.evaluation import cost_per_example
 from manual_bp.training.options import Options
 from manual_bp.training.probe import DEAD_SPREAD, STUCK_SLOPE
@@ -47,26 +46,22 @@ class Watch:
         self._said = set(found)
         return new
 
-    def stop_if_not_finite(self, row: Mapping[str, Any]) -> None:
-        """Stop a run whose numbers are no numbers any more.
-
-        Raises:
-            UserError: a cost, a gradient or a parameter is not finite.
-        """
+    def not_finite(self, row: Mapping[str, Any]) -> list[str]:
+        """One line if a cost, a gradient or a parameter is no number any more; such a run must stop."""
         ignored: tuple[str, ...] = ("time/", "check/")
         if self._options.amp == "fp16":
             # GradScaler leaves out steps that overflow; where it left out all of them, there is no norm
             ignored += ("grad_norm/", "delta_norm/")
         bad = {tag: v for tag, v in row.items() if not tag.startswith(ignored) and not math.isfinite(v)}
         if not bad:
-            return
+            return []
         layers = sorted({_layer(tag) for tag in bad if tag.startswith(("grad_norm/", "update_ratio/"))} - {"total"})
         where = f", and layer{'s' * (len(layers) > 1)} {', '.join(layers)} not finite" if layers else ""
         tag, value = next(iter(bad.items()))
-        raise UserError(
-            f"epoch {row['epoch']}: {tag} is {value}{where}: try a smaller --lr "
-            f"(it is {self._lr:g}), or another --init; checkpoint.pt is that of epoch {row['epoch'] - 1}"
-        )
+        return [
+            f"epoch {row['epoch']}: {tag} is {value}{where}: try a smaller --lr (it is {self._lr:g}), or another "
+            f"--init; checkpoint.pt is that of epoch {row['epoch'] - 1}"
+        ]
 
     def _diverged(self, row: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         cost = row["cost/validation"]
