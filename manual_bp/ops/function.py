@@ -7,13 +7,13 @@ An operation is two classes.
 - Its subclass adds `jvp`, the forward-mode rule, which torch.compile refuses. It saves every differentiable input,
   because forward mode runs on tensors that require no gradient.
 
-`apply` chooses between them.
+`apply` chooses between them, and makes a third of the first, for eager mode, that PyTorch calls with less overhead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, ClassVar
 
 import torch
@@ -74,8 +74,34 @@ def _primal(tensor: Tensor) -> Tensor:
 
 
 def apply(function: type[HandDerivedFunction], *args: Any) -> Any:
-    """Run `function`, or its forward-mode subclass where a forward-mode level is open (dual numbers, jvp, jacfwd)."""
-    # _current_level is -1 outside every level; torch.func.jvp and jacfwd open one too.
-    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
-        function = function.forward_mode
-    return function.apply(*args)
+    """Run `function`, or the variant of it that fits: with a forward-mode rule, or in one piece."""
+    if torch.compiler.is_compiling():
+        return function.apply(*args)
+    # _current_level is -1 outside every forward-mode level (dual numbers, jvp, jacfwd).
+    if forward_ad._current_level >= 0:
+        return function.forward_mode.apply(*args)
+    if functorch.peek_interpreter_stack() is not None:  # vmap, grad, vjp
+        return function.apply(*args)
+    return _in_one_piece(function).apply(*args)
+
+
+@cache
+def _in_one_piece(function: type[HandDerivedFunction]) -> type[HandDerivedFunction]:
+    """`function` with forward and setup_context joined in `forward(ctx, ...)`: for eager mode, where every call counts.
+
+    For a setup_context of its own PyTorch reads forward's signature at every call, which takes longer than a small
+    layer's matrix product. torch.func needs the two apart; eager mode does not.
+    """
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = function.forward(*inputs)
+        function.setup_context(ctx, inputs, output)
+        return output
+
+    namespace = {
+        "__module__": function.__module__,
+        "__doc__": function.__doc__,
+        "forward": staticmethod(forward),
+        "setup_context": staticmethod(torch.autograd.Function.setup_context),  # to PyTorch: there is none
+    }
+    return type(function.__name__, (function,), namespace)
