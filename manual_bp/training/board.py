@@ -35,7 +35,8 @@ LAYOUT = {
     "cost": {"cost C": ["cost/.*"]},
     "accuracy": {"accuracy, a share of the examples": ["accuracy/.*"]},
     "gradient norms": {
-        "‖∂C/∂W‖ and ‖∂C/∂b‖ by layer": [r"grad_norm/.*\.weight", r"grad_norm/.*\.bias"],
+        "‖∂C/∂W‖ by layer": [r"grad_norm/.*\.weight"],
+        "‖∂C/∂b‖ by layer": [r"grad_norm/.*\.bias"],
         "all parameters as one vector": ["grad_norm/total"],
     },
     "δ per layer": {"‖δ‖ = ‖∂C/∂z‖ by layer": ["delta_norm/.*"]},

@@ -35,7 +35,7 @@ _TAGS = {
 def configuration(config: Mapping[str, Any]) -> str:
     """What the run does: settled values first, then every flag."""
     settled = {name: value for name, value in config.items() if name not in ("flags", "versions")}
-    return f"{_table(('what', 'value'), settled.items())}\n\n{_table(('flag', 'value'), _flags(config))}"
+    return f"{_table(('what', 'value'), settled.items())}\n\n### Flags\n\n{_table(('flag', 'value'), _flags(config))}"
 
 
 def environment(config: Mapping[str, Any]) -> str:

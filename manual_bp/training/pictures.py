@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _UNITS = 128  # of the first layer, shown at most
 _SMALLEST_WIDTH = 450  # a picture of weights is enlarged to at least this many pixels
-_COLUMNS = 8  # of the sheet of digits
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,9 @@ def weights(weight: Tensor, side: int) -> Tensor:
     return (sheet * 255).byte().repeat_interleave(enlarged, 0).repeat_interleave(enlarged, 1)
 
 
-def draw_worst(axes: Axes, answers: Answers, side: int, count: int) -> None:
+def draw_worst(axes: Axes, answers: Answers, side: int, rows: int, columns: int, font: int) -> None:
     """The digits with the largest cost, each with its label and what was said: `4 → 9`."""
-    which = answers.worst(count)
-    columns = min(_COLUMNS, len(which))
-    rows = math.ceil(len(which) / columns)
+    which = answers.worst(rows * columns)
     caption = side * 0.4  # height of the line of text under a digit
     axes.set(xlim=(0, columns * side * 1.15), ylim=(rows * (side + caption), 0), aspect="equal")
     axes.axis("off")
@@ -92,7 +89,7 @@ def draw_worst(axes: Axes, answers: Answers, side: int, count: int) -> None:
         label, said = int(answers.labels[index]), int(answers.said[index])
         colour = "tab:red" if label != said else "tab:green"
         middle = left + side / 2
-        axes.text(middle, top + side, f"{label} → {said}", ha="center", va="top", fontsize=8, color=colour)
+        axes.text(middle, top + side, f"{label} → {said}", ha="center", va="top", fontsize=font, color=colour)
     axes.set(xlim=(0, columns * side * 1.15), ylim=(rows * (side + caption), 0))  # imshow moved the limits
 
 

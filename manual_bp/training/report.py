@@ -53,9 +53,9 @@ class Report:
         hparams = {name: config[name] for name in _HPARAMS}
         hparams |= {name: config["flags"][name] for name in _FLAG_HPARAMS}
         self._board.hparams_start(hparams | {"sizes": "-".join(map(str, config["sizes"]))})
-        self._board.text("configuration", pages.configuration(config), start)
-        self._board.text("environment", pages.environment(config), start)
-        self._board.text("formulas", pages.formulas(model, options.cost), start)
+        self._board.text("run/configuration", pages.configuration(config), start)
+        self._board.text("run/environment", pages.environment(config), start)
+        self._board.text("run/formulas", pages.formulas(model, options.cost), start)
         if start == 0:
             self._pictures(0)
         self._board.flush()
@@ -65,7 +65,7 @@ class Report:
         epoch = row["epoch"]
         self._board.scalars(row, epoch)
         if trouble:
-            self._board.text("trouble", "\n\n".join(trouble), epoch)
+            self._board.text("run/trouble", "\n\n".join(trouble), epoch)
         self._pictures(epoch)
         self._board.flush()
 
@@ -74,15 +74,15 @@ class Report:
         last = rows[-1]
         self._board.scalars(last, self._epochs)
         answers = pictures.Answers.of(self._model, self._dataset.test, self._dtype)
-        worst = pictures.figure(8, 5.2, left=0.02, right=0.98, top=0.98, bottom=0.02)
-        pictures.draw_worst(worst.subplots(), answers, self._dataset.side, 40)
+        worst = pictures.figure(5, 5, left=0.01, right=0.99, top=0.99, bottom=0.01)
+        pictures.draw_worst(worst.subplots(), answers, self._dataset.side, rows=4, columns=5, font=12)
         self._board.image("test/worst digits, label → answer", pictures.pixels(worst), self._epochs)
-        confusion = pictures.figure(6, 6, left=0.08, right=0.99, top=0.99, bottom=0.08)
+        confusion = pictures.figure(5, 5, left=0.1, right=0.99, top=0.99, bottom=0.1)
         pictures.draw_confusion(confusion.subplots(), answers)
         self._board.image("test/confusion matrix", pictures.pixels(confusion), self._epochs)
         x, y = probe.examples(self._dataset.validation, self._dtype)
         told = trace.markdown(self._model, x[0], y[0], cost=self._options.cost, lr=self._config["lr"])
-        self._board.text("trace of one validation image", told, self._epochs)
+        self._board.text("run/trace of one validation image", told, self._epochs)
         self._board.hparams_end()
         self._board.flush()
         self._folder.write_summary(summary(rows, answers, self._dataset.side, self._title()))
