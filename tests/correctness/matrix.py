@@ -167,10 +167,20 @@ def _footnotes() -> list[Hole]:
     return [_NO_DOUBLE, _NO_VMAP, _INLINED]
 
 
+def _count() -> str:
+    every = [cell(op, column) for column in COLUMNS for op in ROWS]
+    passed, no_gpu = every.count("PASS"), every.count("no GPU")
+    unexplained = sum(text.startswith("UNEXPLAINED") for text in every)
+    expected = len(every) - passed - no_gpu - unexplained
+    counts = f"{passed} PASS, {expected} expected failures, {unexplained} unexplained, {no_gpu} need a GPU"
+    return f"{len(every)} cells: {counts}."
+
+
 def table() -> str:
     """The matrix as Markdown, transposed: one line a column, so that it can be read."""
     lines = [
-        f"torch {torch.__version__.split('+')[0]}; {'with' if torch.cuda.is_available() else 'without'} a CUDA device.",
+        f"torch {torch.__version__.split('+')[0]}, {'with' if torch.cuda.is_available() else 'without'} a CUDA device.",
+        _count(),
         "",
         "| | " + " | ".join(op.name for op in ROWS) + " |",
         "|---|" + "---|" * len(ROWS),

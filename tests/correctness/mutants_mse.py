@@ -1,0 +1,153 @@
+"""Wrong versions of the cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_bp.ops import MSELossFunction
+from manual_bp.ops.mse import MSELossForwardMode
+from tests.correctness import test_second_order
+from tests.correctness.mutant import (
+    F64,
+    GRADCHECK,
+    GRADGRADCHECK,
+    KIND,
+    NO_ALIASING,
+    VALUES,
+    Context,
+    Mutant,
+    detached,
+    each,
+    examples,
+    spoil_jvp,
+)
+from tests.correctness.operations import MSE
+
+C = MSELossFunction
+HALF = MSE["half_per_example"]
+REAL = MSELossFunction.backward
+
+
+def _mse(change: Callable[[Any, Tensor, list[Any]], None]) -> Any:
+    """MSELossFunction.backward whose result [da, dy, None] `change` spoils."""
+
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        gradients = list(REAL(ctx, g))
+        change(ctx, g, gradients)
+        return tuple(gradients)
+
+    return staticmethod(backward)
+
+
+def _times(factor: Callable[[Tensor], float]) -> Any:
+    """Both gradients of the cost, times a factor computed from a."""
+
+    def change(ctx: Any, _: Tensor, gradients: list[Any]) -> None:
+        a = ctx.saved_tensors[0]
+        gradients[:2] = [None if d is None else d * factor(a) for d in gradients[:2]]
+
+    return _mse(change)
+
+
+MUTANTS = (
+    Mutant("mse: 1/m dropped", C, "backward", _times(examples), VALUES, (HALF, (5,))),
+    Mutant(
+        "mse: 1/m taken from the first dimension alone",
+        C,
+        "backward",
+        _times(lambda a: examples(a) / a.shape[0] if a.dim() > 1 else 1),
+        VALUES,
+        (HALF, (2, 3)),
+    ),
+    Mutant(
+        "mse: 1/n_out in the place of 1/m",
+        C,
+        "backward",
+        _times(lambda a: examples(a) / a.shape[-1]),
+        VALUES,
+        (HALF, (5,)),
+    ),
+    Mutant("mse: 2 for ½", C, "backward", _times(lambda a: 2), VALUES, (HALF, (5,))),
+    Mutant("mse: the 2 of the square dropped", C, "backward", _times(lambda a: 0.5), VALUES, (MSE["none"], (5,))),
+    Mutant("mse: (y − a) in the place of (a − y)", C, "backward", _times(lambda a: -1), VALUES, (MSE["mean"], (5,))),
+    Mutant(
+        "mse: the sign of the target's gradient swapped",
+        C,
+        "backward",
+        _mse(each(1, lambda c, g, d: -d)),
+        VALUES,
+        (HALF, (5,)),
+    ),
+    Mutant(
+        "mse: the target's gradient not given",
+        C,
+        "backward",
+        _mse(each(1, lambda c, g, d: None)),
+        KIND,
+        (HALF, F64, (5,)),
+    ),
+    Mutant(
+        "mse: a gradient for a target that needs none",
+        C,
+        "backward",
+        _mse(lambda c, g, d: d.__setitem__(1, d[0] if d[1] is None and d[0] is not None else d[1])),
+        KIND,
+        (HALF, F64, (5,)),
+    ),
+    Mutant(
+        "mse: both gradients in one storage",
+        C,
+        "backward",
+        _mse(lambda c, g, d: d.__setitem__(1, d[0].view_as(d[0])) if None not in d[:2] else None),
+        NO_ALIASING,
+        (HALF, (5,)),
+    ),
+    Mutant(
+        "mse: grad_output ignored",
+        C,
+        "backward",
+        staticmethod(lambda ctx, g: REAL(ctx, torch.ones_like(g))),
+        VALUES,
+        (HALF, (5,)),
+    ),
+    Mutant(
+        "mse: grad_output turned into a number",
+        C,
+        "backward",
+        staticmethod(lambda ctx, g: REAL(ctx, g.detach())),
+        GRADGRADCHECK,
+        (HALF, False),
+    ),
+    Mutant(
+        "mse: a and y detached",
+        C,
+        "backward",
+        staticmethod(
+            lambda ctx, g: REAL(
+                Context(detached(ctx), needs_input_grad=ctx.needs_input_grad, reduction=ctx.reduction), g
+            )
+        ),
+        test_second_order.test_hessian_of_the_cost,
+        (HALF,),
+    ),
+    Mutant(
+        "mse: forward-mode rule without ẏ",
+        MSELossForwardMode,
+        "jvp",
+        spoil_jvp(MSELossForwardMode.jvp, lambda real, c, a, y, r: real(c, a, torch.zeros_like(y), r)),
+        GRADCHECK,
+        (HALF,),
+    ),
+    Mutant(
+        "mse: forward-mode rule without the sum",
+        MSELossForwardMode,
+        "jvp",
+        spoil_jvp(MSELossForwardMode.jvp, lambda real, c, a, y, r: real(c, a, y, r) / 2),
+        GRADCHECK,
+        (MSE["sum"],),
+    ),
+)
