@@ -21,7 +21,7 @@ from manual_bp.verify.subject import Subject
 Gradients = dict[int, Tensor | None]  # by the argument's position
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """The function under check raised; `stage` says in which call."""
 
     def __init__(self, stage: str, error: BaseException) -> None:
@@ -34,13 +34,13 @@ class Crash(Exception):
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Turn whatever the function under check raises into a `Crash` that names the call."""
+    """Turn whatever the function under check raises into a `CrashError` that names the call."""
     try:
         yield
-    except Crash:
+    except CrashError:
         raise
     except Exception as error:  # anything at all: it is somebody else's code
-        raise Crash(name, error) from error
+        raise CrashError(name, error) from error
 
 
 @dataclass
@@ -98,7 +98,7 @@ class Case:
         self.shapes = [o.shape for o in graph.outputs]
         try:
             self.values()
-        except Crash:
+        except CrashError:
             self.needs_graph = True
         return graph
 
@@ -123,7 +123,7 @@ class Case:
         """The differentiable outputs as one flat float64 vector."""
         outputs = self.values(args)
         if len(outputs) <= max(self.differentiable, default=-1):
-            raise Crash("forward", RuntimeError(f"it returned {len(outputs)} tensors where it had returned more"))
+            raise CrashError("forward", RuntimeError(f"it returned {len(outputs)} tensors where it had returned more"))
         return flat([_real(outputs[i]) for i in self.differentiable])
 
     def graph(
@@ -157,7 +157,7 @@ class Case:
             randomness.reset(self.seed + 1)  # a backward that draws again must not get the forward's numbers
         outputs = [] if first else [_real(returned[i]) for i in self.differentiable if i < len(returned)]
         if not first and len(outputs) != len(self.differentiable):
-            raise Crash("forward", RuntimeError(f"it returned {len(returned)} tensors where it had returned more"))
+            raise CrashError("forward", RuntimeError(f"it returned {len(returned)} tensors where it had returned more"))
         return Graph(leaves, passed, returned, outputs, changed)
 
     def split(self, vector: Tensor) -> list[Tensor]:

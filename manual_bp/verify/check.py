@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from manual_bp.verify import randomness
-from manual_bp.verify.case import Case, Crash, Graph
+from manual_bp.verify import backward, randomness
+from manual_bp.verify.case import Case, CrashError, Graph
 from manual_bp.verify.diagnose import diagnose
 from manual_bp.verify.experiment import Experiment, telling
-from manual_bp.verify.listen import Heard, listening
 from manual_bp.verify.probes import batch, layout, needs, partial, precision, repeat, second_order, transforms
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.reference import Reference
 from manual_bp.verify.report import Finding, Report, Row
-from manual_bp.verify.shapes import wrong_shape
 from manual_bp.verify.subject import Subject, subject_of
 
 
@@ -31,7 +30,7 @@ def check(
     compile: bool | str = False,
     seed: int = 0,
 ) -> Report:
-    """Compare a function's gradients, ∂⟨g, f(x)⟩/∂x for random g, with differences of its own values, and say what is wrong.
+    """Compare a function's gradients, ∂⟨g, f(x)⟩/∂x for random g, with differences of its values; say what is wrong.
 
     Works in float64 on copies of the inputs where the function takes float64, and looks at rounding in the inputs' own
     dtype. Nothing of the caller's is changed: not the tensors, not their `.grad`, not the random generators.
@@ -55,12 +54,23 @@ def check(
         ValueError: `names` has another length than `inputs`, or the reference itself raises.
     """
     subject = subject_of(function, inputs, names)
-    with randomness.kept(), warnings.catch_warnings(), torch.enable_grad():
+    with randomness.kept(), _one_thread(), warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # odd sizes are tried on purpose, and would warn
         randomness.reset(seed)
         run = _Check(subject, seed)
         run.run(reference, "inductor" if compile is True else compile or None)
     return Report(subject.name, run.findings, run.rows, run.checks, run.notes)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Thousands of calls on small tensors: a second thread only waits, and makes sums differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Check:
@@ -80,7 +90,7 @@ class _Check:
         self.dtype = given.dtype
         try:
             graph = given.prepare()
-        except Crash as crash:
+        except CrashError as crash:
             self.findings.append(Finding("crash", "forward", f"the forward raises {crash.line}"))
             return
         case, graph = self._double(given, graph)
@@ -127,8 +137,8 @@ class _Check:
         try:
             wide_graph = case.prepare()
             if case.shapes != given.shapes:
-                raise Crash("forward", ValueError("it returns something else"))
-        except Crash as crash:
+                raise CrashError("forward", ValueError("it returns something else"))
+        except CrashError as crash:
             self.notes.append(
                 f"measured in {name}, with wider tolerances: the function takes no float64 ({crash.line})"
             )
@@ -146,8 +156,8 @@ class _Check:
                 Finding(
                     "mutates-input",
                     self.subject.names[i],
-                    f"the forward changes the values of {self.subject.names[i]} without declaring it: work on a copy, or "
-                    "call ctx.mark_dirty and return the tensor itself",
+                    f"the forward changes the values of {self.subject.names[i]} without declaring it: work on a copy, "
+                    "or call ctx.mark_dirty and return the tensor itself",
                 )
             )
         return self._probe("deterministic", lambda: repeat.forward_twice(case))
@@ -168,21 +178,22 @@ class _Check:
                 if c is not None
             )
             self.notes.append(
-                f"too large for a full Jacobian: measured on a random sample of elements ({share}) and along random directions"
+                f"too large for a full Jacobian: measured on a random sample of elements ({share}) and along random "
+                "directions"
             )
         for i, truth in experiment.truths.items():
             count = int(truth.rough.sum())
             if count:
                 self.notes.append(
-                    f"{self.subject.names[i]}: the function is not differentiable (a kink, a tie, a jump) at {count} of "
-                    f"{truth.rough.numel()} elements; any gradient is accepted there"
+                    f"{self.subject.names[i]}: the function is not differentiable (a kink, a tie, a jump) at {count} "
+                    f"of {truth.rough.numel()} elements; any gradient is accepted there"
                 )
         if experiment.differences.relative_noise > 1e-11:
             noise = experiment.differences.relative_noise
             if noise > 50 * torch.finfo(self.dtype).eps and not any(f.kind == "precision" for f in self.findings):
                 text = (
-                    f"its values jump by {noise:.0e} of their size over small steps of the input: the forward computes in a "
-                    "lower precision than its input has"
+                    f"its values jump by {noise:.0e} of their size over small steps of the input: the forward computes "
+                    "in a lower precision than its input has"
                 )
                 self.findings.append(Finding("precision", "output", text))
             self.notes.append(
@@ -210,8 +221,8 @@ class _Check:
                     Finding(
                         "missing-gradient",
                         self.subject.names[i],
-                        "no output requires a gradient, but the outputs depend on it: the graph is cut (detach, no_grad, "
-                        ".data, NumPy)",
+                        "no output requires a gradient, but the outputs depend on it: the graph is cut (detach, "
+                        "no_grad, .data, NumPy)",
                     )
                 )
         return False
@@ -219,13 +230,15 @@ class _Check:
     def _values(self, experiment: Experiment, given: Case, twin: Reference | None) -> bool:
         """What the backward writes and returns, then its numbers. False when there is a finding on these."""
         case, before = experiment.case, len(self.findings)
-        heard, crash = self._listen(case, experiment.cotangents[0])
-        self._written(heard)
-        shaped = self._shapes(experiment, heard)
+        heard, crash = backward.listen(case, experiment.cotangents[0])
+        self.findings += backward.written(self.subject, heard)
+        found, shaped = backward.shapes(experiment, heard)
+        self.findings += found
         if crash is not None:
             if not shaped:
-                stage = "backward" if not self._counted(heard) else f"backward ({self._counted(heard)})"
-                self.findings.append(Finding("crash", "backward", f"the {stage} raises {crash.line}"))
+                why = backward.counted(heard)
+                text = f"the backward {f'({why}) ' if why else ''}raises {crash.line}"
+                self.findings.append(Finding("crash", "backward", text))
             return False
         if not self._probe("backward deterministic", lambda: repeat.backward_twice(experiment)):
             return False
@@ -246,99 +259,13 @@ class _Check:
             if finding is not None:
                 found.append(finding)
         self.findings += sorted(found, key=lambda f: f.kind == "wrong-values")
-        self._dtypes(experiment, heard, given)
+        cast = backward.dtypes(experiment, heard, given)
+        # an error of the size of that dtype's rounding follows from it
+        names = {f.tensor for f in cast}
+        self.findings = [f for f in self.findings if not (f.kind == "precision" and f.tensor in names)] + cast
         wrong = len(self.findings) > before
         self.checks["gradient"] = "finding" if wrong else "ok"
         return not wrong
-
-    def _listen(self, case: Case, row: Tensor) -> tuple[list[Heard], Crash | None]:
-        graph = case.graph()
-        with listening(graph) as heard:
-            try:
-                graph.gradients(case.split(row))
-            except Crash as crash:
-                return heard, crash
-        return heard, None
-
-    def _written(self, heard: list[Heard]) -> None:
-        for event in heard:
-            inside = "" if event.cls is self.subject.function_class else f" of {event.cls.__name__}"
-            if event.written_gradients:
-                self.findings.append(
-                    Finding(
-                        "mutates-grad-output",
-                        "grad_output",
-                        f"the backward{inside} writes into the gradient it receives (argument "
-                        f"{event.written_gradients[0]}): autograd may still need it; use out-of-place operations",
-                    )
-                )
-            if event.written_saved:
-                self.findings.append(
-                    Finding(
-                        "mutates-saved",
-                        event.written_saved[0],
-                        f"the backward{inside} writes into what the forward saved ({', '.join(event.written_saved)}): a "
-                        "second backward, and whoever holds the tensor, sees other values",
-                    )
-                )
-
-    def _counted(self, heard: list[Heard]) -> str:
-        for event in heard:
-            if event.returned is not None and len(event.returned) != len(event.needs):
-                return f"{event.cls.__name__} returns {len(event.returned)} gradients for {len(event.needs)} arguments"
-        return ""
-
-    def _shapes(self, experiment: Experiment, heard: list[Heard]) -> dict[int, str]:
-        """Findings on shapes, by the argument's position (negative for one inside something else)."""
-        shaped: dict[int, str] = {}
-        found = []
-        for event in heard:
-            mine = event.cls is self.subject.function_class and sum(h.cls is event.cls for h in heard) == 1
-            for i, raw in enumerate(event.returned or ()):
-                if not isinstance(raw, Tensor) or i >= len(event.needs) or not event.needs[i]:
-                    continue
-                name = event.tensor_name(self.subject, i)
-                if mine and i in self.checked:
-                    if raw.shape != experiment.case.args[i].shape:
-                        kind, text = wrong_shape(experiment, i, raw)
-                        shaped[i] = kind
-                        found.append(Finding(kind, name, text))
-                elif i in event.expected and raw.shape != event.expected[i][0]:
-                    shape = event.expected[i][0]
-                    more = raw.numel() > shape.numel()
-                    kind = (
-                        "missing-batch-sum"
-                        if more and torch.broadcast_shapes(raw.shape, shape) == raw.shape
-                        else "wrong-shape"
-                    )
-                    shaped[-1 - i] = kind
-                    found.append(Finding(kind, name, f"its shape is {tuple(raw.shape)}, its input's is {tuple(shape)}"))
-        self.findings += sorted(found, key=lambda f: f.kind == "wrong-shape")
-        return shaped
-
-    def _dtypes(self, experiment: Experiment, heard: list[Heard], given: Case) -> None:
-        """In the dtype of the inputs; in float64 only if the forward keeps it, so that float32 inside is no fault."""
-        events = (
-            [(heard, experiment.case)] if all(o.dtype == torch.float64 for o in experiment.case.graph().outputs) else []
-        )
-        if given is not experiment.case:
-            events.append((self._listen(given, experiment.cotangents[0])[0], given))
-        elif not events:
-            events.append((heard, given))
-        for calls, _ in events:
-            for event in calls:
-                for i, raw in enumerate(event.returned or ()):
-                    if not isinstance(raw, Tensor) or i not in event.expected or raw.dtype == event.expected[i][1]:
-                        continue
-                    name = event.tensor_name(self.subject, i)
-                    seen, wanted = (str(d).removeprefix("torch.") for d in (raw.dtype, event.expected[i][1]))
-                    finding = Finding(
-                        "wrong-dtype", name, f"its dtype is {seen}, its input's is {wanted}; autograd casts it silently"
-                    )
-                    # an error of the size of that dtype's rounding follows from it
-                    self.findings = [f for f in self.findings if not (f.kind == "precision" and f.tensor == name)]
-                    if not any(f.kind == "wrong-dtype" and f.tensor == name for f in self.findings):
-                        self.findings.append(finding)
 
     def _behaviour(self, experiment: Experiment, given: Case, backend: str | None) -> None:
         case = experiment.case
@@ -378,7 +305,7 @@ class _Check:
         low = Case(self.subject, args, self.checked, self.seed)
         try:
             low.prepare()
-        except Crash:
+        except CrashError:
             return None
         return low if low.shapes == given.shapes else None
 
@@ -386,7 +313,7 @@ class _Check:
         """Run one probe; True when it found nothing."""
         try:
             result = probe()
-        except Crash as crash:
+        except CrashError as crash:
             result = Result("not possible", notes=[f"{name}: not looked at, the {crash.stage} raises {crash.line}"])
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             # the probe, not the function: one that trips must not take the report with it

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Crash
+from manual_bp.verify.case import CrashError
 from manual_bp.verify.experiment import Experiment, close, telling
 from manual_bp.verify.factor import explain
 from manual_bp.verify.patterns import describe
@@ -154,7 +154,7 @@ class Diagnosis:
         ]
         try:
             value, _, gradient = self.experiment.at(args, self.position)
-        except (Crash, RuntimeError):
+        except (CrashError, RuntimeError):
             return None
         ratio = self._ratio(gradient, value)
         return ratio if math.isfinite(ratio) else None

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Case, Crash, flat
-from manual_bp.verify.truth import Differences, Truth, unit
+from manual_bp.verify.case import Case, CrashError, flat
+from manual_bp.verify.truth import Differences, Truth, spread, unit
 
 EVALUATIONS = 12000  # forwards that a full Jacobian may cost
 SECONDS = 1.2  # and the time
@@ -79,9 +79,11 @@ class Experiment:
 
     def measure_truth(self) -> None:
         """Fill `truths`."""
-        deadline = time.monotonic() + 1.2 * SECONDS
         for i in self.case.checked:
+            deadline = time.monotonic() + 2 * SECONDS / len(self.case.checked)
             self.truths[i] = self.differences.truth(i, self.columns[i], deadline)
+            if not bool((self.truths[i].known | self.truths[i].rough).all()):
+                self.columns[i] = (self.truths[i].known | self.truths[i].rough).nonzero().reshape(-1).tolist()
 
     def measure_gradients(self) -> None:
         """Fill `gradients`, each row from a fresh graph."""
@@ -105,6 +107,16 @@ class Experiment:
         """The argument's shape, a complex one's as two real numbers."""
         tensor = self.case.args[position]
         return torch.Size([*tensor.shape, 2]) if tensor.is_complex() else tensor.shape
+
+    def floor(self, position: int) -> float:
+        """What is rounding in this argument's gradient: 100 units of ‖g‖ max|y| / |x|, or of the gradient itself."""
+        x = spread(self.case.args[position])
+        if not x.numel():
+            return 0.0
+        size = torch.where(self.differences.finite, self.differences.start, 0.0).abs().max() / x.median()
+        own = self.gradients.get(position)
+        largest = 0.0 if own is None else float(own.abs().nan_to_num(0, 0, 0).max())
+        return 100 * self.differences.relative_noise * max(float(size) * float(self.cotangents.abs().max()), largest)
 
     def right(self, position: int) -> bool:
         """Whether the gradient is the derivative, for every cotangent."""
@@ -140,7 +152,7 @@ class Experiment:
             for h in (1e-5, 1e-6, 1e-4):
                 try:
                     slope, error = self.differences.stencil(position, v, h)
-                except Crash:
+                except CrashError:
                     continue
                 around = (8 * self.differences.noise / h).squeeze(1)
                 size = (gradients * v).square().sum(1).sqrt()  # the typical size of the product

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Crash
+from manual_bp.verify.case import CrashError
 from manual_bp.verify.experiment import Experiment, close, telling
 
 
@@ -36,7 +36,7 @@ def wrong_point(experiment: Experiment, position: int) -> str | None:
         try:
             expected, error, gradients = experiment.at(args, position)
             found = _search(experiment, position, args, expected, error, gradients)
-        except (Crash, RuntimeError, ValueError):
+        except (CrashError, RuntimeError, ValueError):
             continue
         if found is not None:
             return found
@@ -52,7 +52,7 @@ def _search(
     for label, args, reversible in _points(experiment, position, base):
         try:
             there, there_error, own = experiment.at(args, position)
-        except (Crash, RuntimeError, ValueError):
+        except (CrashError, RuntimeError, ValueError):
             continue
         if _agree(gradients, there, there_error, wrong, experiment.rtol):
             return f"it is the derivative at another point: evaluated with {label} where {name} itself is meant"
@@ -66,7 +66,7 @@ def _search(
 
 
 def _agree(value: Tensor, expected: Tensor, error: Tensor, wrong: Tensor, rtol: float) -> bool:
-    """Agreement that means something: also on elements, at least two if there are, where gradient and derivative differ."""
+    """Agreement that means something: also on elements where gradient and derivative differ, two if there are two."""
     usable = ~torch.isnan(expected) & torch.isfinite(value) & torch.isfinite(error)
     masked = torch.where(usable, expected, torch.nan)
     if not bool(usable.any()) or not telling(masked, error):
@@ -93,7 +93,7 @@ def _points(experiment: Experiment, position: int, base: list[Any]) -> Iterator[
             yield label, with_({position: y}), True
             try:
                 again = case.values(with_({position: y}))[number]
-            except (Crash, IndexError):
+            except (CrashError, IndexError):
                 continue
             if again.shape == x.shape:
                 yield f"the function of {label}", with_({position: again}), True

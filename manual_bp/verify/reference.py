@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Case, Crash, flat
+from manual_bp.verify.case import Case, CrashError, flat
 from manual_bp.verify.experiment import Experiment, close
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.subject import subject_of
@@ -26,7 +26,7 @@ class Reference:
         self.case = Case(subject, subject.args, checked, case.seed)
         try:
             self.case.prepare()
-        except Crash as crash:
+        except CrashError as crash:
             raise ValueError(f"check: the reference raises {crash.line}: it must take the same inputs") from crash
         self.case.random = self.case.random or case.random
 
@@ -53,7 +53,8 @@ class Reference:
             off = (x - y).abs().masked_fill(~known, 0.0).nan_to_num(torch.inf)
             if bool(odd.any()) or bool((off > rtol * scale).any()):
                 k = int((off + odd.double()).argmax())
-                text = f"its value differs from the reference's. At element {k}: {float(x[k]):.6g}, reference {float(y[k]):.6g}"
+                at = f"At element {k}: {float(x[k]):.6g}, reference {float(y[k]):.6g}"
+                text = f"its value differs from the reference's. {at}"
                 below = float(y[known] @ y[known])
                 ratio = float(x[known] @ y[known]) / below if below else 0.0
                 if bool(((x - ratio * y)[known].abs() <= 1e-6 * scale).all()) and x.numel() > 2:
@@ -72,7 +73,7 @@ class Reference:
             return
         try:
             self._measure()
-        except Crash:
+        except CrashError:
             return
         for i in self.case.checked:
             truth = self.experiment.truths[i]
@@ -91,7 +92,7 @@ class Reference:
         """Whether the function's gradient is the reference's, for every cotangent."""
         try:
             self._measure()
-        except Crash:
+        except CrashError:
             return False
         if not self.gradients or position not in self.case.checked:
             return False

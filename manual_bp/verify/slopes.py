@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Crash, flat
+from manual_bp.verify.case import CrashError, flat
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.truth import Differences
 
@@ -84,7 +84,7 @@ def _factors(experiment: Experiment, position: int) -> tuple[Tensor, Tensor] | N
     for k, o in enumerate(chosen):
         try:
             found = case.gradients(rows[k])[position]
-        except Crash:
+        except CrashError:
             return None
         own = torch.zeros(truth.value.shape[1]).double() if found is None else flat([found])
         true, error = truth.value[k][truth.known], truth.error[k][truth.known]

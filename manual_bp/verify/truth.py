@@ -1,12 +1,12 @@
-"""The derivative as the function's own values give it: central differences, extrapolated, with an error for each number.
+"""The derivative as the function's own values give it: central differences, extrapolated, each with its error.
 
 For a step h along a coordinate, f(x ± h) and f(x ± h/2) give two central differences C(h), C(h/2) and
 
     derivative  ≈ (4 C(h/2) − C(h)) / 3                    Richardson's extrapolation, error O(h⁴)
     jump        ≈ 2 J(h/2) − J(h),  J = D⁺ − D⁻            0 for a smooth function, the jump of the slope at a kink
 
-|derivative − C(h/2)|/50 + |jump| + rounding is the error. Where it does not fall under any step of the ladder, the function
-is not differentiable there, or too rough to measure: the coordinate is `rough`, and no verdict is based on it.
+|derivative − C(h/2)|/50 + |jump| + rounding is the error. Where no step of the ladder makes it small, the function is
+not differentiable there, or too rough to measure: the coordinate is `rough`, and no verdict is based on it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Case, Crash
+from manual_bp.verify.case import Case, CrashError
 
 FINE = (1e-3, 1e-4, 1e-5, 1e-6, 1e-2, 1e-7)
 COARSE = (2e-2, 5e-3, 1e-1)  # for values with the rounding of float32
@@ -29,7 +29,7 @@ ROUGH = 1e-4
 
 @dataclass
 class Truth:
-    """For one argument: the derivative for each of K cotangents, flat; its error; which coordinates are to be trusted."""
+    """For one argument: the derivative for each of K cotangents, flat; its error; which coordinates to trust."""
 
     value: Tensor  # (K, n)
     error: Tensor  # (K, n)
@@ -136,12 +136,16 @@ class Differences:
         ladder = FINE if self.relative_noise < 1e-11 else COARSE
         pending = which
         rounding = torch.zeros(k, n).double()
+        tried = 0
         for level, factor in enumerate(ladder):
             for j in pending:
+                if time.monotonic() > deadline and (level or tried):
+                    break
+                tried += not level
                 h = factor * float(steps[j])
                 try:
                     d, e = self.stencil(position, j, h)
-                except Crash:  # outside the function's domain: a smaller step may be inside
+                except CrashError:  # outside the function's domain: a smaller step may be inside
                     continue
                 around = (8 * self.noise / h).squeeze(1)
                 better = (e + around).nan_to_num(torch.inf) < (error[:, j] + rounding[:, j])
@@ -149,13 +153,12 @@ class Differences:
                     value[:, j] = torch.where(better, d, value[:, j])
                     rounding[:, j] = torch.where(better, around, rounding[:, j])
                     error[:, j] = torch.where(better, e, error[:, j])
-                if level and time.monotonic() > deadline:
-                    break
+            which = which[:tried]  # in a slow function the rest stays unmeasured
             scale = _robust_scale(value, error, which)
             total = error[:, which]
             bad = (total > CONVERGED * scale + 2 * rounding[:, which]).any(0)
             pending = [j for j, again in zip(which, bad.tolist(), strict=True) if again]
-            if not pending or (level and time.monotonic() > deadline):
+            if not pending or time.monotonic() > deadline:
                 break
         scale = _robust_scale(value, error, which)
         measured = torch.zeros(n, dtype=torch.bool)
@@ -179,20 +182,21 @@ def _extrapolate(p1: Tensor, m1: Tensor, p2: Tensor, m2: Tensor, h: float) -> tu
     return best, 0.02 * (best - fine).abs() + jump.abs()  # O(h⁴) is left of a difference that is O(h²)
 
 
-def slope(function: Callable[[float], Tensor], noise: float) -> tuple[Tensor, Tensor]:
+def slope(function: Callable[[float], Tensor], noise: float, magnitude: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """d/dt of a vector-valued function at t = 0, and its error, elementwise; steps as for a coordinate.
 
-    `noise` is the relative rounding of its values.
+    `noise` is the rounding of its values relative to `magnitude`, which is by default the values themselves.
     """
     start = function(0.0)
+    magnitude = start.abs() if magnitude is None else torch.maximum(magnitude, start.abs())
     value, error = torch.zeros_like(start), torch.full_like(start, torch.inf)
     for h in FINE[:5] if noise < 1e-11 else COARSE:
         try:
             p1, m1, p2, m2 = (function(t) - start for t in (h, -h, h / 2, -h / 2))
-        except Crash:
+        except CrashError:
             continue
         d, e = _extrapolate(p1, m1, p2, m2, h)
-        e = (e + 8 * noise * start.abs() / h).nan_to_num(torch.inf)
+        e = (e + 8 * noise * magnitude / h).nan_to_num(torch.inf)
         value, error = torch.where(e < error, d, value), torch.minimum(e, error)
         if bool((error <= 1e-7 * value.abs().max()).all()):
             break
@@ -200,7 +204,7 @@ def slope(function: Callable[[float], Tensor], noise: float) -> tuple[Tensor, Te
 
 
 def _robust_scale(value: Tensor, error: Tensor, which: Sequence[int]) -> Tensor:
-    """The largest |derivative| among the coordinates that converged: at a jump the differences are arbitrarily large."""
+    """The largest |derivative| among the coordinates that converged: at a jump the differences have no bound."""
     inside, wrong = value[:, which].abs(), error[:, which]
     good = wrong <= 0.01 * inside
     return (

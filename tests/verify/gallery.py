@@ -46,7 +46,7 @@ def _register(kind: str | None, inputs: tuple[Any, ...], tensor: str | None, ref
 
 
 def build(inputs: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
-    """A tuple of integers is the shape of a random tensor; a callable makes its own value; the rest is taken as it is."""
+    """A tuple of integers is the shape of a random tensor, a callable makes its own value, the rest is as it is."""
     generator = torch.Generator().manual_seed(11)
 
     def one(item: Any) -> Any:

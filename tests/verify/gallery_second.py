@@ -224,7 +224,7 @@ faulty("nondeterministic", (4, 3))(
 )
 
 
-# ---------------------------------------------------------------- losses, normalisation, convolution, embedding, attention
+# ---------------------------------------------------------------- losses, layers, attention
 
 
 @faulty("sign-flip", (6,), lambda g, d: torch.tensor([0.0, 1, 1, 0, 1, 0], dtype=d), tensor="z")

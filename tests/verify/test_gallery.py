@@ -8,7 +8,6 @@ import gallery_linear
 import gallery_second
 import gallery_third
 import pytest
-import torch
 from gallery import EXHIBITS, Exhibit
 
 from manual_bp.verify import KINDS, Report, check
@@ -24,14 +23,6 @@ def report(exhibit: Exhibit) -> Report:
     if id(exhibit) not in REPORTS:
         REPORTS[id(exhibit)] = check(exhibit.function, exhibit.inputs(), reference=exhibit.reference)
     return REPORTS[id(exhibit)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _names(exhibits):

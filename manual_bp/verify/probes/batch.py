@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Case, Crash
+from manual_bp.verify.case import Case, CrashError
 from manual_bp.verify.experiment import close
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.truth import Differences, unit
@@ -33,7 +33,7 @@ def batched(case: Case) -> tuple[int, ...] | None:
             try:
                 doubled = case.values(resized(case, positions, 2 * rows))
                 original = case.values()
-            except Crash:
+            except CrashError:
                 continue
             if len(doubled) == len(original) and all(
                 d.dim() == o.dim() and (d.shape == o.shape or d.shape[0] == 2 * o.shape[0])
@@ -59,13 +59,13 @@ def empty_batch(case: Case, positions: tuple[int, ...]) -> Result:
     names = case.subject.names
     try:
         graph = case.graph(args)
-    except Crash as crash:
+    except CrashError as crash:
         result.status = "refused"
         result.notes.append(f"the forward takes no empty batch: {crash.line}")
         return result
     try:
         found = graph.gradients([torch.ones(o.shape).double() for o in graph.outputs])
-    except Crash as crash:
+    except CrashError as crash:
         if any(bool(torch.isnan(o).any()) for o in graph.outputs):
             # 0/0 already in the forward, as in a mean over nothing: the value has no meaning, nor has its gradient
             result.status = "not defined"
@@ -93,7 +93,7 @@ def batch_of_one(case: Case, positions: tuple[int, ...], rtol: float, noise: flo
         generator = torch.Generator().manual_seed(3)
         cotangent = unit(sum(s.numel() for s in one.shapes), generator)
         differences = Differences(one, cotangent.unsqueeze(0))
-    except Crash as crash:
+    except CrashError as crash:
         result.notes.append(f"the forward takes no batch of size 1: {crash.line}")
         result.status = "refused"
         return result
@@ -104,7 +104,7 @@ def batch_of_one(case: Case, positions: tuple[int, ...], rtol: float, noise: flo
         return result
     try:
         found = one.gradients(cotangent)
-    except Crash as crash:
+    except CrashError as crash:
         result.add("crash", "grad_output", f"for a batch of size 1 the {crash.stage} raises {crash.line}")
         return result
     for i in one.checked:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Crash
+from manual_bp.verify.case import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.repeat import alike
 from manual_bp.verify.probes.result import Result
@@ -29,23 +29,23 @@ def layout(experiment: Experiment) -> Result:
         expected = case.graph().gradients(plain)
         try:
             found = _gradients_as_given(experiment, other)
-        except Crash as crash:
+        except CrashError as crash:
             result.add("non-contiguous", "grad_output", f"a grad_output {what} makes the backward raise {crash.line}")
             continue
         for i in case.checked:
-            if not alike(expected[i], found[i], experiment.rtol):
+            if not alike(expected[i], found[i], experiment.rtol, experiment.floor(i)):
                 result.add("non-contiguous", names[i], f"a grad_output {what} gives another gradient")
     # a mask that is drawn with the input's strides is another mask
     for i, args in () if case.random else _moved_inputs(experiment):
         try:
             graph = case.graph(args)
-        except Crash as crash:
+        except CrashError as crash:
             result.notes.append(f"the forward takes no {names[i]} with transposed strides: {crash.line}")
             continue
         expected = case.graph().gradients(row)
         try:
             found = graph.gradients(row)
-        except Crash as crash:
+        except CrashError as crash:
             result.add(
                 "non-contiguous", names[i], f"{names[i]} with transposed strides: the backward raises {crash.line}"
             )
@@ -56,7 +56,7 @@ def layout(experiment: Experiment) -> Result:
                 result.add("non-contiguous", names[i], f"{names[i]} with transposed strides gives another output")
                 continue
         for j in case.checked:
-            if not alike(expected[j], found[j], experiment.rtol):
+            if not alike(expected[j], found[j], experiment.rtol, experiment.floor(j)):
                 result.add("non-contiguous", names[j], f"{names[i]} with transposed strides gives another gradient")
     return result
 

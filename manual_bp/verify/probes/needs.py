@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from manual_bp.verify.case import Crash
+from manual_bp.verify.case import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.repeat import alike
 from manual_bp.verify.probes.result import Result
@@ -23,7 +23,7 @@ def needs(experiment: Experiment) -> Result:
         only = ", ".join(names[i] for i in subset)
         try:
             found = case.gradients(row, needs=subset)
-        except Crash as crash:
+        except CrashError as crash:
             result.add(
                 "needs-input-grad",
                 names[subset[0]],
@@ -32,7 +32,7 @@ def needs(experiment: Experiment) -> Result:
             )
             continue
         for i in subset:
-            if not alike(found[i], full[i], experiment.rtol):
+            if not alike(found[i], full[i], experiment.rtol, experiment.floor(i)):
                 what = "is None" if found[i] is None else "differs from what it is when all inputs require one"
                 swapped = [j for j in case.checked if j != i and _same_shape(found[i], full[j], experiment.rtol)]
                 hint = f"; it is the gradient of {names[swapped[0]]}" if swapped else ""

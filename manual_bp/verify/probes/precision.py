@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Case, Crash, flat
+from manual_bp.verify.case import Case, CrashError, flat
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.truth import spread, third_difference, unit
@@ -40,7 +40,7 @@ def _noise(walk: Callable[[float], Tensor], h: float) -> float:
     try:
         whole = third_difference(torch.stack([walk(t * h) for t in range(1, 8)]))
         half = third_difference(torch.stack([walk(t * h / 2) for t in range(1, 8)]))
-    except Crash:
+    except CrashError:
         return 0.0
     steady = half > whole / 4  # an element at a kink may pass too; it is outvoted
     if int(steady.sum()) * 2 < steady.numel():
@@ -67,7 +67,7 @@ def backward_noise(experiment: Experiment, bits: float) -> Result:
                 "precision",
                 experiment.case.subject.names[i],
                 f"the gradient jumps by {rough / size:.1e} of its size over small steps, the forward by "
-                f"{experiment.differences.relative_noise:.0e}: the backward computes in a lower precision than its input",
+                f"{experiment.differences.relative_noise:.0e}: the backward computes in a lower precision",
             )
     return result
 
@@ -88,7 +88,7 @@ def against_double(low: Case, high: Case, experiment: Experiment) -> Result:
         exact = _measured(high, args, low_row)
         seen = _measured(low, None, low_row)
         shaken = [_measured(high, _shaken(high, args, eps, s), low_row) for s in range(4)]
-    except Crash as crash:
+    except CrashError as crash:
         result.status = f"not possible in {str(low.dtype).removeprefix('torch.')}: {crash.line}"
         return result
     floor = max(2e-4, 64 * eps)

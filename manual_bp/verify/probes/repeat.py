@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.verify import randomness
-from manual_bp.verify.case import Case, Crash, Gradients, same
+from manual_bp.verify.case import Case, CrashError, Gradients, same
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
 
@@ -40,12 +40,12 @@ def backward_twice(experiment: Experiment) -> Result:
         randomness.reset(seed)
         found.append(graph.gradients(row))
     for i in case.checked:
-        if not alike(found[0][i], found[1][i], experiment.rtol):
+        if not alike(found[0][i], found[1][i], experiment.rtol, experiment.floor(i)):
             result.add(
                 "nondeterministic",
                 case.subject.names[i],
-                "two backwards from the same forward give different gradients: random numbers are drawn in the backward "
-                "instead of being saved by the forward, or state is kept outside ctx",
+                "two backwards from the same forward give different gradients: random numbers are drawn in the "
+                "backward instead of being saved by the forward, or state is kept outside ctx",
             )
     return result
 
@@ -64,12 +64,12 @@ def second_backward(experiment: Experiment) -> Result:
             randomness.reset(case.seed + 1)
         second = graph.gradients([r.clone() for r in row], retain=True)
         graph.gradients([r.clone() for r in other], retain=True)
-    except Crash as crash:
+    except CrashError as crash:
         result.add("second-backward", "ctx", f"a second backward over a retained graph raises {crash.line}")
         return result
     for i in case.checked:
         name = case.subject.names[i]
-        if not alike(kept[i], second[i], experiment.rtol):
+        if not alike(kept[i], second[i], experiment.rtol, experiment.floor(i)):
             result.add(
                 "second-backward", name, "a second backward over a retained graph gives another gradient than the first"
             )
@@ -91,17 +91,17 @@ def interleaved(experiment: Experiment) -> Result:
     graph = case.graph()
     try:
         case.graph(moved)
-    except Crash:
+    except CrashError:
         return result
     if case.random:
         randomness.reset(case.seed + 1)
     try:
         after = graph.gradients(row)
-    except Crash as crash:
+    except CrashError as crash:
         result.add("nondeterministic", "ctx", f"after a second forward, the first one's backward raises {crash.line}")
         return result
     for i in case.checked:
-        if not alike(plain[i], after[i], experiment.rtol):
+        if not alike(plain[i], after[i], experiment.rtol, experiment.floor(i)):
             result.add(
                 "nondeterministic",
                 case.subject.names[i],
@@ -111,15 +111,15 @@ def interleaved(experiment: Experiment) -> Result:
     return result
 
 
-def alike(a: Tensor | None, b: Tensor | None, rtol: float) -> bool:
-    """Two gradients with the same numbers; None is 0, NaN equals NaN."""
+def alike(a: Tensor | None, b: Tensor | None, rtol: float, floor: float = 0.0) -> bool:
+    """Two gradients with the same numbers, to rtol of the largest plus a floor; None is 0, NaN equals NaN."""
     if a is None or b is None:
         there = b if a is None else a
-        return there is None or bool((there == 0).all())
+        return there is None or bool((there.detach().abs() <= floor).all())
     if a.shape != b.shape:
         return False
     a, b = a.detach(), b.detach()
     if same(a, b):
         return True
     a, b = torch.nan_to_num(a), torch.nan_to_num(b)
-    return bool(((a - b).abs() <= rtol * torch.maximum(a.abs().max(), b.abs().max())).all())
+    return bool(((a - b).abs() <= floor + rtol * torch.maximum(a.abs().max(), b.abs().max())).all())

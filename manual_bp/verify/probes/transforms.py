@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from manual_bp.verify import randomness
-from manual_bp.verify.case import Case, Crash, flat, stage, tensors
+from manual_bp.verify.case import Case, CrashError, flat, stage, tensors
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.repeat import alike
 from manual_bp.verify.probes.result import Result
@@ -36,7 +36,7 @@ def forward_mode(experiment: Experiment) -> Result:
         who = ", ".join(case.subject.names[i] for i in subset)
         try:
             own = _jvp(case, {i: directions[i] for i in subset})
-        except Crash as crash:
+        except CrashError as crash:
             if not offered or isinstance(crash.error, NotImplementedError):
                 return Result("not offered")
             result.add("crash", who, f"the jvp with a tangent on {who} raises {crash.line}")
@@ -106,11 +106,14 @@ def vmap(experiment: Experiment) -> Result:
     sets = [tuple(stacked)] + [(i,) for i in case.checked if len(stacked) > 1]
     for subset in sets:
         for dim in (0, -1) if subset == sets[0] else (0,):
-            _one_vmap(case, stacked, subset, dim, result)
+            _one_vmap(experiment, stacked, subset, dim, result)
     return result
 
 
-def _one_vmap(case: Case, stacked: dict[int, Tensor], subset: tuple[int, ...], dim: int, result: Result) -> None:
+def _one_vmap(
+    experiment: Experiment, stacked: dict[int, Tensor], subset: tuple[int, ...], dim: int, result: Result
+) -> None:
+    case, rtol = experiment.case, max(1e-6, experiment.rtol)
     names = case.subject.names
     who = ", ".join(names[i] for i in subset)
     where = f"vmap over dimension {dim} of {who}"
@@ -135,7 +138,7 @@ def _one_vmap(case: Case, stacked: dict[int, Tensor], subset: tuple[int, ...], d
             mapped = torch.vmap(call, in_dims=dim)(*(leaves.get(i, batch[i]).clone() for i in subset))
         outputs = [torch.view_as_real(o) if o.is_complex() else o for o in mapped]
         for k, number in itertools.product(range(COPIES), range(len(outputs))):
-            if not alike(outputs[number][k], loop[k].outputs[number], 1e-6):
+            if not alike(outputs[number][k], loop[k].outputs[number], rtol):
                 result.add("vmap-wrong", f"output {number}", f"{where} gives another output than a loop")
         together = [torch.stack([c[number] for c in cotangents]).to(o) for number, o in enumerate(outputs)]
         usable = [(o, g) for o, g in zip(outputs, together, strict=True) if o.requires_grad]
@@ -143,13 +146,13 @@ def _one_vmap(case: Case, stacked: dict[int, Tensor], subset: tuple[int, ...], d
             found = torch.autograd.grad(
                 [o for o, _ in usable], list(leaves.values()), [g for _, g in usable], allow_unused=True
             )
-    except Crash as crash:
+    except CrashError as crash:
         result.add("vmap-wrong", who, f"{crash.stage} raises {crash.line}")
         return
     for i, gradient in zip(leaves, found, strict=True):
         for k in range(COPIES):
             own = None if gradient is None else gradient.movedim(dim, 0)[k]
-            if not alike(own, expected[k][i], 1e-6):
+            if not alike(own, expected[k][i], rtol, experiment.floor(i)):
                 result.add("vmap-wrong", names[i], f"{where} gives another gradient of {names[i]} than a loop")
 
 
@@ -181,14 +184,14 @@ def compiled(experiment: Experiment, backend: str) -> Result:
             found = torch.autograd.grad(
                 [o for o, _ in pairs], list(leaves.values()), [g for _, g in pairs], allow_unused=True
             )
-    except Crash as crash:
+    except CrashError as crash:
         result.add("compile-wrong", "forward or backward", f"{crash.stage} raises {crash.line}")
         return result
-    if not all(alike(a, b, 1e-6) for a, b in zip(outputs, graph.outputs, strict=True)):
+    if not all(alike(a, b, max(1e-6, experiment.rtol)) for a, b in zip(outputs, graph.outputs, strict=True)):
         result.add("compile-wrong", "output", "compiled with fullgraph=True, it gives another output")
     for i, gradient in zip(leaves, found, strict=True):
         own = torch.view_as_real(gradient) if gradient is not None and gradient.is_complex() else gradient
-        if not alike(own, expected[i], 1e-6):
+        if not alike(own, expected[i], max(1e-6, experiment.rtol), experiment.floor(i)):
             name = subject.names[i]
             result.add("compile-wrong", name, f"compiled with fullgraph=True, it gives another gradient of {name}")
     return result

@@ -1,0 +1,230 @@
+"""The report's shape, what a check leaves untouched, its speed, and the promises about single probes."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from gallery_layers import Attention, Convolution
+from gallery_linear import Base, BiasNotSummed
+from torch.autograd import Function
+
+import manual_bp as mbp
+from manual_bp.verify import KINDS, Finding, VerificationError, check
+
+INPUTS = (torch.randn(4, 3), torch.randn(5, 3), torch.randn(5))
+
+
+class Doubled(Base):
+    @staticmethod
+    def backward(ctx, g):
+        dx, dw, db = Base.backward(ctx, g)
+        return dx, 2 * dw, db
+
+
+def test_the_finding_names_tensor_worst_element_and_ratio():
+    report = mbp.verify.check(Doubled, INPUTS)
+    assert not report.ok
+    (finding,) = report.findings
+    assert (finding.kind, finding.tensor) == ("constant-factor", "weight")
+    assert finding.ratio == pytest.approx(2)
+    assert finding.analytic == pytest.approx(2 * finding.numeric)
+    assert f"weight[{finding.index[0]}, {finding.index[1]}]" in finding.detail
+    assert "2 times the derivative" in finding.detail
+
+
+def test_names_replace_the_parameters():
+    report = check(Doubled.apply, INPUTS, names=["a", "theta", "b"])
+    assert report.findings[0].tensor == "theta"
+    with pytest.raises(ValueError, match="2 names for 3 inputs"):
+        check(Doubled, INPUTS, names=["a", "b"])
+
+
+def test_raise_if_failed_says_what_the_report_says():
+    with pytest.raises(VerificationError, match=r"missing-batch-sum  bias") as caught:
+        check(BiasNotSummed, INPUTS).raise_if_failed()
+    assert isinstance(caught.value, AssertionError)
+    check(Base, INPUTS).raise_if_failed()
+
+
+def test_json_holds_the_findings_and_parses():
+    content = json.loads(check(Doubled, INPUTS).to_json())
+    assert content["ok"] is False
+    assert content["findings"][0]["kind"] == "constant-factor"
+    assert content["findings"][0]["index"] == list(check(Doubled, INPUTS).findings[0].index)
+    assert [row["verdict"] for row in content["rows"]] == ["ok", "constant-factor", "ok"]
+
+
+def test_no_colour_outside_a_terminal():
+    report = check(Doubled, INPUTS)
+    assert "\033" not in str(report)
+    assert "\033[31m" in report.render(colour=True)
+
+
+def test_every_kind_is_described():
+    assert all(text and text == text.strip() for text in KINDS.values())
+    assert str(Finding("transposed", "W", "why")) == "transposed [W] why"
+
+
+def test_leaves_tensors_gradients_and_generators_alone():
+    class Rude(Function):
+        @staticmethod
+        def forward(ctx, x):
+            x.mul_(2)
+            torch.rand(3), random.random(), np.random.rand()
+            return x + 0
+
+        @staticmethod
+        def backward(ctx, g):
+            return g.mul_(2)
+
+    x = torch.randn(3, 2, requires_grad=True)
+    x.grad = torch.full_like(x, 7.0)
+    before = x.detach().clone()
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    assert not check(Rude, (x,)).ok
+    assert torch.equal(x, before)
+    assert torch.equal(x.grad, torch.full_like(x, 7.0))
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert (np.random.get_state()[1] == states[2]).all()
+    assert Rude.backward.__name__ == "backward"
+
+
+def test_leaves_a_modules_parameters_and_buffers_alone():
+    module = torch.nn.BatchNorm1d(3)
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    assert check(module, (torch.randn(5, 3),)).ok
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_parameters_of_a_module_are_named():
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.randn(3))
+
+        def forward(self, x):
+            return Forgets.apply(x, self.scale)
+
+    class Forgets(Function):
+        @staticmethod
+        def forward(ctx, x, scale):
+            ctx.save_for_backward(x, scale)
+            return x * scale
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * ctx.saved_tensors[1], None
+
+    (finding,) = check(Scaled(), (torch.randn(4, 3),)).findings
+    assert (finding.kind, finding.tensor) == ("missing-gradient", "scale")
+
+
+def test_an_oversized_gradient_inside_a_plain_function_is_seen():
+    (finding,) = check(lambda x, w, b: BiasNotSummed.apply(x.sin(), w, b).cos(), INPUTS).findings
+    assert (finding.kind, finding.tensor) == ("missing-batch-sum", "BiasNotSummed.bias")
+
+
+def test_only_what_requires_a_gradient_is_checked():
+    class NoneForTarget(Function):
+        @staticmethod
+        def forward(ctx, a, y):
+            ctx.save_for_backward(a, y)
+            return (a - y).square().sum()
+
+        @staticmethod
+        def backward(ctx, g):
+            a, y = ctx.saved_tensors
+            return 2 * g * (a - y), None
+
+    a, y = torch.randn(3, 2), torch.randn(3, 2)
+    assert check(NoneForTarget, (a.clone().requires_grad_(), y)).ok
+    assert check(NoneForTarget, (a, y)).findings[0].kind == "missing-gradient"
+
+
+def test_kinks_and_refusals_are_notes():
+    report = check(torch.relu, (torch.tensor([0.0, 1.0, -1.0]),))
+    assert report.ok
+    assert any("not differentiable" in note and "1 of 3" in note for note in report.notes)
+
+
+def test_a_wrong_gradient_beside_a_kink_is_still_found():
+    class NoMask(Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clamp(min=0)
+
+        @staticmethod
+        def backward(ctx, g):
+            return g
+
+    x = torch.tensor([0.0, 1e-6, -1e-6, 0.0])
+    assert check(NoMask, (x,)).findings[0].kind == "wrong-values"
+
+
+def test_straight_through_is_accepted_with_its_reference_only():
+    class Rounds(Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.round()
+
+        @staticmethod
+        def backward(ctx, g):
+            return g
+
+    x = torch.randn(4, 3)
+    assert check(Rounds, (x,), reference=lambda x: x + (x.round() - x).detach()).ok
+    assert not check(Rounds, (x,)).ok
+
+
+def test_a_reference_that_raises_is_the_callers_error():
+    with pytest.raises(ValueError, match="the reference raises TypeError"):
+        check(torch.sin, (torch.randn(3),), reference=lambda: None)
+    with pytest.raises(TypeError, match="int is not callable"):
+        check(3, (torch.randn(3),))
+
+
+def test_compile_on_request():
+    good = check(mbp.functional.sigmoid, (torch.randn(4, 3),), compile="aot_eager")
+    assert good.ok
+    assert good.checks["compile"] == "ok"
+
+    def breaks(x):
+        return x.sin() * (1.0 if x.detach().sum().item() < 1e9 else 2.0)
+
+    report = check(breaks, (torch.randn(4, 3),), compile="aot_eager")
+    assert [f.kind for f in report.findings] == ["compile-wrong"], report
+
+
+def test_too_large_for_a_full_jacobian_is_said_and_still_decided():
+    x, w, b = torch.randn(60, 70), torch.randn(50, 70), torch.randn(50)
+    good = check(Base, (x, w, b))
+    assert good.ok, good
+    assert any("too large for a full Jacobian" in note for note in good.notes)
+    assert check(Doubled, (x, w, b)).findings[0].kind == "constant-factor"
+
+
+@pytest.mark.parametrize(
+    ("function", "inputs"),
+    [
+        (Base, (torch.randn(20, 40), torch.randn(29, 40), torch.randn(29))),
+        (F.gelu, (torch.randn(40, 50),)),
+        (Convolution, (torch.randn(4, 4, 10, 10), torch.randn(10, 4, 3, 3), torch.randn(10))),
+        (Attention, (torch.randn(4, 16, 10), torch.randn(4, 16, 10), torch.randn(4, 16, 10))),
+        (torch.nn.Sequential(torch.nn.Linear(30, 30), torch.nn.LayerNorm(30), torch.nn.GELU()), (torch.randn(30, 30),)),
+    ],
+    ids=["linear", "gelu", "convolution", "attention", "module"],
+)
+def test_two_thousand_elements_answer_in_five_seconds_on_one_core(function, inputs):
+    start = time.process_time()  # check itself runs on one thread
+    report = check(function, inputs)
+    seconds = time.process_time() - start
+    assert report.ok, report
+    assert seconds < 5

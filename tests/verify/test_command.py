@@ -1,0 +1,104 @@
+"""`python -m manual_bp.verify`: its arguments, its output, its exit status."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from manual_bp.verify.__main__ import main
+from manual_bp.verify.inputs import parse_inputs
+
+SOURCE = """
+import torch
+from torch.autograd import Function
+
+class Forgets(Function):
+    @staticmethod
+    def forward(ctx, x, weight, mode):
+        ctx.save_for_backward(x, weight)
+        return x @ weight.t()
+
+    @staticmethod
+    def backward(ctx, g):
+        x, weight = ctx.saved_tensors
+        return g @ weight, -g.t() @ x, None
+
+def right(x, weight, mode):
+    return x @ weight.t()
+
+def off(x, weight, mode):
+    return x @ weight.t() + 1
+"""
+
+
+@pytest.fixture
+def ops(tmp_path):
+    path = tmp_path / "some_ops.py"
+    path.write_text(SOURCE)
+    return str(path)
+
+
+def test_without_arguments_everything_of_ours_is_right(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    for name in ("linear:", "linear without bias:", "sigmoid:", "mse_loss half_per_example:", "mse_loss none:"):
+        assert f"{name} ok" in out
+
+
+def test_somebodys_function_and_its_fault(ops, capsys):
+    inputs = "randn(4,3) randn(5,3) plain"
+    assert main([f"{ops}:Forgets", "--inputs", inputs]) == 1
+    out = capsys.readouterr().out
+    assert "sign-flip  weight" in out
+    assert main([f"{ops}:right", "--inputs", inputs, "--reference", f"{ops}:right"]) == 0
+    assert main([f"{ops}:right", "--inputs", inputs, "--reference", f"{ops}:off"]) == 1
+    assert "forward-wrong" in capsys.readouterr().out
+
+
+def test_json(ops, capsys):
+    assert main([f"{ops}:Forgets", "--inputs", "randn(4,3) randn(5,3) plain", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["findings"][0]["kind"] == "sign-flip"
+
+
+def test_a_module_by_its_import_path(capsys):
+    assert main(["torch.nn.functional:cross_entropy", "--inputs", "randn(4,3) randint(3,4)"]) == 0
+    assert "target" not in capsys.readouterr().out.split("max abs")[1].split("ok:")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.py:F", "--inputs", "randn(3)"], "nowhere.py: no such file"),
+        (["torch:nothing_such", "--inputs", "randn(3)"], "torch has no nothing_such"),
+        (["no_such_module:F", "--inputs", "randn(3)"], "ModuleNotFoundError"),
+        (["torch", "--inputs", "randn(3)"], "expected MODULE_OR_FILE:NAME"),
+        (["torch:sin"], "no inputs given"),
+        (["torch:sin", "--inputs", "randn(3"], "cannot read '(3'"),
+        (["torch:sin", "--inputs", "eval(3)"], "eval(3) is not known"),
+        (["torch:sin", "--inputs", "randn(a)"], "sizes must be integers"),
+        (["torch:sin", "--inputs", "arange!(3)"], "integers have no gradient"),
+        (["torch:pi", "--inputs", "randn(3)"], "float is not callable"),
+        (["--inputs", "randn(3)"], "--inputs needs a MODULE_OR_FILE:NAME"),
+        (["torch.nn:Linear", "--inputs", "randn(3)"], "module class"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_the_language_of_inputs():
+    text = 'randn(2,3) rand(4), ones() zeros(2) randint(5, 6) arange(3) 3 -0.5 1e-3 None True mean "two words" ones!(2)'
+    a, b, c, d, e, f, *rest, asked = parse_inputs(text, torch.float64, 0)
+    assert [tuple(t.shape) for t in (a, b, c, d, e, f)] == [(2, 3), (4,), (), (2,), (6,), (3,)]
+    assert a.dtype == torch.float64
+    assert not a.requires_grad
+    assert asked.requires_grad
+    assert e.dtype == torch.int64
+    assert int(e.max()) < 5
+    assert rest == [3, -0.5, 1e-3, None, True, "mean", "two words"]
+    assert torch.equal(a, parse_inputs("randn(2,3)", torch.float64, 0)[0])
