@@ -15,7 +15,7 @@ from manual_bp.training import augment as module
 from manual_bp.training.augment import Distortion, augment
 
 NONE = Distortion(rotation=0, scale=0, shear=0, shift=0, alpha=0)
-ELASTIC = Distortion(rotation=0, scale=0, shear=0, shift=0)
+ELASTIC = Distortion(rotation=0, scale=0, shear=0, shift=0, alpha=34, sigma=4)  # the paper's
 STEP = 9  # brightness a pixel on a ramp
 
 
@@ -177,7 +177,7 @@ def test_digits_keep_their_ink_and_stay_themselves(side: int, ink: float) -> Non
     assert distorted.double().mean().item() == pytest.approx(images.double().mean().item(), rel=ink)
     x, y = (torch.nn.functional.normalize(a.float(), dim=1) for a in (images, distorted))
     similarity = y @ x.T  # of every copy with every original
-    assert 0.6 < similarity.diagonal().mean() < 0.95
+    assert 0.6 < similarity.diagonal().mean() < 0.97
     further = (similarity < similarity.diagonal()[:, None]).double()  # originals further from a copy than its own
     assert further.mean() > 0.9  # a half by chance
 
