@@ -100,8 +100,9 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 
 def _autocast_enabled(input: Tensor) -> bool:
     device_type = input.device.type
-    # is_autocast_enabled raises for a device type that has no autocast, such as "meta".
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    # is_autocast_enabled raises for "meta", which has no autocast; torch.compile of torch 2.11 cannot trace the function
+    # that would say so for any device.
+    return device_type != "meta" and torch.is_autocast_enabled(device_type)
 
 
 def _without_autocast(function: type[HandDerivedFunction], *args: Any) -> Tensor:
@@ -120,9 +121,10 @@ def _to_float32(tensor: Tensor) -> Tensor:
 
 
 def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
-        if not isinstance(tensor, Tensor) and not (name == "bias" and tensor is None):
-            raise TypeError(f"linear: {name} must be a tensor, not {type(tensor).__name__}")
+    _check_tensor("linear", "input", input)
+    _check_tensor("linear", "weight", weight)
+    if bias is not None:
+        _check_tensor("linear", "bias", bias)
     if weight.dim() not in (1, 2):
         raise _shapes_do_not_fit(input, weight, "the weight must have the shape (n_out, n_in), or (n_in,)")
     n_in = weight.shape[-1]
@@ -135,7 +137,9 @@ def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             f"linear: weight {_shape(weight)} and bias {_shape(bias)}: "
             f"the bias must have the weight's shape without n_in, {tuple(weight.shape[:-1])}"
         )
-    _check_devices("linear", input=input, weight=weight, bias=bias)
+    device = input.device
+    if weight.device != device or (bias is not None and bias.device != device):
+        raise _on_several_devices("linear", input=input, weight=weight, bias=bias)
 
 
 def _shapes_do_not_fit(input: Tensor, weight: Tensor, expected: str) -> RuntimeError:
@@ -154,9 +158,8 @@ def _check_linear_dtypes(input: Tensor, weight: Tensor, bias: Tensor | None) -> 
 
 
 def _check_mse_loss(input: Tensor, target: Tensor, reduction: str) -> None:
-    for name, tensor in (("input", input), ("target", target)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"mse_loss: {name} must be a tensor, not {type(tensor).__name__}")
+    _check_tensor("mse_loss", "input", input)
+    _check_tensor("mse_loss", "target", target)
     if input.shape != target.shape:
         raise RuntimeError(
             f"mse_loss: input {_shape(input)} and target {_shape(target)}: the shapes must be equal, "
@@ -166,21 +169,24 @@ def _check_mse_loss(input: Tensor, target: Tensor, reduction: str) -> None:
         raise ValueError(f"mse_loss: reduction {reduction!r} is not one of {', '.join(REDUCTIONS)}")
     if not target.is_floating_point():
         _check_floating("mse_loss", "input", input)
-    _check_devices("mse_loss", input=input, target=target)
+    if input.device != target.device:
+        raise _on_several_devices("mse_loss", input=input, target=target)
+
+
+def _check_tensor(operation: str, name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{operation}: {name} must be a tensor, not {type(tensor).__name__}")
 
 
 def _check_floating(operation: str, name: str, tensor: Tensor) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{operation}: {name} must be a tensor, not {type(tensor).__name__}")
+    _check_tensor(operation, name, tensor)
     if not tensor.is_floating_point():
         raise TypeError(f"{operation}: {name} has dtype {_dtype(tensor)}: a floating dtype is needed")
 
 
-def _check_devices(operation: str, **tensors: Tensor | None) -> None:
-    devices = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
-    if len(set(devices.values())) > 1:
-        seen = ", ".join(f"{name} on {device}" for name, device in devices.items())
-        raise RuntimeError(f"{operation}: {seen}: all must be on one device; move them with .to(device)")
+def _on_several_devices(operation: str, **tensors: Tensor | None) -> RuntimeError:
+    seen = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items() if tensor is not None)
+    return RuntimeError(f"{operation}: {seen}: all must be on one device; move them with .to(device)")
 
 
 def _shape(tensor: Tensor) -> str:
