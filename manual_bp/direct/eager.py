@@ -7,7 +7,7 @@ update is one matrix product: W ← W − η 2s · (δ/2s)ᵀ a_prev.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -85,13 +85,10 @@ class EagerEngine:
             rows = slice(start, start + m * count)
             chunk = self._chunk(m, count)
             if order is None:
-                chunk.x.copy_(images[rows])
-                chunk.y.copy_(targets[rows])
+                self._load(chunk, images[rows], targets[rows], pixel_scale)
             else:
-                chunk.x.copy_(images.index_select(0, order[rows]))
-                chunk.y.copy_(targets.index_select(0, order[rows]))
-            if pixel_scale != 1:
-                chunk.x.mul_(pixel_scale)
+                picked = order[rows]
+                self._load(chunk, images.index_select(0, picked), targets.index_select(0, picked), pixel_scale)
             self._steps(chunk, lrs[step : step + count], table[step : step + count], norms)
             step += count
 
@@ -103,7 +100,13 @@ class EagerEngine:
         if rest:
             yield full * self.batch_size, rest, 1
 
-    def _steps(self, chunk: Chunk, lrs: list[float], table: Tensor, norms: bool) -> None:
+    def _load(self, chunk: Chunk, images: Tensor, targets: Tensor, pixel_scale: float) -> None:
+        chunk.x.copy_(images)
+        chunk.y.copy_(targets)
+        if pixel_scale != 1:
+            chunk.x.mul_(pixel_scale)
+
+    def _steps(self, chunk: Chunk, lrs: Iterable[float | Tensor], table: Tensor, norms: bool) -> None:
         two_s = 2 * scale(self.reduction, chunk.steps[0][-1].a)
         by_gram = chunk.m <= GRAM_BATCH
         for views, y, lr, row in zip(chunk.steps, chunk.y_steps, lrs, table, strict=True):
@@ -135,8 +138,11 @@ class EagerEngine:
                 torch.addcmul(v.a, v.a, v.a, value=-1, out=v.slope)  # σ′(z) = a − a ⊙ a = a ⊙ (1 − a)
                 v.delta.mul_(v.slope)  # δ = ∂C/∂a ⊙ σ′(z)  (m, n_out)
 
-    def _descend(self, i: int, v: LayerViews, ones: Tensor, lr: float, two_s: float, norm: Tensor | None) -> None:
+    def _descend(
+        self, i: int, v: LayerViews, ones: Tensor, lr: float | Tensor, two_s: float, norm: Tensor | None
+    ) -> None:
         """W ← W − η (2s δᵀ a_prev + λ W), b likewise with 2s δᵀ 1; with momentum μ: v ← μ v + ∂C, W ← W − η v."""
+        assert isinstance(lr, float)
         weight, bias = self.layers[i].weight, self.layers[i].bias
         if norm is not None:
             gradient = self._gradient(i)

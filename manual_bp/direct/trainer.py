@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manual_bp.direct.eager import EagerEngine
+from manual_bp.direct.graph import GraphEngine
 from manual_bp.direct.layers import Layer, layers
 from manual_bp.direct.native import NativeEngine, NativeUnavailableError
 from manual_bp.direct.one_pass import check_reduction
 from manual_bp.direct.statistics import FIRST_NORM, NORMS_PER_LAYER, SQUARED_ERROR, Statistics
 from manual_bp.ops.mse import scale
 
-BACKENDS = ("auto", "torch", "native")
+BACKENDS = ("auto", "torch", "native", "graph")
 
 
 class Engine(Protocol):
@@ -52,8 +53,9 @@ class Trainer:
         momentum: μ.
         weight_decay: λ, for biases as for weights, as torch.optim.SGD does with one parameter group.
         batch_size: m, the largest batch.
-        backend: "torch" is a loop of PyTorch calls; "native" a loop in C++, compiled on first use (CPU only);
-            "auto" is native where it can be had, else torch.
+        backend: "torch" is a loop of PyTorch calls; "native" a loop in C++, compiled on first use (CPU only); "graph"
+            the PyTorch calls captured as CUDA graphs (CUDA only); "auto" is native on the CPU where it can be had,
+            graph on CUDA, else torch.
 
     Raises:
         TypeError: a module other than Linear and Sigmoid, or another dtype.
@@ -116,6 +118,10 @@ class Trainer:
                 if backend == "native":
                     raise
                 print(f"manual_bp: {error}; training with PyTorch calls instead", file=sys.stderr)
+        if backend == "graph" or (backend == "auto" and self.device.type == "cuda"):
+            if self.device.type != "cuda":
+                raise RuntimeError(f"direct: backend 'graph' needs a model on CUDA, not on {self.device}")
+            return "graph", GraphEngine(self._layers, buffers, **options)
         return "torch", EagerEngine(self._layers, buffers, **options)
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:

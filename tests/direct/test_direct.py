@@ -300,7 +300,7 @@ def test_models_without_a_direct_pass_are_refused(make: object, error: type[Exce
 def test_bad_options_are_refused() -> None:
     for options, words in (
         ({"reduction": "none"}, "reduction 'none' is not one of half_per_example"),
-        ({"backend": "fast"}, "backend 'fast' is not one of auto, torch, native"),
+        ({"backend": "fast"}, "backend 'fast' is not one of auto, torch, native, graph"),
         ({"momentum": -1.0}, "momentum -1.0 is negative"),
         ({"batch_size": 0}, "batch_size 0 is less than 1"),
     ):

@@ -1,0 +1,132 @@
+"""`EagerEngine` on CUDA: a chunk of steps is captured once as a CUDA graph, and replayed by one launch.
+
+Everything that differs between chunks is read from the device: the indices, the learning rates. Nothing is waited for
+until the epoch's statistics are read.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from manual_bp.direct.eager import Chunk, EagerEngine, LayerViews
+
+
+class GraphEngine(EagerEngine):
+    """As `EagerEngine`; the last chunk of an epoch, when it is shorter, runs uncaptured."""
+
+    _images: Tensor
+    _targets: Tensor
+    _indices: Tensor
+    _rates: Tensor
+    _table: Tensor
+    _key: tuple[object, ...] | None = None
+    _replay: Callable[[], object] | None = None
+
+    @torch.no_grad()
+    def run(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        order: Tensor | None,
+        lrs: list[float],
+        pixel_scale: float,
+        table: Tensor,
+        norms: bool,
+    ) -> None:
+        """As `EagerEngine.run`."""
+        if order is None:
+            order = torch.arange(images.shape[0], device=images.device)
+        rates = torch.tensor(lrs, dtype=table.dtype, device=table.device)
+        # The graph reads from fixed addresses: the data are copied to where it was recorded.
+        key = (images.shape, images.dtype, targets.shape, pixel_scale, norms)
+        if key == self._key:
+            self._images.copy_(images)
+            self._targets.copy_(targets)
+        else:
+            self._key, self._replay = key, None
+            self._images, self._targets = images.clone(), targets.clone()
+        step = 0
+        for start, m, count in self._plan(order.shape[0]):
+            rows, steps = slice(start, start + m * count), slice(step, step + count)
+            step += count
+            if (m, count) != (self.batch_size, self.steps_per_chunk):
+                self._chunk_steps(images, targets, order[rows], rates[steps], pixel_scale, table[steps], norms)
+                continue
+            if self._replay is None:
+                self._indices, self._rates, self._table = (
+                    order[rows].clone(),
+                    rates[steps].clone(),
+                    table[steps].clone(),
+                )
+                self._replay = self._record(partial(self._captured, pixel_scale, norms))
+            self._indices.copy_(order[rows])
+            self._rates.copy_(rates[steps])
+            self._replay()
+            table[steps].copy_(self._table)
+
+    def _captured(self, pixel_scale: float, norms: bool) -> None:
+        self._chunk_steps(self._images, self._targets, self._indices, self._rates, pixel_scale, self._table, norms)
+
+    def _chunk_steps(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        order: Tensor,
+        rates: Tensor,
+        pixel_scale: float,
+        table: Tensor,
+        norms: bool,
+    ) -> None:
+        m = order.shape[0] // rates.shape[0]
+        chunk: Chunk = self._chunk(m, rates.shape[0])
+        self._load(chunk, images.index_select(0, order), targets.index_select(0, order), pixel_scale)
+        self._steps(chunk, rates, table, norms)
+
+    def _record(self, work: Callable[[], None]) -> Callable[[], object]:
+        """`work` as a graph; or `work` itself, with a notice, where it cannot be captured."""
+        tensors = [p for layer in self.layers for p in (layer.weight, layer.bias) if p is not None]
+        tensors += [buffer for pair in self.buffers for buffer in pair if buffer is not None]
+        before = [tensor.clone() for tensor in tensors]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            work()  # libraries make their workspaces on the first call, which cannot be captured
+        torch.cuda.current_stream().wait_stream(stream)
+        for tensor, value in zip(tensors, before, strict=True):
+            tensor.copy_(value)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                work()
+        except RuntimeError as error:
+            print(f"manual_bp: no CUDA graph ({str(error).splitlines()[0]}); training call by call", file=sys.stderr)
+            return work
+        return graph.replay
+
+    def _descend(
+        self, i: int, v: LayerViews, ones: Tensor, lr: float | Tensor, two_s: float, norm: Tensor | None
+    ) -> None:
+        """As `EagerEngine._descend`, with η a scalar on the device: W ← W − η 2s δᵀ a_prev."""
+        gradient = self._gradient(i)
+        torch.mm(v.delta_t, v.a_prev, out=gradient)  # ∂C/∂W / 2s = δᵀ a_prev  (n_out, n_in)
+        if norm is not None:
+            torch.linalg.vector_norm(gradient, out=norm)
+        self._apply(self.layers[i].weight, gradient, self.buffers[i][0], lr, two_s)
+        bias = self.layers[i].bias
+        if bias is not None:
+            self._apply(bias, v.delta.sum(0), self.buffers[i][1], lr, two_s)  # ∂C/∂b / 2s = Σ_m δ  (n_out,)
+
+    def _apply(self, parameter: Tensor, gradient: Tensor, buffer: Tensor | None, lr: object, two_s: float) -> None:
+        assert isinstance(lr, Tensor)
+        gradient.mul_(two_s)
+        if self.weight_decay:
+            gradient.add_(parameter, alpha=self.weight_decay)
+        if buffer is not None:
+            buffer.mul_(self.momentum).add_(gradient)  # v ← μ v + ∂C/∂W + λ W
+            gradient = buffer
+        parameter.addcmul_(gradient, lr, value=-1)  # W ← W − η v
