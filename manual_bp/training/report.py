@@ -8,13 +8,12 @@ from typing import Any
 from torch import nn
 
 from manual_bp import trace
-from manual_bp.training import histograms, pages, pictures, probe
+from manual_bp.training import histograms, pages, pictures, probe, summary
 from manual_bp.training.board import Board
 from manual_bp.training.data import Dataset
 from manual_bp.training.network import criterion
 from manual_bp.training.options import Options
 from manual_bp.training.run_folder import RunFolder
-from manual_bp.training.summary import summary
 
 _PICTURES = 10  # of the first layer's weights, between the first and the last epoch
 _HPARAMS = ("dataset", "sizes", "epochs", "batch_size", "lr", "engine", "seed")
@@ -85,7 +84,7 @@ class Report:
         self._board.text("run/trace of one validation image", told, self._epochs)
         self._board.hparams_end()
         self._board.flush()
-        self._folder.write_summary(summary(rows, answers, self._dataset.side, self._title()))
+        self._folder.write_summary(summary.png(rows, answers, self._dataset.side, self._title()))
 
     def close(self) -> None:
         self._board.close()

@@ -11,11 +11,22 @@ from manual_bp.training import pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _LEGEND: dict[str, Any] = {"fontsize": 8, "title_fontsize": 8, "handlelength": 1.2}
 
 
-def summary(rows: Sequence[Mapping[str, Any]], answers: pictures.Answers, side: int, title: str) -> bytes:
+def png(rows: Sequence[Mapping[str, Any]], answers: pictures.Answers, side: int, title: str) -> bytes:
+    """`draw` as a PNG file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    # 128 colours are enough for lines and digits, and make the file a third as large
+    Image.fromarray(pictures.pixels(draw(rows, answers, side, title)).numpy()).quantize(128).save(file, format="png")
+    return file.getvalue()
+
+
+def draw(rows: Sequence[Mapping[str, Any]], answers: pictures.Answers, side: int, title: str) -> Figure:
     """Draw cost, accuracy, gradient norms and ‖δ‖ by layer, slopes, and the worst digits.
 
     Args:
@@ -23,12 +34,7 @@ def summary(rows: Sequence[Mapping[str, Any]], answers: pictures.Answers, side: 
         answers: to the test images.
         side: an image has side × side pixels.
         title: a line above.
-
-    Returns:
-        A PNG file.
     """
-    from PIL import Image
-
     *epochs, test = rows
     figure = pictures.figure(12, 6.4, left=0.055, right=0.945, top=0.865, bottom=0.07, wspace=0.32, hspace=0.34)
     figure.suptitle(
@@ -56,10 +62,7 @@ def summary(rows: Sequence[Mapping[str, Any]], answers: pictures.Answers, side: 
     _lines(panels[4], epochs, _by_layer(epochs, "slope/"), "mean slope σ′(z) by layer, at most ¼", by_layer=True)
     pictures.draw_worst(panels[5], answers, side, rows=4, columns=8, font=8)
     panels[5].set_title("the worst test digits: label → answer", fontsize=10)
-    file = io.BytesIO()
-    # 128 colours are enough for lines and digits, and halve the file
-    Image.fromarray(pictures.pixels(figure).numpy()).quantize(128).save(file, format="png")
-    return file.getvalue()
+    return figure
 
 
 def _by_layer(rows: Sequence[Mapping[str, Any]], prefix: str, suffix: str = "") -> dict[str, str]:

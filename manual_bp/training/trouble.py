@@ -14,6 +14,7 @@ from manual_bp.training.options import Options
 from manual_bp.training.probe import DEAD_SPREAD, STUCK_SLOPE
 
 _DEAD_SHARE = 0.5  # of a hidden layer's units constant: it hands on little of what it is shown
+_SATURATED_SHARE = 0.95  # of a layer's slopes near 0
 _RISE = 1.5  # the cost times this above its best, and above that of guessing, is no longer noise
 
 
@@ -80,20 +81,21 @@ class Watch:
         }
 
     def _saturated(self, row: Mapping[str, Any]) -> dict[str, str]:
-        """Layers in which units hardly vary while σ′(z) is next to 0: they get no error, so they stay as they are."""
+        """Layers in which σ′(z) is next to 0: hardly any error gets in, so they stay as they are."""
         found = {}
+        learned = row["cost/validation"] < self._guessing
         layers = _by_layer(row, "stuck/")
         for name, share in layers.items():
-            if share == 1:
+            if share == 1 or (row[f"saturated/{name}"] > _SATURATED_SHARE and not learned):
                 found[f"saturated {name}"] = (
                     f"layer {name} is saturated: its slope σ′(z) is {row[f'slope/{name}']:.1g} on average and lets "
-                    f"{row[f'passed/{name}']:.1g} of the error through, so nothing is learned any more: cost "
+                    f"{row[f'passed/{name}']:.1g} of the error through, so next to nothing is learned: cost "
                     f"{row['cost/validation']:.5g} on the validation images, guessing costs {self._guessing:.3g}; "
                     f"{self._smaller_steps()}, or another --init (it is {self._options.init})"
                 )
         name = list(layers)[-1] if layers else ""
         output = self._options.output == "sigmoid"
-        if output and layers and 0 < layers[name] < 1:
+        if output and layers and 0 < layers[name] < 1 and f"saturated {name}" not in found:
             found[f"stuck {name}"] = (
                 f"layer {name}: {round(CLASSES * layers[name])} of {CLASSES} output units hardly move: they give the "
                 f"same answer for every image and their slope σ′(z) is below {STUCK_SLOPE:g}; {self._smaller_steps()}"
