@@ -34,13 +34,6 @@ def texts(folder: Path | None, tag: str) -> list[tuple[int, str]]:
 
 
 FREEZE = ["--lr 20", "--momentum 0.9 --lr 5", "--lr 8 --batch-size 16", "--hidden 300 --lr 6", "--init equal --lr 8"]
-    "--lr 20",
-    "--lr 10",
-    "--momentum 0.9 --lr 5",
-    "--lr 8 --batch-size 16",
-    "--hidden 300 --lr 6",
-    "--init equal --lr 8",
-]
 
 
 @pytest.mark.parametrize("flags", FREEZE)
