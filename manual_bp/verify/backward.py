@@ -97,4 +97,7 @@ def dtypes(experiment: Experiment, heard: list[Heard], given: Case) -> list[Find
             seen, wanted = (str(d).removeprefix("torch.") for d in (raw.dtype, event.expected[i][1]))
             text = f"its dtype is {seen}, its input's is {wanted}; autograd casts it silently"
             found.setdefault(name, Finding("wrong-dtype", name, text))
+            if event.cls is experiment.case.subject.function_class and raw.is_floating_point():
+                # an error of the size of that dtype's rounding follows from it
+                experiment.rtols[i] = max(experiment.rtol, 20 * torch.finfo(raw.dtype).eps)
     return list(found.values())

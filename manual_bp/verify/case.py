@@ -69,7 +69,9 @@ class Graph:
                 create_graph=create,
                 allow_unused=True,
             )
-        return dict(zip(self.leaves, found, strict=True))
+        # an embedding may give a sparse gradient
+        dense = [g.to_dense() if g is not None and g.layout != torch.strided else g for g in found]
+        return dict(zip(self.leaves, dense, strict=True))
 
 
 class Case:

@@ -232,16 +232,18 @@ class _Check:
         case, before = experiment.case, len(self.findings)
         heard, crash = backward.listen(case, experiment.cotangents[0])
         self.findings += backward.written(self.subject, heard)
-        found, shaped = backward.shapes(experiment, heard)
-        self.findings += found
+        shapes, shaped = backward.shapes(experiment, heard)
         if crash is not None:
+            self.findings += shapes
             if not shaped:
                 why = backward.counted(heard)
                 text = f"the backward {f'({why}) ' if why else ''}raises {crash.line}"
                 self.findings.append(Finding("crash", "backward", text))
             return False
         if not self._probe("backward deterministic", lambda: repeat.backward_twice(experiment)):
+            self.findings += shapes
             return False
+        cast = backward.dtypes(experiment, heard, given)
         experiment.measure_gradients()
         if twin is not None:
             twin.complete()
@@ -254,15 +256,13 @@ class _Check:
                 finding, row = None, Row(row.tensor, row.shape, row.max_abs, row.max_rel, "ok (as the reference)")
                 self.by_reference = True
             if i in shaped:
-                finding, row = None, Row(row.tensor, row.shape, row.max_abs, row.max_rel, shaped[i])
+                row = Row(row.tensor, row.shape, row.max_abs, row.max_rel, shaped[i])
             self.rows.append(row)
             if finding is not None:
                 found.append(finding)
-        self.findings += sorted(found, key=lambda f: f.kind == "wrong-values")
-        cast = backward.dtypes(experiment, heard, given)
-        # an error of the size of that dtype's rounding follows from it
-        names = {f.tensor for f in cast}
-        self.findings = [f for f in self.findings if not (f.kind == "precision" and f.tensor in names)] + cast
+        # a shape that autograd corrects silently does less harm than a wrong number
+        self.findings += sorted([*found, *shapes], key=lambda f: 2 * (f.kind == "wrong-values") + (f in shapes))
+        self.findings += cast
         wrong = len(self.findings) > before
         self.checks["gradient"] = "finding" if wrong else "ok"
         return not wrong

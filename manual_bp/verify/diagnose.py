@@ -98,7 +98,8 @@ class Diagnosis:
         first, g1 = self.experiment.cotangents[0], self.gradient[0]
         for scale in (1000.0, -1.0, 1e-3):
             known = ~torch.isnan(self.expected[0][0])
-            if not _near(self._own(scale * first)[known], scale * g1[known], max(1e-3, self.rtol)):
+            floor = abs(scale) * self.experiment.floor(self.position)
+            if not _near(self._own(scale * first)[known], scale * g1[known], max(1e-3, self.rtol), floor):
                 text = f"the gradient for {scale:g}·g is not {scale:g} times that for g"
                 return "not-linear-in-grad-output", f"{text}: clipped, rectified or cut off"
         return None
@@ -285,6 +286,6 @@ def same_numbers(a: Tensor, b: Tensor) -> bool:
     return _near(a, b, 1e-9)
 
 
-def _near(a: Tensor, b: Tensor, rtol: float) -> bool:
+def _near(a: Tensor, b: Tensor, rtol: float, floor: float = 0.0) -> bool:
     scale = b.abs().max() if b.numel() else torch.tensor(0.0)
-    return bool(((a - b).abs() <= rtol * scale).all())
+    return bool(((a - b).abs() <= floor + rtol * scale).all())

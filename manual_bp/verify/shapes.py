@@ -15,7 +15,7 @@ def wrong_shape(experiment: Experiment, position: int, raw: Tensor) -> tuple[str
     """Kind and explanation for a gradient `raw` (for cotangent 0) whose shape differs from its argument's."""
     shape = experiment.shape(position)
     expected, error = experiment.expected(position, 0)
-    raw = raw.detach().to("cpu", torch.float64)
+    raw = raw.detach().to_dense().to("cpu", torch.float64)
     seen = f"its shape is {tuple(raw.shape)}, its input's is {tuple(shape)}"
     rtol = max(experiment.rtol, 1e-5)
 
@@ -44,6 +44,8 @@ def wrong_shape(experiment: Experiment, position: int, raw: Tensor) -> tuple[str
         return "wrong-shape", f"{seen}; the numbers are right, return them as {tuple(shape)}"
     if _summable(shape, raw.shape) and close(raw.expand(shape), expected, error, rtol):
         return "wrong-shape", f"{seen}; every element has this derivative: expand it to the input's shape"
+    if _summable(raw.shape, shape) and math.prod(raw.shape) > math.prod(shape):
+        return "missing-batch-sum", f"{seen}; autograd sums it silently, and the sum is not the derivative either"
     return "wrong-shape", f"{seen}, and no transposition or sum makes it the derivative"
 
 

@@ -111,14 +111,21 @@ class Differences:
             v = walks[position] = unit(n, generator) * spread(self.args[position])
             sides = []
             for sign in (1.0, -1.0):  # an element next to a kink crosses it on one side only
-                walk = self._walk(position, v, sign * 1e-6)
+                try:
+                    walk = self._walk(position, v, sign * 1e-6)
+                except CrashError:  # the edge of the function's domain
+                    continue
                 sides.append(third_difference(walk))
                 still.append((walk[1:] == walk[:-1]).double().mean())
-            found = torch.maximum(found, torch.minimum(*sides).unsqueeze(1))
+            if sides:
+                found = torch.maximum(found, torch.stack(sides).amin(0).unsqueeze(1))
         if still and min(float(s) for s in still) > 0.5:
             for position, v in walks.items():
                 for h in (1e-3, 1e-2):
-                    stairs = third_difference(self._walk(position, v, h)).unsqueeze(1)
+                    try:
+                        stairs = third_difference(self._walk(position, v, h)).unsqueeze(1)
+                    except CrashError:
+                        continue
                     found = torch.maximum(found, torch.where(stairs < 0.02 * self.magnitude, stairs, 0.0))
         self.noise = torch.maximum(self.noise, torch.nan_to_num(found))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,8 +13,8 @@ from manual_bp.verify.probes.result import Result
 from manual_bp.verify.truth import spread, third_difference, unit
 
 
-def roughness(experiment: Experiment, position: int) -> float:
-    """The noise of one argument's gradient, as the root mean square over its elements.
+def roughness(experiment: Experiment, position: int, steps: Sequence[float] = (1e-6, 1e-4, 3e-3)) -> float:
+    """The noise of one argument's gradient, as the median over its elements.
 
     A smooth gradient's third differences shrink by 8 when the step is halved; those of rounding stay.
     """
@@ -32,7 +32,7 @@ def roughness(experiment: Experiment, position: int) -> float:
 
     if x.is_complex() or not x.numel():
         return 0.0
-    walks = [_noise(by_gradient, h) for h in (0.05,)] + [_noise(by_input, h) for h in (1e-6, 1e-4, 3e-3)]
+    walks = [_noise(by_gradient, h) for h in (0.05,)] + [_noise(by_input, h) for h in steps]
     return max(walks)
 
 
@@ -60,9 +60,10 @@ def backward_noise(experiment: Experiment, bits: float) -> Result:
         if experiment.gradients[i] is None:
             continue
         size = float(experiment.gradient(i, 0).abs().median())
-        rough = roughness(experiment, i)
+        # only tiny steps: over larger ones a gradient that is piecewise constant, as a ReLU network's, jumps too
+        rough = roughness(experiment, i, steps=(1e-6,))
         allowed = 200 * max(bits, experiment.differences.relative_noise)
-        if size > 0 and rough > allowed * size and rough > 1e-9 * size:
+        if size > 0 and rough > max(allowed, 1e-9) * size + experiment.floor(i):
             result.add(
                 "precision",
                 experiment.case.subject.names[i],
