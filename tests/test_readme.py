@@ -7,6 +7,9 @@ import io
 import re
 from pathlib import Path
 
+from tests import file_by_file
+from tests.correctness import readme
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -29,13 +32,5 @@ def test_every_file_that_is_linked_is_there() -> None:
     assert [link for link in local if not (ROOT / link).exists()] == []
 
 
-def test_every_file_of_the_package_has_its_sentence() -> None:
-    listed = README[README.index("## File by file") :]
-    missing = [
-        str(path.relative_to(ROOT))
-        for path in sorted((ROOT / "manual_bp").rglob("*"))
-        if path.suffix in {".py", ".cpp", ".h"}
-        and path.name not in {"__init__.py", "__main__.py"}
-        and f"`{path.name}`" not in listed
-    ]
-    assert missing == []
+def test_every_file_has_its_own_first_sentence_in_the_list() -> None:
+    assert readme.between("files", README) == file_by_file.table()
