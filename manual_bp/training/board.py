@@ -6,13 +6,17 @@ Everything of a run stays in the run's own folder: `add_scalars` and `add_hparam
 from __future__ import annotations
 
 import importlib.util
+import io
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 TAGS = (
     "cost/",
@@ -83,9 +87,14 @@ class Board:
     def text(self, tag: str, markdown: str, epoch: int) -> None:
         self._writer.add_text(tag, markdown, epoch)
 
-    def image(self, tag: str, pixels: Tensor, epoch: int) -> None:
-        """An image (height, width, 3) of uint8."""
-        self._writer.add_image(tag, pixels, epoch, dataformats="HWC")
+    def image(self, tag: str, image: Image, epoch: int) -> None:
+        """A PIL image as it is; `add_image` would take away its palette, and compress it with more patience."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        file = io.BytesIO()
+        image.save(file, format="png", compress_level=1)
+        png = Summary.Image(height=image.height, width=image.width, colorspace=3, encoded_image_string=file.getvalue())
+        self._add(Summary(value=[Summary.Value(tag=tag, image=png)]), epoch)
 
     def histogram(self, tag: str, values: Tensor, epoch: int) -> None:
         """A histogram of the finite entries; how many are not becomes the scalar `non_finite/<tag>`."""

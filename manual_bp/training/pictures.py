@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +19,10 @@ from manual_bp.training.evaluation import predict
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 _UNITS = 128  # of the first layer, shown at most
+_SHADES = 16  # of red, and of blue
 _SMALLEST_WIDTH = 450  # a picture of weights is enlarged to at least this many pixels
 
 
@@ -50,24 +53,31 @@ class Answers:
 
 
 @torch.no_grad()
-def weights(weight: Tensor, side: int) -> Tensor:
+def weights(weight: Tensor, side: int) -> Image:
     """Each unit's weights W (n_out, side²) as an image: red positive, blue negative, white 0, one scale for all.
 
     Returns:
-        uint8 (height, width, 3).
+        An image with a palette of few colours: these are made while the network trains, and encode in little time.
     """
+    from PIL import Image
+
     tiles = weight[:_UNITS].detach().float().cpu().view(-1, side, side).nan_to_num(0.0, 0.0, 0.0)
-    largest = tiles.abs().flatten().kthvalue(math.ceil(0.998 * tiles.numel())).values  # beyond it colours are full
-    shade = (tiles / largest.clamp_min(1e-12)).clamp(-1, 1)
+    largest = tiles.abs().flatten().topk(max(1, tiles.numel() // 500)).values[-1]  # beyond it colours are full
+    shade = (tiles * (_SHADES / largest.clamp_min(1e-12))).clamp(-_SHADES, _SHADES).round() + _SHADES
     columns = min(len(tiles), 16)
     rows = math.ceil(len(tiles) / columns)
-    sheet = torch.full((rows * columns, side + 1, side + 1, 3), 0.6)  # grey lines between the tiles
-    sheet[len(tiles) :] = 1.0
-    red, blue = shade.clamp_min(0), (-shade).clamp_min(0)
-    sheet[: len(tiles), :side, :side] = torch.stack([1 - blue, 1 - red - blue, 1 - red], 3)
-    sheet = sheet.view(rows, columns, side + 1, side + 1, 3).transpose(1, 2).reshape(rows * (side + 1), -1, 3)
+    line = 2 * _SHADES + 1  # the colour between the tiles
+    sheet = torch.full((rows * columns, side + 1, side + 1), line, dtype=torch.uint8)
+    sheet[len(tiles) :] = _SHADES
+    sheet[: len(tiles), :side, :side] = shade.byte()
+    sheet = sheet.view(rows, columns, side + 1, side + 1).transpose(1, 2).reshape(rows * (side + 1), -1)
     enlarged = math.ceil(_SMALLEST_WIDTH / sheet.shape[1])
-    return (sheet * 255).byte().repeat_interleave(enlarged, 0).repeat_interleave(enlarged, 1)
+    image = Image.fromarray(sheet.repeat_interleave(enlarged, 0).repeat_interleave(enlarged, 1).numpy(), mode="L")
+    full = [round(255 * (1 - k / _SHADES)) for k in range(_SHADES + 1)]  # from white to a full colour
+    blues = [(white, white, 255) for white in reversed(full)]
+    reds = [(255, white, white) for white in full[1:]]
+    image.putpalette([value for colour in (*blues, *reds, (153, 153, 153)) for value in colour])
+    return image
 
 
 def draw_worst(axes: Axes, answers: Answers, side: int, rows: int, columns: int, font: int) -> None:
@@ -119,10 +129,11 @@ def figure(width: float, height: float, **margins: float) -> Figure:
     return new
 
 
-def pixels(drawn: Figure) -> Tensor:
-    """A figure as uint8 (height, width, 3)."""
+def rendered(drawn: Figure) -> Image:
+    """A figure as an image."""
+    from PIL import Image
+
     canvas: Any = drawn.canvas
     canvas.draw()
-    return torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8).view(
-        *canvas.get_width_height()[::-1], 4
-    )[..., :3]
+    # 128 colours are enough for lines and digits, and make the file a third as large
+    return Image.fromarray(numpy.asarray(canvas.buffer_rgba())).convert("RGB").quantize(128)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
 from manual_bp.training.evaluation import evaluate
 
-PROBE_ROWS = 1000  # validation examples on which the layers are looked at
+PROBE_ROWS = 500  # validation examples on which the layers are looked at
 SATURATED_SLOPE = 0.01  # σ′ below this lets less than a twenty-fifth of the best possible error signal through
 DEAD_SPREAD = 0.01  # a unit whose output varies by less than this over the examples says nothing about them
 STUCK_SLOPE, STUCK_SPREAD = 3e-4, 0.05  # a unit that is nearly constant and lets next to no error in stays as it is
@@ -84,5 +84,6 @@ def layers(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, Tensor]:
             # the floor: where no error arrives at all, none is let through
             tags[f"passed/{name}"] = delta.norm() / error.norm().clamp_min(torch.finfo(a.dtype).tiny)
             tags[f"stuck/{name}"] = ((spread < STUCK_SPREAD) & (unit_slope < STUCK_SLOPE)).double().mean()
-        error = delta @ linear.weight  # ∂C/∂a_prev = δ W  (m, n_in)
+        if name != forward[0][0]:
+            error = delta @ linear.weight  # ∂C/∂a_prev = δ W  (m, n_in)
     return dict(reversed(tags.items()))

@@ -18,11 +18,8 @@ _LEGEND: dict[str, Any] = {"fontsize": 8, "title_fontsize": 8, "handlelength": 1
 
 def png(rows: Sequence[Mapping[str, Any]], answers: pictures.Answers, side: int, title: str) -> bytes:
     """`draw` as a PNG file."""
-    from PIL import Image
-
     file = io.BytesIO()
-    # 128 colours are enough for lines and digits, and make the file a third as large
-    Image.fromarray(pictures.pixels(draw(rows, answers, side, title)).numpy()).quantize(128).save(file, format="png")
+    pictures.rendered(draw(rows, answers, side, title)).save(file, format="png")
     return file.getvalue()
 
 

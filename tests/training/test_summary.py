@@ -84,7 +84,7 @@ def test_it_is_drawn_whatever_the_numbers_are(answers: pictures.Answers, changed
 
 def test_it_is_drawn_for_a_run_without_epochs(answers: pictures.Answers) -> None:
     figure = summary.draw([TEST], answers, 8, "the run")
-    assert pictures.pixels(figure).shape == (640, 1200, 3)
+    assert pictures.rendered(figure).size == (1200, 640)
     assert all(len(line.get_xdata()) == 0 for axes in figure.axes for line in axes.lines)
 
 
