@@ -23,7 +23,8 @@ for function, *inputs in (
     (torch.floor, M), (torch.frac, M),
     (torch.cdist, (3, 4), (5, 4)), (lambda x: torch.cdist(x, x), (3, 4)), (lambda x: x.std(0), M),
     (lambda x: x.norm(p=1), M), (lambda x: x**0, M), (lambda x: x**20, M), (lambda x: (20 * x).exp(), M),
-    (lambda x: F.unfold(x, 2), (1, 2, 4, 4)), (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), (1, 1, 3, 3)),
+    (lambda x: F.unfold(x, 2), (1, 2, 4, 4)),
+    (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), (1, 1, 3, 3)),
     (F.grid_sample, (1, 2, 4, 4), lambda g, d: (torch.rand(1, 3, 3, 2, generator=g) * 1.6 - 0.8).to(d)),
     (F.logsigmoid, M), (F.mish, M), (F.hardsigmoid, M), (F.softsign, M), (F.glu, M), (F.elu, M), (F.selu, M),
     (F.kl_div, M, M), (F.huber_loss, M, M), (F.cosine_similarity, M, M), (F.l1_loss, M, M),
@@ -42,7 +43,8 @@ for function, *inputs in (
     (nn.Bilinear(3, 4, 2), (5, 3), (5, 4)), (nn.GRU(3, 2), (4, 2, 3)), (nn.CrossEntropyLoss(), M, labels(3, 4)),
     (nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), (2, 3, 4)), (nn.Embedding(5, 3), labels(4, 5)),
     (nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()), (2, 1, 6, 6)),
-    (lambda x: torch.func.vmap(lambda r: r.sin() * r.sum())(x), M), (lambda x: torch.func.grad(lambda v: (v**3).sum())(x), M),
+    (lambda x: torch.func.vmap(lambda r: r.sin() * r.sum())(x), M),
+    (lambda x: torch.func.grad(lambda v: (v**3).sum())(x), M),
 ):  # fmt: skip
     correct(*inputs)(function)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gallery_elementwise
+import gallery_fourth
 import gallery_layers
 import gallery_linear
 import gallery_second
@@ -12,7 +13,7 @@ from gallery import EXHIBITS, Exhibit
 
 from manual_bp.verify import KINDS, Report, check
 
-MODULES = (gallery_linear, gallery_elementwise, gallery_layers, gallery_second, gallery_third)
+MODULES = (gallery_linear, gallery_elementwise, gallery_layers, gallery_second, gallery_third, gallery_fourth)
 FAULTY = [e for e in EXHIBITS if e.kind is not None]
 CORRECT = [e for e in EXHIBITS if e.kind is None]
 REPORTS: dict[int, Report] = {}

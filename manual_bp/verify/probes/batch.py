@@ -18,6 +18,8 @@ from manual_bp.verify.experiment import close
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.truth import Differences, unit
 
+SECONDS = 0.6
+
 
 def batched(case: Case) -> tuple[int, ...] | None:
     """The positions of the arguments that carry the batch in dimension 0, or None."""
@@ -108,7 +110,7 @@ def batch_of_one(case: Case, positions: tuple[int, ...], rtol: float, noise: flo
         result.add("crash", "grad_output", f"for a batch of size 1 the {crash.stage} raises {crash.line}")
         return result
     for i in one.checked:
-        truth = differences.truth(i, list(_some(args[i].numel())), time.monotonic() + 0.2)
+        truth = differences.truth(i, list(_some(args[i].numel())), time.monotonic() + SECONDS / len(one.checked))
         gradient = found[i]
         own = torch.zeros(truth.value.shape[1]).double() if gradient is None else gradient.detach().reshape(-1).cpu()
         value = torch.where(truth.known, truth.value[0], torch.nan)

@@ -32,8 +32,8 @@ def roughness(experiment: Experiment, position: int, steps: Sequence[float] = (1
 
     if x.is_complex() or not x.numel():
         return 0.0
-    walks = [_noise(by_gradient, h) for h in (0.05,)] + [_noise(by_input, h) for h in steps]
-    return max(walks)
+    walks = [_noise(by_input, h) for h in steps]
+    return max(walks) if len(steps) == 1 else max(_noise(by_gradient, 0.05), *walks)
 
 
 def _noise(walk: Callable[[float], Tensor], h: float) -> float:
