@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels.h"
+#include "nonzeros.h"
 
 // Mirrored by ctypes structures in native.py.
 struct Layer {
@@ -61,8 +61,7 @@ class Training {
     using S = Simd<T>;
     using V = typename S::V;
     static constexpr int L = S::lanes;
-    static constexpr Index kPixels = 16;  // a thread's range of pixels, and a sum of squares, is made of such units
-
+    static constexpr Index kPixels = Nonzeros<T>::kPixels;  // a sum of squares is made of such units
     static constexpr Index kAhead = 8;    // rows to fetch in advance
 
     struct Step {
@@ -88,10 +87,7 @@ class Training {
     Buffer<T> x_;                      // dense input (batch + kRows, ld_x)
     Buffer<T> weight_t_, momentum_t_;  // the first layer's (n_in, ld_t)
     Index ld_x_ = 0, ld_t_ = 0;
-    Buffer<T> value_, column_value_;           // non-zero inputs by example, and by pixel
-    Buffer<int32_t> pixel_, example_;          // their other index
-    std::vector<Index> row_begin_;             // (batch, threads + 1): an example's non-zeros, split by range of pixels
-    std::vector<Index> column_end_;            // a pixel's non-zeros, after those of the pixel before
+    Nonzeros<T> nonzeros_;
     std::vector<double> squared_error_;        // (batch)
     std::vector<char> correct_;
     std::vector<Buffer<T>> panels_;            // of gemm, by thread
@@ -133,10 +129,7 @@ public:
         }
         ld_t_ = round_up(state_[0].n_out, L);
         weight_t_ = transposed(state_[0].weight), momentum_t_ = transposed(state_[0].weight_momentum);
-        value_ = Buffer<T>(run.batch * (n_in + kPixels)), column_value_ = Buffer<T>(run.batch * n_in);
-        pixel_ = Buffer<int32_t>(run.batch * (n_in + kPixels)), example_ = Buffer<int32_t>(run.batch * n_in);
-        row_begin_.resize(run.batch * (threads_ + 1));
-        column_end_.resize(n_in);
+        nonzeros_ = Nonzeros<T>(run.batch, n_in, threads_);
     }
 
     void train() {
@@ -156,10 +149,7 @@ public:
 private:
     bool sparse(Index l) const { return l == 0 && sparse_; }
 
-    // Where thread t's share of n things begins, in whole units.
-    Index share(Index n, Index unit, Index t) const {
-        return std::min(n, round_up(n, unit) / unit * t / threads_ * unit);
-    }
+    Index begins(Index n, Index unit, Index t) const { return share(n, unit, t, threads_); }
 
     static Buffer<T> copy_in(const void* from, const State& s) {
         Buffer<T> to(s.ld, true);
@@ -207,7 +197,7 @@ private:
 
     // Gather, forward, and δ of the output, for this thread's examples.
     void examples(const Step& step, Index t) {
-        const Index first = share(step.m, kRows, t), last = share(step.m, kRows, t + 1);
+        const Index first = begins(step.m, kRows, t), last = begins(step.m, kRows, t + 1);
         if (first == last) return;
         if (run_.images_are_uint8) gather(static_cast<const uint8_t*>(run_.images), first, last, step.start);
         else gather(static_cast<const T*>(run_.images), first, last, step.start);
@@ -224,7 +214,7 @@ private:
     void gather(const Pixel* images, Index first, Index last, Index start) {
         const Index n_in = state_[0].n_in;
         const T scale = run_.pixel_scale;
-        Index e = first * (n_in + kPixels);  // apart by what keep_nonzeros writes too much
+        Index e = nonzeros_.begin(first);
         for (Index i = first; i < last; i++) {
             const Pixel* p = images + row_of(start + i) * n_in;
             if (start + i + kAhead < run_.n) {  // rows in random order: the processor cannot guess the next
@@ -236,13 +226,7 @@ private:
                 for (Index k = 0; k < n_in; k++) x_[i * ld_x_ + k] = scale * T(p[k]);
                 continue;
             }
-            Index* begin = &row_begin_[i * (threads_ + 1)];
-            *begin++ = e;
-            for (Index t = 0; t < threads_; t++) {
-                e = keep_nonzeros(p, share(n_in, kPixels, t), share(n_in, kPixels, t + 1), scale, (T*)value_,
-                                  (int32_t*)pixel_, e);
-                *begin++ = e;
-            }
+            e = nonzeros_.read(i, p, scale, e);
         }
     }
 
@@ -259,8 +243,9 @@ private:
         }
         in_blocks(ld_t_ / L, [&](auto block, Index v0) {
             for (Index i = first; i < last; i++) {
-                const Index *begin = &row_begin_[i * (threads_ + 1)], e = *begin;
-                weighted_rows<T, block, block >= 4 ? 1 : 4 / block>(value_ + e, pixel_ + e, begin[threads_] - e, weight_t_ + v0 * L, ld_t_,
+                const auto [value, pixel, count] = nonzeros_.of_example(i);
+                constexpr int ways = block >= 4 ? 1 : 4 / block;
+                weighted_rows<T, block, ways>(value, pixel, count, weight_t_ + v0 * L, ld_t_,
                                         [&](int v, V z) { activate(i, (v0 + v) * L, z); });  // z = Σ_k x_k Wᵀ[k]
             }
         });
@@ -293,7 +278,7 @@ private:
 
     void delta_back(const Step& step, Index l, Index t) {
         State &s = state_[l], &next = state_[l + 1];
-        const Index first = share(step.m, kRows, t), last = share(step.m, kRows, t + 1);
+        const Index first = begins(step.m, kRows, t), last = begins(step.m, kRows, t + 1);
         if (first == last) return;
         if (run_.norms) std::memset(s.delta_squares + first * L, 0, (last - first) * L * sizeof(T));
         gemm<T>(next.delta, next.ld, 1, first, last, next.weight, next.n_in, 1, next.n_out, next.n_in, panels_[t],
@@ -315,48 +300,29 @@ private:
     // First layer: this thread's pixels. Wᵀ[k] takes g = Σ_i x_ik δ_i, over the examples where x_ik is not 0.
     void update_sparse(const Step& step, Index t) {
         State& s = state_[0];
-        const Index first = share(s.n_in, kPixels, t), last = share(s.n_in, kPixels, t + 1);
-        const Index base = run_.batch * first;
-        T* value = column_value_ + base;
-        int32_t* example = example_ + base;
-        std::fill(&column_end_[first], &column_end_[last], 0);
-        Index* end = column_end_.data();
-        const int32_t* pixel = pixel_;
-        const T* by_row = value_;
-        auto each = [=](auto f) {
-            for (Index i = 0; i < step.m; i++) {
-                const Index* begin = &row_begin_[i * (threads_ + 1) + t];
-                for (Index e = begin[0], stop = begin[1]; e < stop; e++) f(i, e);
-            }
-        };
-        each([=](Index, Index e) { end[pixel[e]]++; });
-        for (Index k = first, sum = 0; k < last; k++) sum += std::exchange(end[k], sum);
-        each([=](Index i, Index e) {
-            const Index to = end[pixel[e]]++;
-            value[to] = by_row[e], example[to] = static_cast<int32_t>(i);
-        });
-        clear_squares(s, first, last, kPixels);
+        nonzeros_.sort(step.m, t);
+        clear_squares(s, nonzeros_.first_pixel(t), nonzeros_.first_pixel(t + 1), kPixels);
         const Descent<T> descend = step.descend;  // and what else the loop reads, where the compiler sees it constant
         const bool norms = run_.norms, every_row = s.weight_momentum || descend.weight_decay != 0;
         T *w_t = weight_t_, *momentum_t = s.weight_momentum ? (T*)momentum_t_ : nullptr, *squares = s.weight_squares;
-        const Index ld = ld_t_, *ends = column_end_.data();
+        const Index ld = ld_t_;
         in_blocks(ld / L, [=, &s](auto block, Index v0) {
-            for (Index k = first, e = 0; k < last; e = ends[k++]) {
-                const Index count = ends[k] - e;
-                if (!count && !every_row) continue;
-                weighted_rows<T, block, 1>(value + e, example + e, count, s.delta + v0 * L, s.ld, [=](int v, V g) {
+            nonzeros_.each_pixel(t, [=, &s](Index k, typename Nonzeros<T>::List list) {
+                if (!list.count && !every_row) return;
+                const T* delta = s.delta + v0 * L;
+                weighted_rows<T, block, 1>(list.value, list.index, list.count, delta, s.ld, [=](int v, V g) {
                     const Index at = k * ld + (v0 + v) * L;
                     if (norms) add(squares + k / kPixels * L, g * g);
                     S::store(w_t + at, descend(S::load(w_t + at), g, momentum_t ? momentum_t + at : nullptr));
                 });
-            }
+            });
         });
     }
 
     // Other layers: this thread's rows of W. g = δᵀ a_prev, used where it is made.
     void update_dense(const Step& step, Index l, Index t) {
         State& s = state_[l];
-        const Index first = share(s.n_out, kRows, t), last = share(s.n_out, kRows, t + 1);
+        const Index first = begins(s.n_out, kRows, t), last = begins(s.n_out, kRows, t + 1);
         if (first == last) return;
         clear_squares(s, first, last, kRows);
         gemm<T>(s.delta, 1, s.ld, first, last, l ? state_[l - 1].a : x_, l ? state_[l - 1].ld : ld_x_, 1, step.m, s.n_in,
