@@ -20,41 +20,7 @@
 #include <vector>
 
 #include "nonzeros.h"
-
-// Mirrored by ctypes structures in native.py.
-struct Layer {
-    void *weight, *bias, *weight_momentum, *bias_momentum;  // bias and the buffers may be null
-    Index n_in, n_out;
-    int32_t sigmoid;
-};
-struct Run {
-    const Layer* layers;
-    const void *images, *targets;  // (N, n_in) uint8 or T; (N, n_out) T
-    const Index* order;            // n row numbers, or null for 0 … n − 1
-    const double *lrs;             // one for each step
-    void* table;                   // (steps, 2 + 3 layers) T, filled
-    Index n_layers, n, batch, table_columns;
-    double two_s, two_s_last, momentum, weight_decay, pixel_scale;
-    int32_t images_are_uint8, skip_zeros, norms, threads;
-};
-
-// v ← μ v + 2s g + λ w, w ← w − η v; without momentum v is not kept.
-template <typename T>
-struct Descent {
-    using S = Simd<T>;
-    using V = typename S::V;
-    T lr, two_s, momentum, weight_decay;
-
-    V operator()(V w, V g, T* v) const {
-        g *= two_s;
-        if (weight_decay != 0) g += weight_decay * w;
-        if (v) {
-            g += momentum * S::load(v);
-            S::store(v, g);
-        }
-        return w - lr * g;
-    }
-};
+#include "state.h"
 
 template <typename T>
 class Training {
@@ -68,25 +34,13 @@ class Training {
         Index start, m;
         Descent<T> descend;
     };
-    struct State {  // of one layer
-        Index n_in, n_out, ld;  // ld: row length of a and δ, padded
-        bool sigmoid;
-        T *weight, *weight_momentum;
-        Buffer<T> a;                     // (batch + kRows, ld)
-        T* delta;                        // (batch + kRows, ld), its padding zero
-        Buffer<T> bias, bias_momentum;   // (ld), copies
-        Buffer<T> delta_squares, weight_squares;  // Σ over a unit of rows, one vector each
-        Index weight_units;
-    };
-
     const Run& run_;
     const Index layers_, threads_;
     const bool sparse_;  // the first layer runs over non-zeros
-    std::vector<State> state_;
+    std::vector<State<T>> state_;
     Buffer<T> output_delta_;
     Buffer<T> x_;                      // dense input (batch + kRows, ld_x)
-    Buffer<T> weight_t_, momentum_t_;  // the first layer's (n_in, ld_t)
-    Index ld_x_ = 0, ld_t_ = 0;
+    Index ld_x_ = 0;
     Nonzeros<T> nonzeros_;
     std::vector<double> squared_error_;        // (batch)
     std::vector<char> correct_;
@@ -99,37 +53,21 @@ public:
         const Index rows = run.batch + kRows, n_in = run.layers[0].n_in;
         Index depth = run.batch;
         for (Index l = 0; l < layers_; l++) {
-            const Layer& layer = run.layers[l];
-            State s;
-            s.n_in = layer.n_in, s.n_out = layer.n_out, s.sigmoid = layer.sigmoid;
-            s.weight = static_cast<T*>(layer.weight), s.weight_momentum = static_cast<T*>(layer.weight_momentum);
-            // kRows are read beyond the last column, and whole vectors written. Not a multiple of 4 vectors, which
-            // would put a column's elements into few sets of the cache.
-            s.ld = round_up(s.n_out + kRows, L);
-            if (s.ld % (4 * L) == 0) s.ld += L;
-            // δ of the layer before goes where this layer's a is: nothing needs that a once this layer's δ is there.
-            s.a = Buffer<T>(rows * std::max(s.ld, l ? state_[l - 1].ld : 0), true);
-            if (l) state_[l - 1].delta = s.a;
-            s.bias = copy_in(layer.bias, s), s.bias_momentum = copy_in(layer.bias_momentum, s);
-            s.delta_squares = Buffer<T>(rows * L, true);
-            s.weight_units = sparse(l) ? round_up(s.n_in, kPixels) / kPixels : round_up(s.n_out, kRows) / kRows;
-            s.weight_squares = Buffer<T>(s.weight_units * L, true);
-            depth = std::max({depth, s.n_in, s.n_out});
-            state_.push_back(std::move(s));
+            state_.emplace_back(run.layers[l], rows, sparse(l) ? kPixels : kRows, sparse(l), l ? state_[l - 1].ld : 0);
+            if (l) state_[l - 1].delta = state_[l].a;
+            depth = std::max({depth, state_[l].n_in, state_[l].n_out});
         }
         output_delta_ = Buffer<T>(rows * state_.back().ld, true);
         state_.back().delta = output_delta_;
         for (Index t = 0; t < threads_; t++) panels_.emplace_back(depth * 2 * L);
         squared_error_.resize(run.batch);
         correct_.resize(run.batch);
-        if (!sparse_) {
+        if (sparse_) {
+            nonzeros_ = Nonzeros<T>(run.batch, n_in, threads_);
+        } else {
             ld_x_ = round_up(n_in + 1, L);
             x_ = Buffer<T>(rows * ld_x_, true);
-            return;
         }
-        ld_t_ = round_up(state_[0].n_out, L);
-        weight_t_ = transposed(state_[0].weight), momentum_t_ = transposed(state_[0].weight_momentum);
-        nonzeros_ = Nonzeros<T>(run.batch, n_in, threads_);
     }
 
     void train() {
@@ -137,42 +75,13 @@ public:
         for (Index t = 1; t < threads_; t++) others.emplace_back([this, t] { steps(t); });
         steps(0);
         for (auto& thread : others) thread.join();
-        for (Index l = 0; l < layers_; l++) {
-            copy_out(run_.layers[l].bias, state_[l].bias, state_[l].n_out);
-            copy_out(run_.layers[l].bias_momentum, state_[l].bias_momentum, state_[l].n_out);
-        }
-        if (!sparse_) return;
-        transpose_back(weight_t_, state_[0].weight);
-        transpose_back(momentum_t_, state_[0].weight_momentum);
+        for (Index l = 0; l < layers_; l++) state_[l].copy_back(run_.layers[l]);
     }
 
 private:
     bool sparse(Index l) const { return l == 0 && sparse_; }
 
     Index begins(Index n, Index unit, Index t) const { return share(n, unit, t, threads_); }
-
-    static Buffer<T> copy_in(const void* from, const State& s) {
-        Buffer<T> to(s.ld, true);
-        if (from) std::memcpy(to, from, s.n_out * sizeof(T));
-        return to;
-    }
-    static void copy_out(void* to, const T* from, Index n) {
-        if (to) std::memcpy(to, from, n * sizeof(T));
-    }
-    Buffer<T> transposed(const T* w) const {
-        const Index in = state_[0].n_in, out = state_[0].n_out;
-        if (!w) return {};
-        Buffer<T> w_t(in * ld_t_, true);
-        for (Index k = 0; k < in; k++)
-            for (Index j = 0; j < out; j++) w_t[k * ld_t_ + j] = w[j * in + k];
-        return w_t;
-    }
-    void transpose_back(const T* w_t, T* w) const {
-        const Index in = state_[0].n_in, out = state_[0].n_out;
-        if (w)
-            for (Index k = 0; k < in; k++)
-                for (Index j = 0; j < out; j++) w[j * in + k] = w_t[k * ld_t_ + j];
-    }
 
     void steps(Index t) {
         T* row = static_cast<T*>(run_.table);
@@ -231,7 +140,7 @@ private:
     }
 
     void forward(Index l, Index first, Index last, Index t) {
-        State& s = state_[l];
+        State<T>& s = state_[l];
         auto activate = [&s](Index i, Index j, V z) {
             z += S::load(s.bias + j);
             S::store(s.a + i * s.ld + j, s.sigmoid ? sigmoid(z) : z);  // a = σ(z + b)
@@ -241,18 +150,18 @@ private:
                     s.weight, 1, s.n_in, s.n_in, s.n_out, panels_[t], activate);
             return;
         }
-        in_blocks(ld_t_ / L, [&](auto block, Index v0) {
+        in_blocks(s.ld_t / L, [&](auto block, Index v0) {
             for (Index i = first; i < last; i++) {
                 const auto [value, pixel, count] = nonzeros_.of_example(i);
                 constexpr int ways = block >= 4 ? 1 : 4 / block;
-                weighted_rows<T, block, ways>(value, pixel, count, weight_t_ + v0 * L, ld_t_,
+                weighted_rows<T, block, ways>(value, pixel, count, s.weight_t + v0 * L, s.ld_t,
                                         [&](int v, V z) { activate(i, (v0 + v) * L, z); });  // z = Σ_k x_k Wᵀ[k]
             }
         });
     }
 
     void output_delta(Index first, Index last, Index start) {
-        State& s = state_[layers_ - 1];
+        State<T>& s = state_[layers_ - 1];
         for (Index i = first; i < last; i++) {
             const T* a = s.a + i * s.ld;
             const T* y = target(start + i);
@@ -277,7 +186,7 @@ private:
     }
 
     void delta_back(const Step& step, Index l, Index t) {
-        State &s = state_[l], &next = state_[l + 1];
+        State<T> &s = state_[l], &next = state_[l + 1];
         const Index first = begins(step.m, kRows, t), last = begins(step.m, kRows, t + 1);
         if (first == last) return;
         if (run_.norms) std::memset(s.delta_squares + first * L, 0, (last - first) * L * sizeof(T));
@@ -290,7 +199,7 @@ private:
                 });
     }
 
-    void clear_squares(const State& s, Index first, Index last, Index unit) const {
+    void clear_squares(const State<T>& s, Index first, Index last, Index unit) const {
         const Index units = round_up(last - first, unit) / unit;
         if (run_.norms) std::memset(s.weight_squares + first / unit * L, 0, units * L * sizeof(T));
     }
@@ -299,13 +208,13 @@ private:
 
     // First layer: this thread's pixels. Wᵀ[k] takes g = Σ_i x_ik δ_i, over the examples where x_ik is not 0.
     void update_sparse(const Step& step, Index t) {
-        State& s = state_[0];
+        State<T>& s = state_[0];
         nonzeros_.sort(step.m, t);
         clear_squares(s, nonzeros_.first_pixel(t), nonzeros_.first_pixel(t + 1), kPixels);
         const Descent<T> descend = step.descend;  // and what else the loop reads, where the compiler sees it constant
         const bool norms = run_.norms, every_row = s.weight_momentum || descend.weight_decay != 0;
-        T *w_t = weight_t_, *momentum_t = s.weight_momentum ? (T*)momentum_t_ : nullptr, *squares = s.weight_squares;
-        const Index ld = ld_t_;
+        T *w_t = s.weight_t, *momentum_t = s.momentum_t, *squares = s.weight_squares;
+        const Index ld = s.ld_t;
         in_blocks(ld / L, [=, &s](auto block, Index v0) {
             nonzeros_.each_pixel(t, [=, &s](Index k, typename Nonzeros<T>::List list) {
                 if (!list.count && !every_row) return;
@@ -321,7 +230,7 @@ private:
 
     // Other layers: this thread's rows of W. g = δᵀ a_prev, used where it is made.
     void update_dense(const Step& step, Index l, Index t) {
-        State& s = state_[l];
+        State<T>& s = state_[l];
         const Index first = begins(s.n_out, kRows, t), last = begins(s.n_out, kRows, t + 1);
         if (first == last) return;
         clear_squares(s, first, last, kRows);
@@ -346,7 +255,7 @@ private:
 
     void update_bias(const Step& step, Index l, Index t, T* row) {
         if (!run_.layers[l].bias || t != l % threads_) return;
-        State& s = state_[l];
+        State<T>& s = state_[l];
         V squares = {};
         for (Index j = 0; j < s.n_out; j += L) {
             V g = {};

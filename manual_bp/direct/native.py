@@ -25,7 +25,7 @@ from torch import Tensor
 from manual_bp.direct.layers import Layer
 from manual_bp.ops.mse import scale
 
-SOURCES = ("native.cpp", "nonzeros.h", "kernels.h")
+SOURCES = ("native.cpp", "state.h", "nonzeros.h", "kernels.h")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 TUNINGS = ("-march=native", "-mcpu=native", "")  # the first that the compiler takes
 

@@ -1,0 +1,101 @@
+// What a run is given, and what it keeps of each layer.
+#pragma once
+
+#include "kernels.h"
+
+// Mirrored by ctypes structures in native.py.
+struct Layer {
+    void *weight, *bias, *weight_momentum, *bias_momentum;  // bias and the buffers may be null
+    Index n_in, n_out;
+    int32_t sigmoid;
+};
+struct Run {
+    const Layer* layers;
+    const void *images, *targets;  // (N, n_in) uint8 or T; (N, n_out) T
+    const Index* order;            // n row numbers, or null for 0 … n − 1
+    const double *lrs;             // one for each step
+    void* table;                   // (steps, 2 + 3 layers) T, filled
+    Index n_layers, n, batch, table_columns;
+    double two_s, two_s_last, momentum, weight_decay, pixel_scale;
+    int32_t images_are_uint8, skip_zeros, norms, threads;
+};
+
+// v ← μ v + 2s g + λ w, w ← w − η v; without momentum v is not kept.
+template <typename T>
+struct Descent {
+    using S = Simd<T>;
+    using V = typename S::V;
+    T lr, two_s, momentum, weight_decay;
+
+    V operator()(V w, V g, T* v) const {
+        g *= two_s;
+        if (weight_decay != 0) g += weight_decay * w;
+        if (v) {
+            g += momentum * S::load(v);
+            S::store(v, g);
+        }
+        return w - lr * g;
+    }
+};
+
+// One layer: its own tensors, and what is computed from them.
+template <typename T>
+struct State {
+    static constexpr int L = Simd<T>::lanes;
+
+    Index n_in, n_out, ld;  // ld: row length of a and δ, padded
+    bool sigmoid;
+    T *weight, *weight_momentum;
+    Buffer<T> a;                               // (rows, ld)
+    T* delta = nullptr;                        // (rows, ld), its padding zero
+    Buffer<T> bias, bias_momentum;             // (ld), copies
+    Buffer<T> weight_t, momentum_t;            // (n_in, ld_t), copies, where the layer runs over non-zero inputs
+    Index ld_t = 0;
+    Buffer<T> delta_squares, weight_squares;   // Σ over a unit of rows, one vector each
+    Index weight_units;
+
+    // δ of the layer before goes where this layer's a is: nothing needs that a once this layer's δ is there.
+    State(const Layer& layer, Index rows, Index unit, bool sparse, Index ld_before)
+        : n_in(layer.n_in), n_out(layer.n_out), sigmoid(layer.sigmoid), weight(static_cast<T*>(layer.weight)),
+          weight_momentum(static_cast<T*>(layer.weight_momentum)) {
+        // kRows are read beyond the last column, and whole vectors written. Not a multiple of 4 vectors, which would
+        // put a column's elements into few sets of the cache.
+        ld = round_up(n_out + kRows, L);
+        if (ld % (4 * L) == 0) ld += L;
+        a = Buffer<T>(rows * std::max(ld, ld_before), true);
+        bias = copy(layer.bias), bias_momentum = copy(layer.bias_momentum);
+        weight_units = round_up(sparse ? n_in : n_out, unit) / unit;
+        weight_squares = Buffer<T>(weight_units * L, true);
+        delta_squares = Buffer<T>(rows * L, true);
+        if (sparse) {
+            ld_t = round_up(n_out, L);
+            weight_t = transposed(weight), momentum_t = transposed(weight_momentum);
+        }
+    }
+
+    // Bring the copies back to the tensors they are of.
+    void copy_back(const Layer& layer) const {
+        if (layer.bias) std::memcpy(layer.bias, bias, n_out * sizeof(T));
+        if (layer.bias_momentum) std::memcpy(layer.bias_momentum, bias_momentum, n_out * sizeof(T));
+        if (ld_t) transpose_back(weight_t, weight), transpose_back(momentum_t, weight_momentum);
+    }
+
+private:
+    Buffer<T> copy(const void* from) const {
+        Buffer<T> to(ld, true);
+        if (from) std::memcpy(to, from, n_out * sizeof(T));
+        return to;
+    }
+    Buffer<T> transposed(const T* w) const {
+        if (!w) return {};
+        Buffer<T> w_t(n_in * ld_t, true);
+        for (Index k = 0; k < n_in; k++)
+            for (Index j = 0; j < n_out; j++) w_t[k * ld_t + j] = w[j * n_in + k];
+        return w_t;
+    }
+    void transpose_back(const T* w_t, T* w) const {
+        if (!w) return;
+        for (Index k = 0; k < n_in; k++)
+            for (Index j = 0; j < n_out; j++) w[j * n_in + k] = w_t[k * ld_t + j];
+    }
+};
