@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -109,7 +110,9 @@ def _leaves() -> list[list[Tensor]]:
 def _inductor() -> dict[str, tuple[Tensor, tuple[Tensor, ...], Tensor]]:
     """Each operation's value, gradients and cotangent: one forward and one backward pass of generated code."""
     leaves = _leaves()
-    values = _everything()(*[t for inputs in leaves for t in inputs])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        values = _everything()(*[t for inputs in leaves for t in inputs])
     # Each its own factor, or one scalar's cotangent could serve another unseen.
     cotangents = [compare.make_cotangent(v) * (1 + i / 7) for i, v in enumerate(values)]
     torch.autograd.backward(values, cotangents)

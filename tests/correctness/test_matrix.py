@@ -54,9 +54,12 @@ def test_holes_name_columns_that_exist() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:An output with one or more elements was resized:UserWarning")
 def test_the_readme_shows_this_table() -> None:
-    """But for the lines on CUDA and torch's version, which are those of the machine it was printed on."""
+    """But for the lines on CUDA, which are those of the machine it was printed on."""
+    shown = between("matrix", README.read_text(encoding="utf-8"))
+    if not shown.startswith(f"torch {matrix.VERSION},"):
+        pytest.skip(f"the table was printed with {shown.split(',')[0]}, this is {matrix.VERSION}")
 
     def comparable(text: str) -> list[str]:
         return [line.strip() for line in text.strip().splitlines() if "CUDA" not in line]
 
-    assert comparable(between("matrix", README.read_text(encoding="utf-8"))) == comparable(matrix.table())
+    assert comparable(shown) == comparable(matrix.table())
