@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from manual_bp.ops import MSELossFunction
-from manual_bp.ops.mse import MSELossForwardMode
-from tests.correctness import test_second_order
+from manual_bp.ops.mse import MSELossForwardMode, scale
+from tests.correctness import test_second_order, test_tolerances
 from tests.correctness.mutant import (
     F64,
     GRADCHECK,
@@ -51,6 +51,12 @@ def _times(factor: Callable[[Tensor], float]) -> Any:
         gradients[:2] = [None if d is None else d * factor(a) for d in gradients[:2]]
 
     return _mse(change)
+
+
+def _scale_rounded_first(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    a, y = ctx.saved_tensors
+    gradient = (a - y) * torch.full_like(a, 2 * scale(ctx.reduction, a)) * g
+    return gradient, -gradient, None
 
 
 MUTANTS = (
@@ -149,5 +155,12 @@ MUTANTS = (
         spoil_jvp(MSELossForwardMode.jvp, lambda real, c, a, y, r: real(c, a, y, r) / 2),
         GRADCHECK,
         (MSE["sum"],),
+    ),
+    Mutant(
+        "mse: 2 s rounded to the dtype before grad_output",
+        C,
+        "backward",
+        staticmethod(_scale_rounded_first),
+        test_tolerances.test_a_scaled_float16_gradient_of_a_million_elements_does_not_underflow,
     ),
 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.correctness import compare
-from tests.correctness.operations import LINEAR, OPERATIONS, Operation
+from tests.correctness.operations import LINEAR, MSE, OPERATIONS, Operation
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DRAWS = 8  # inputs pooled in one comparison: in a single draw the built-in may be exact by luck
@@ -53,6 +53,16 @@ def test_at_most_twice_the_builtins_error_in_a_layer_of_mnists_size(dtype: torch
     ours, twin = _flat(LINEAR.ours, [x, weight, weight[:, 0]], g), _flat(LINEAR.twin, [x, weight, weight[:, 0]], g)
     exact = _flat(LINEAR.twin, [t.double() for t in (x, weight, weight[:, 0])], g.double())
     compare.all_of(compare.accurate, ours, twin, exact)
+
+
+def test_a_scaled_float16_gradient_of_a_million_elements_does_not_underflow() -> None:
+    """2 s = 2e-6 is subnormal in float16; multiplied by GradScaler's factor first, the gradient loses nothing to it."""
+    generator = torch.Generator().manual_seed(0)
+    a, y = (torch.rand(100_000, 10, generator=generator, dtype=torch.float64).half() for _ in range(2))
+    g = torch.tensor(1024.0, dtype=torch.float16)
+    ours = _flat(MSE["mean"].ours, [a, y], g)[1].double()
+    exact = _flat(MSE["mean"].twin, [a.double(), y.double()], g.double())[1]
+    assert float((ours - exact).abs().max()) <= 2 * torch.finfo(torch.float16).eps * float(exact.abs().max())
 
 
 # The test of the test: an operation whose gradient is wrong by this much must fail the assertion above.
