@@ -261,7 +261,12 @@ class _Check:
             if finding is not None:
                 found.append(finding)
         # a shape that autograd corrects silently does less harm than a wrong number
-        self.findings += sorted([*found, *shapes], key=lambda f: 2 * (f.kind == "wrong-values") + (f in shapes))
+        # and a grad_output of ones, which a gradient that ignores it amounts to, may give another tensor a 0
+        ignored = any(f.kind == "ignores-grad-output" for f in found)
+        self.findings += sorted(
+            [*found, *shapes],
+            key=lambda f: (f.kind == "wrong-values", f in shapes, ignored and f.kind == "missing-gradient"),
+        )
         self.findings += cast
         wrong = len(self.findings) > before
         self.checks["gradient"] = "finding" if wrong else "ok"

@@ -60,7 +60,9 @@ class Diagnosis:
     def _missing(self) -> tuple[str, str] | None:
         if self.experiment.gradients[self.position] is None:
             return "missing-gradient", "the gradient is None, the derivative is not 0"
-        if all(bool((g == 0).all()) for g in self.gradient):
+        zero = all(bool((g == 0).all()) for g in self.gradient)
+        # with the other sign too: a rectified grad_output is another fault
+        if zero and bool((self._own(-self.experiment.cotangents[0]) == 0).all()):
             return "missing-gradient", "the gradient is 0 everywhere, the derivative is not"
         return None
 
@@ -71,6 +73,8 @@ class Diagnosis:
 
     def _ignores(self) -> tuple[str, str] | None:
         g1, g2 = self.gradient
+        if all(bool((g == 0).all()) for g in self.gradient):
+            return None
         third = self._own(2 * self.experiment.cotangents[0])
         if same_numbers(g1, g2) and same_numbers(g1, third):
             value, error = self.experiment.expected(self.position, 2)

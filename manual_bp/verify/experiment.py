@@ -162,7 +162,7 @@ class Experiment:
                     continue  # a kink on the way
                 own = (gradients * v).sum(1)
                 off = (own - slope).abs()
-                if bool((off > max(1e-5, self.rtol) * size + 3 * (error + around)).any()):
+                if bool((off > max(1e-5, self.rtols.get(position, self.rtol)) * size + 3 * (error + around)).any()):
                     return f"along a random direction: analytic {float(own[0]):.6g}, numeric {float(slope[0]):.6g}"
                 break
         return None

@@ -12,6 +12,8 @@ from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.truth import spread, third_difference, unit
 
+POINTS = 16  # of a walk; few of them may look smooth by chance
+
 
 def roughness(experiment: Experiment, position: int, steps: Sequence[float] = (1e-6, 1e-4, 3e-3)) -> float:
     """The noise of one argument's gradient, as the median over its elements.
@@ -38,8 +40,8 @@ def roughness(experiment: Experiment, position: int, steps: Sequence[float] = (1
 
 def _noise(walk: Callable[[float], Tensor], h: float) -> float:
     try:
-        whole = third_difference(torch.stack([walk(t * h) for t in range(1, 8)]))
-        half = third_difference(torch.stack([walk(t * h / 2) for t in range(1, 8)]))
+        whole = third_difference(torch.stack([walk(t * h) for t in range(1, POINTS)]))
+        half = third_difference(torch.stack([walk(t * h / 2) for t in range(1, POINTS)]))
     except CrashError:
         return 0.0
     steady = half > whole / 4  # an element at a kink may pass too; it is outvoted
