@@ -102,7 +102,7 @@ class Run:
             report = Report(
                 self.folder, self._config(), self.options, self.model, self.parts, self.epochs, self.first_epoch
             )
-        watch = Watch(self.options, self.lr, self.dataset.train.labels)
+        watch = Watch(self.options, self.lr, self.steps, self.dataset.train.labels)
         try:
             for epoch in range(self.first_epoch, self.epochs + 1):
                 row = self._epoch(epoch)

@@ -15,6 +15,7 @@ from manual_bp.training.probe import DEAD_SPREAD, STUCK_SLOPE
 
 _DEAD_SHARE = 0.5  # of a hidden layer's units constant: it hands on little of what it is shown
 _SATURATED_SHARE = 0.95  # of a layer's slopes near 0
+_PATIENCE = 1000  # steps after which an output unit should have moved
 _RISE = 1.5  # the cost times this above its best, and above that of guessing, is no longer noise
 
 
@@ -24,11 +25,12 @@ class Watch:
     Args:
         options: the run's flags.
         lr: its learning rate η.
+        steps: of an epoch.
         labels: of the training part; from them the cost of guessing is known.
     """
 
-    def __init__(self, options: Options, lr: float, labels: Tensor) -> None:
-        self._options, self._lr = options, lr
+    def __init__(self, options: Options, lr: float, steps: int, labels: Tensor) -> None:
+        self._options, self._lr, self._steps = options, lr, steps
         shares = labels.bincount(minlength=CLASSES).double() / len(labels)  # p, (10,)
         # the best constant answer is p itself: Σ (a − y)² is Σ p (1 − p) an example
         self._guessing = cost_per_example(options.cost, float((shares * (1 - shares)).sum()), 1)
@@ -94,7 +96,8 @@ class Watch:
                     f"{self._smaller_steps()}, or another --init (it is {self._options.init})"
                 )
         name = list(layers)[-1] if layers else ""
-        output = self._options.output == "sigmoid"
+        # Single units often lag behind in the first hundreds of steps, and catch up.
+        output = self._options.output == "sigmoid" and row["epoch"] * self._steps >= _PATIENCE
         if output and layers and 0 < layers[name] < 1 and f"saturated {name}" not in found:
             found[f"stuck {name}"] = (
                 f"layer {name}: {round(CLASSES * layers[name])} of {CLASSES} output units hardly move: they give the "
