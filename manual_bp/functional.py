@@ -100,8 +100,8 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 
 def _autocast_enabled(input: Tensor) -> bool:
     device_type = input.device.type
-    # is_autocast_enabled raises for "meta", which has no autocast; torch.compile of torch 2.11 cannot trace the function
-    # that would say so for any device.
+    # is_autocast_enabled raises for "meta", which has no autocast. torch.compile of torch 2.11 cannot trace the
+    # function that would say so for any device.
     return device_type != "meta" and torch.is_autocast_enabled(device_type)
 
 
