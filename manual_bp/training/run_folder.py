@@ -69,7 +69,7 @@ class RunFolder:
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Write metrics.jsonl anew: one JSON object a line; NaN and infinities become null, for strict readers."""
-        with self._replacing("metrics.jsonl") as file:
+        with self._replacing("metrics.jsonl", durable=False) as file:  # the checkpoint holds the rows too
             for row in rows:
                 file.write((json.dumps({key: _finite(value) for key, value in row.items()}) + "\n").encode())
 
@@ -82,8 +82,11 @@ class RunFolder:
             file.write(png)
 
     @contextlib.contextmanager
-    def _replacing(self, name: str) -> Iterator[BinaryIO]:
-        """Write beside, flush to the disk, rename: at any moment the file is the old one or the new one, and whole."""
+    def _replacing(self, name: str, durable: bool = True) -> Iterator[BinaryIO]:
+        """Write beside and rename: at any moment the file is the old one or the new one, and whole.
+
+        If `durable`, also after a loss of power: waiting for the disk takes as long as training for some steps.
+        """
         if not self.path.is_dir():
             raise UserError(f"{self.path} is gone: the run cannot be saved; start it again with --run-name")
         beside = None
@@ -92,7 +95,8 @@ class RunFolder:
                 beside = file.name
                 yield file  # type: ignore[misc]
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             os.chmod(beside, 0o644)  # a temporary file is made for its owner alone
             os.replace(beside, self.path / name)
         except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
