@@ -128,6 +128,13 @@ class Case:
             raise CrashError("forward", RuntimeError(f"it returned {len(outputs)} tensors where it had returned more"))
         return flat([_real(outputs[i]) for i in self.differentiable])
 
+    def coarse(self) -> bool:
+        """Whether every number that comes out fits half or bfloat16, though the outputs have a wider dtype."""
+        wide = [o for o in self.values() if o.is_floating_point() and torch.finfo(o.dtype).bits > 16]
+        return bool(wide) and any(
+            all(same(o, o.to(dtype).to(o.dtype)) for o in wide) for dtype in (torch.float16, torch.bfloat16)
+        )
+
     def graph(
         self, args: Sequence[Any] | None = None, needs: Sequence[int] | None = None, first: bool = False
     ) -> Graph:

@@ -137,13 +137,16 @@ class Diagnosis:
         factor = self._ratio(self.gradient[0], self.expected[0][0])
         if not math.isfinite(factor) or abs(factor) < 1e-12 or not self.is_(self.gradient, factor):
             return None
-        if abs(factor - 1) < 1e-6:
+        # a factor near 1 is one only if the numbers agree much better with it than with 1
+        near = 0.02 * abs(factor - 1)
+        agree = (close(g, factor * e, s, near) for g, (e, s) in zip(self.gradient, self.expected, strict=True))
+        if near < 1e-5 * abs(factor) and not all(agree):
             return None
         text, plain = explain(factor, self.case)
         known = int((~torch.isnan(self.expected[0][0])).sum())
         if known < 4 or not plain:  # few numbers have a common factor by chance: look at a second point
             elsewhere = self._ratio_elsewhere()
-            if elsewhere is None or not math.isclose(elsewhere, factor, rel_tol=1e-3):
+            if elsewhere is None or abs(elsewhere - factor) > max(1e-6, min(1e-3 * abs(factor), near)):
                 return None
         if math.isclose(factor, -1, rel_tol=1e-4):
             return "sign-flip", "the gradient is −1 times the derivative: minimising with it climbs"

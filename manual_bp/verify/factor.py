@@ -53,7 +53,7 @@ def explain(factor: float, case: Case) -> tuple[str, bool]:
     ]
     simple = next((text for value, text in SIMPLE.items() if math.isclose(value, size, rel_tol=1e-4)), None)
     texts = ([simple] if simple else []) + [reading for _, reading in found]
-    if math.isclose(size, 1, rel_tol=1e-4):
+    if math.isclose(factor, -1, rel_tol=1e-4):
         return "the sign is flipped", True
     if not texts:
         return f"a constant that does not come from the shapes{minus}", False

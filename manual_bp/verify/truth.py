@@ -186,7 +186,10 @@ def _extrapolate(p1: Tensor, m1: Tensor, p2: Tensor, m2: Tensor, h: float) -> tu
     coarse, fine = (p1 - m1) / (2 * h), (p2 - m2) / h
     best = (4 * fine - coarse) / 3
     jump = 2 * (p2 + m2) / (h / 2) - (p1 + m1) / h
-    return best, 0.02 * (best - fine).abs() + jump.abs()  # O(h⁴) is left of a difference that is O(h²)
+    off = (coarse - fine).abs()
+    # O(h⁴) is left of a difference that is O(h²), if it is: at a step of the function the differences grow as 1/h
+    settled = off <= 0.2 * fine.abs()
+    return best, torch.where(settled, 0.01 * off, off) + jump.abs()
 
 
 def slope(function: Callable[[float], Tensor], noise: float, magnitude: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -122,6 +122,7 @@ def _compare(experiment: Experiment, weights: dict[int, Tensor], found: list[Ten
     seconds = time.monotonic() - started
     count = int(SECONDS / (6 * seconds * (len(case.checked) + len(case.shapes))))
     count = max(2, min(COORDINATES, count))
+    largest = max(experiment.floor(i) for i in case.checked)  # rounding of the gradient itself
     magnitude = torch.tensor(
         [
             0.0 if g is None else float((flat([g]) * weights[i]).abs().nan_to_num(0, 0, 0).sum())
@@ -129,7 +130,7 @@ def _compare(experiment: Experiment, weights: dict[int, Tensor], found: list[Ten
         ]
     ).double()
 
-    def judge(name: str, own: Tensor | None, at: list[int], slopes: list[tuple[Tensor, Tensor]]) -> None:
+    def judge(name: str, own: Tensor | None, at: list[int], slopes: list[tuple[Tensor, Tensor]], floor: float) -> None:
         mine = torch.zeros(len(at)).double() if own is None else own.detach().reshape(-1).cpu().double()[at]
         value = torch.stack([v.sum() for v, _ in slopes])
         error = torch.stack([e.sum() for _, e in slopes])
@@ -139,7 +140,7 @@ def _compare(experiment: Experiment, weights: dict[int, Tensor], found: list[Ten
             return
         scale = float(value[usable].abs().max())
         off = (mine - value).abs()
-        limit = max(1e-4, 10 * experiment.rtol) * scale + 10 * error
+        limit = max(3e-3, 10 * experiment.rtol) * scale + 10 * error + floor
         bad = usable & ~(off <= limit)
         if bool(bad.any()):
             k = int(torch.where(bad, off.nan_to_num(torch.inf), -1.0).argmax())
@@ -172,7 +173,7 @@ def _compare(experiment: Experiment, weights: dict[int, Tensor], found: list[Ten
             value, error = slope(lambda t, j=j, size=size: moved(t, j=j, size=size), noise, magnitude)  # type: ignore[misc]
             slopes.append((value / size, error / size))
         if at:
-            judge(case.subject.names[i], found[number], at, slopes)
+            judge(case.subject.names[i], found[number], at, slopes, 10 * largest / float(steps.median()))
     offset = 0
     for o, shape in enumerate(case.shapes):
         own = found[len(case.checked) + o]
@@ -187,7 +188,7 @@ def _compare(experiment: Experiment, weights: dict[int, Tensor], found: list[Ten
         finite = experiment.differences.finite[offset : offset + shape.numel()]
         at_finite = [k for k, j in enumerate(at) if bool(finite[j])]
         if at_finite:
-            judge("grad_output", own, [at[k] for k in at_finite], [slopes[k] for k in at_finite])
+            judge("grad_output", own, [at[k] for k in at_finite], [slopes[k] for k in at_finite], largest)
         offset += shape.numel()
     return wrong
 
