@@ -19,6 +19,7 @@ from manual_bp.verify.probes.result import Result
 from manual_bp.verify.reference import Reference
 from manual_bp.verify.report import Finding, Report, Row
 from manual_bp.verify.subject import Subject, subject_of
+from manual_bp.verify.widths import narrower
 
 
 def check(
@@ -291,7 +292,7 @@ class _Check:
                 self._probe("batch of 1", lambda: batch.batch_of_one(case, positions, rtol, noise))
         bits = torch.finfo(given.dtype).eps
         self._probe("gradient's rounding", lambda: precision.backward_noise(experiment, bits))
-        low = self._low(given)
+        low = narrower(given)
         if low is not None and not self._found("precision"):
             name = str(low.dtype).removeprefix("torch.")
             self._probe(name, lambda: precision.against_double(low, case, experiment))
@@ -300,23 +301,6 @@ class _Check:
         self._probe("vmap", lambda: transforms.vmap(experiment))
         if backend:
             self._probe("compile", lambda: transforms.compiled(experiment, backend))
-
-    def _low(self, given: Case) -> Case | None:
-        """The case in the inputs' own dtype; for float64 inputs in float32, where its range holds them comfortably."""
-        if given.dtype != torch.float64:
-            return given
-        floats = [a for a in given.args if isinstance(a, Tensor) and a.is_floating_point()]
-        sizes = torch.cat([a.reshape(-1).abs().cpu().double() for a in floats]) if floats else torch.ones(1)
-        sizes = sizes[sizes > 0]
-        if not bool(((sizes > 1e-6) & (sizes < 1e6)).all()):
-            return None
-        args = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in given.args]
-        low = Case(self.subject, args, self.checked, self.seed)
-        try:
-            low.prepare()
-        except CrashError:
-            return None
-        return low if low.shapes == given.shapes else None
 
     def _probe(self, name: str, probe: Callable[[], Result]) -> bool:
         """Run one probe; True when it found nothing."""
