@@ -5,15 +5,18 @@ Everything of a run stays in the run's own folder: `add_scalars` and `add_hparam
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+from manual_bp.training.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -115,13 +118,32 @@ class Board:
         self._add(_hparams({})[2], None)
 
     def flush(self) -> None:
-        self._writer.flush()
+        """Write what has been added.
+
+        Raises:
+            UserError: it cannot be written. TensorBoard writes in a thread, so this may be about earlier additions.
+        """
+        with self._in_one_line():
+            self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        """Flush and close; raises as `flush` does."""
+        with self._in_one_line():
+            self._writer.close()
 
     def _add(self, summary: Any, epoch: int | None) -> None:
-        self._writer._get_file_writer().add_summary(summary, epoch)
+        with self._in_one_line():
+            self._writer._get_file_writer().add_summary(summary, epoch)
+
+    @contextlib.contextmanager
+    def _in_one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._writer.log_dir}: TensorBoard's events cannot be written ({error.strerror or error}): make "
+                f"room or choose another --logdir"
+            ) from error
 
 
 def _hparams(hparams: Mapping[str, Any]) -> tuple[Any, Any, Any]:

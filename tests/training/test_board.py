@@ -22,6 +22,7 @@ from manual_bp import MLP, MSELoss
 from manual_bp.training import histograms, pages, pictures
 from manual_bp.training.board import LAYOUT, METRICS, Board
 from manual_bp.training.command import main
+from manual_bp.training.errors import UserError
 from manual_bp.training.run import Result
 
 EPOCHS = 24
@@ -200,6 +201,24 @@ def test_entries_that_are_not_finite_are_counted_and_left_out_of_a_histogram(tmp
     assert events.Tags()["histograms"] == ["some"]
     counts = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
     assert counts == {"non_finite/some": 3, "non_finite/none": 4}
+
+
+@pytest.mark.parametrize("step", ["scalars", "flush", "close"])
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    board = Board(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    calls = {"scalars": lambda: board.scalars({"cost/train": 1.0}, 1), "flush": board.flush, "close": board.close}
+    with monkeypatch.context() as patched:
+        if step == "scalars":
+            patched.setattr(board._writer._get_file_writer(), "add_summary", full)
+        else:
+            patched.setattr(board._writer, step, full)
+        with pytest.raises(UserError, match=r"events cannot be written \(No space left on device\): make room"):
+            calls[step]()
+    board.close()
 
 
 def test_weights_are_red_where_positive_and_blue_where_negative() -> None:
