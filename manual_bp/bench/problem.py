@@ -55,8 +55,8 @@ class Configuration:
 
     @property
     def default_steps(self) -> int:
-        """About 60 GFLOP, but at least 3 steps and at most 1,000."""
-        return max(3, min(1_000, EXAMPLES // self.batch, round(60e9 / self.flops)))
+        """About 60 GFLOP, but at least 3 steps and at most 3,000."""
+        return max(3, min(3_000, EXAMPLES // self.batch, round(60e9 / self.flops)))
 
     @property
     def default_threads(self) -> int:
