@@ -24,6 +24,11 @@ def cost_per_example(reduction: str, squared_error: Number, examples: int) -> Nu
     return squared_error / (divisor * examples)
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """As float64, in which sums over an epoch are kept; as float32 on Apple's GPUs, which have no float64."""
+    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+
+
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
     """The outputs a (m, 10) for uint8 images (m, pixels)."""
@@ -36,4 +41,4 @@ def evaluate(model: nn.Module, part: Part, reduction: str, dtype: torch.dtype) -
     outputs = predict(model, part.images, dtype)
     targets = torch.nn.functional.one_hot(part.labels, CLASSES)
     cost = cost_per_example(reduction, (outputs - targets).square().sum(), len(part))
-    return cost, (outputs.argmax(1) == part.labels).double().mean()
+    return cost, wide(outputs.argmax(1) == part.labels).mean()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
-from manual_bp.training.evaluation import evaluate
+from manual_bp.training.evaluation import evaluate, wide
 
 PROBE_ROWS = 500  # validation examples on which the layers are looked at
 SATURATED_SLOPE = 0.01  # σ′ below this lets less than a twenty-fifth of the best possible error signal through
@@ -47,7 +47,7 @@ def measures(
         # ‖W_after − W_before‖ / ‖W_before‖ over the epoch; the floor keeps a parameter that was all 0 finite
         values[f"update_ratio/{name}"] = (parameter.detach() - old).norm() / old.norm().clamp_min(1e-12)
     values.update(more)
-    read = torch.stack([value.double() for value in values.values()]).tolist()
+    read = torch.stack([wide(value) for value in values.values()]).tolist()
     return dict(zip(values, read, strict=True))
 
 
@@ -74,16 +74,16 @@ def layers(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     for name, linear, a, is_sigmoid in reversed(forward):
         delta = error
         spread = a.amax(0) - a.amin(0)  # (n,)
-        tags[f"dead/{name}"] = (spread < DEAD_SPREAD).double().mean()
+        tags[f"dead/{name}"] = wide(spread < DEAD_SPREAD).mean()
         if is_sigmoid:
             slope = a * (1 - a)  # σ′(z)  (m, n)
             delta = error * slope  # δ = ∂C/∂a ⊙ σ′(z)  (m, n)
             unit_slope = slope.mean(0)  # (n,)
             tags[f"slope/{name}"] = unit_slope.mean()
-            tags[f"saturated/{name}"] = (slope < SATURATED_SLOPE).double().mean()
+            tags[f"saturated/{name}"] = wide(slope < SATURATED_SLOPE).mean()
             # the floor: where no error arrives at all, none is let through
             tags[f"passed/{name}"] = delta.norm() / error.norm().clamp_min(torch.finfo(a.dtype).tiny)
-            tags[f"stuck/{name}"] = ((spread < STUCK_SPREAD) & (unit_slope < STUCK_SLOPE)).double().mean()
+            tags[f"stuck/{name}"] = wide((spread < STUCK_SPREAD) & (unit_slope < STUCK_SLOPE)).mean()
         if name != forward[0][0]:
             error = delta @ linear.weight  # ∂C/∂a_prev = δ W  (m, n_in)
     return dict(reversed(tags.items()))

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from manual_bp.training.evaluation import wide
 from manual_bp.training.world import World
 
 _FLUSH_STEPS = 256  # the scalars and outputs of so many steps are held before they are reduced
@@ -44,10 +45,10 @@ class Tally:
     def _flush(self) -> None:
         if not self._norms:
             return
-        squares = torch.stack([torch.stack(row) for row in self._norms]).double().square()  # (steps, norms)
+        squares = wide(torch.stack([torch.stack(row) for row in self._norms])).square()  # (steps, norms)
         outputs, labels = torch.cat(self._outputs), torch.cat(self._labels)
-        squared_error = (outputs - self._targets[labels]).double().square().sum()  # Σ (a − y)²
-        correct = (outputs.argmax(1) == labels).sum().double()
+        squared_error = wide(outputs - self._targets[labels]).square().sum()  # Σ (a − y)²
+        correct = wide((outputs.argmax(1) == labels).sum())
         counts = torch.stack([squared_error, correct])
         gradient_squares = squares[:, : self._gradients]
         # ‖δ‖² of the whole batch is the sum over the processes of ‖δ‖² of their rows.
