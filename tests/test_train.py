@@ -169,6 +169,22 @@ def test_stochastic_and_full_batch_descent(run: Callable[..., Result]) -> None:
     assert single.metrics[0]["accuracy/validation"] > full.metrics[3]["accuracy/validation"]
 
 
+@pytest.mark.parametrize("engine", ["autograd", "direct"])
+def test_deterministic_runs_and_puts_the_setting_back(run: Callable[..., Result], engine: str) -> None:
+    flags = ["--epochs", "2", "--engine", engine]
+    assert run(*flags, "--deterministic").metrics[-1] == run(*flags).metrics[-1]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_threads_are_as_asked_and_put_back(run: Callable[..., Result], capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_num_threads()
+    run("--epochs", "1", "--threads", "2")
+    assert "threads: 2" in capsys.readouterr().out
+    run("--epochs", "1")  # a step of five digits
+    assert "threads: 1" in capsys.readouterr().out
+    assert torch.get_num_threads() == before
+
+
 def test_dry_run_writes_nothing(run: Callable[..., Result], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run("--dry-run")
     assert "nothing was written" in capsys.readouterr().out
