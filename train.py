@@ -2,8 +2,10 @@
 
 from manual_bp.training.command import main
 from manual_bp.training.run import Result
+from manual_bp.training.world import leave
 
 __all__ = ["Result", "main"]
 
 if __name__ == "__main__":
     main()
+    leave()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,18 @@ class World:
 
 def launched_by_torchrun() -> bool:
     return dist.is_torchelastic_launched()
+
+
+def leave() -> None:
+    """End a process of torchrun here, after a run that went well; elsewhere do nothing.
+
+    Gloo's threads may outlive the process group, and abort a process whose interpreter is torn down under them:
+    "terminate called without an active exception". Nothing is left to be torn down at this point.
+    """
+    if launched_by_torchrun():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 @contextmanager
