@@ -35,16 +35,15 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         TypeError: an argument is not a tensor.
         RuntimeError: shapes, dtypes or devices do not fit; the message names what was seen and what was expected.
     """
+    autocast = torch._C._is_any_autocast_enabled() and _autocast_enabled(input)
+    if autocast:
+        dtype = torch.get_autocast_dtype(input.device.type)
+        input, weight, bias = _lower(input, dtype), _lower(weight, dtype), _lower(bias, dtype)
     _check_linear(input, weight, bias)
     if weight.dim() == 1:
         return linear(input, weight.unsqueeze(0), None if bias is None else bias.unsqueeze(0)).squeeze(-1)
-    if _autocast_enabled(input):
-        dtype = torch.get_autocast_dtype(input.device.type)
-        input, weight = _lower(input, dtype), _lower(weight, dtype)
-        bias = None if bias is None else _lower(bias, dtype)
-        _check_linear_dtypes(input, weight, bias)
+    if autocast:
         return _without_autocast(LinearFunction, input, weight, bias)
-    _check_linear_dtypes(input, weight, bias)
     return apply(LinearFunction, input, weight, bias)  # type: ignore[no-any-return]
 
 
@@ -62,7 +61,10 @@ def sigmoid(input: Tensor) -> Tensor:
     Raises:
         TypeError: the input is not a tensor of a floating dtype.
     """
-    _check_floating("sigmoid", "input", input)
+    if not isinstance(input, Tensor):
+        raise _not_tensors("sigmoid", input=input)
+    if not input.dtype.is_floating_point:
+        raise _not_floating("sigmoid", "input", input.dtype)
     return apply(SigmoidFunction, input)  # type: ignore[no-any-return]
 
 
@@ -90,7 +92,7 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
         ValueError: an unknown reduction.
     """
     _check_mse_loss(input, target, reduction)
-    if _autocast_enabled(input):
+    if torch._C._is_any_autocast_enabled() and _autocast_enabled(input):
         return _without_autocast(MSELossFunction, _to_float32(input), _to_float32(target), reduction)
     if input.dtype != target.dtype:
         dtype = torch.promote_types(input.dtype, target.dtype)
@@ -98,7 +100,10 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     return apply(MSELossFunction, input, target, reduction)  # type: ignore[no-any-return]
 
 
-def _autocast_enabled(input: Tensor) -> bool:
+def _autocast_enabled(input: Any) -> bool:
+    """Whether it is for the device of `input`. Asked only where it is for any: that costs a small layer less."""
+    if not isinstance(input, Tensor):
+        return False
     device_type = input.device.type
     # is_autocast_enabled raises for "meta", which has no autocast. torch.compile of torch 2.11 cannot trace the
     # function that would say so for any device.
@@ -111,9 +116,10 @@ def _without_autocast(function: type[HandDerivedFunction], *args: Any) -> Tensor
         return apply(function, *args)  # type: ignore[no-any-return]
 
 
-def _lower(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    # autocast leaves float64 and integers alone.
-    return tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
+def _lower(argument: Any, dtype: torch.dtype) -> Any:
+    # autocast leaves float64, integers and whatever is no tensor alone.
+    lowers = isinstance(argument, Tensor) and argument.is_floating_point() and argument.dtype != torch.float64
+    return argument.to(dtype) if lowers else argument
 
 
 def _to_float32(tensor: Tensor) -> Tensor:
@@ -121,25 +127,33 @@ def _to_float32(tensor: Tensor) -> Tensor:
 
 
 def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    _check_tensor("linear", "input", input)
-    _check_tensor("linear", "weight", weight)
-    if bias is not None:
-        _check_tensor("linear", "bias", bias)
-    if weight.dim() not in (1, 2):
+    # Flat, each attribute read once: a small layer's checks take longer than its products.
+    if not (isinstance(input, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))):
+        raise _not_tensors("linear", input=input, weight=weight, bias=bias)
+    shape, rows = weight.shape, input.shape
+    if len(shape) not in (1, 2):
         raise _shapes_do_not_fit(input, weight, "the weight must have the shape (n_out, n_in), or (n_in,)")
-    n_in = weight.shape[-1]
-    if input.dim() == 0:
+    n_in = shape[-1]
+    if not rows:
         raise _shapes_do_not_fit(input, weight, f"the input must have at least one dimension, (..., n_in = {n_in})")
-    if input.shape[-1] != n_in:
+    if rows[-1] != n_in:
         raise _shapes_do_not_fit(input, weight, f"the input's last dimension must equal the weight's n_in = {n_in}")
-    if bias is not None and bias.shape != weight.shape[:-1]:
+    if bias is not None and bias.shape != shape[:-1]:
         raise RuntimeError(
             f"linear: weight {_shape(weight)} and bias {_shape(bias)}: "
-            f"the bias must have the weight's shape without n_in, {tuple(weight.shape[:-1])}"
+            f"the bias must have the weight's shape without n_in, {tuple(shape[:-1])}"
         )
-    device = input.device
+    device, dtype = input.device, input.dtype
     if weight.device != device or (bias is not None and bias.device != device):
         raise _on_several_devices("linear", input=input, weight=weight, bias=bias)
+    if not dtype.is_floating_point:
+        raise _not_floating("linear", "input", dtype)
+    if weight.dtype != dtype or (bias is not None and bias.dtype != dtype):
+        biased = "" if bias is None else f", bias {_dtype(bias.dtype)}"
+        raise RuntimeError(
+            f"linear: input {_dtype(dtype)}, weight {_dtype(weight.dtype)}{biased}: all must have one dtype; "
+            f"convert with .to(dtype), or compute under torch.autocast (which leaves float64 as it is)"
+        )
 
 
 def _shapes_do_not_fit(input: Tensor, weight: Tensor, expected: str) -> RuntimeError:
@@ -147,19 +161,9 @@ def _shapes_do_not_fit(input: Tensor, weight: Tensor, expected: str) -> RuntimeE
     return RuntimeError(f"linear: input {_shape(input)} and weight {_shape(weight)}: {expected}")
 
 
-def _check_linear_dtypes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    _check_floating("linear", "input", input)
-    if weight.dtype != input.dtype or (bias is not None and bias.dtype != input.dtype):
-        biased = "" if bias is None else f", bias {_dtype(bias)}"
-        raise RuntimeError(
-            f"linear: input {_dtype(input)}, weight {_dtype(weight)}{biased}: all must have one dtype; "
-            f"convert with .to(dtype), or compute under torch.autocast (which leaves float64 as it is)"
-        )
-
-
 def _check_mse_loss(input: Tensor, target: Tensor, reduction: str) -> None:
-    _check_tensor("mse_loss", "input", input)
-    _check_tensor("mse_loss", "target", target)
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        raise _not_tensors("mse_loss", input=input, target=target)
     if input.shape != target.shape:
         raise RuntimeError(
             f"mse_loss: input {_shape(input)} and target {_shape(target)}: the shapes must be equal, "
@@ -167,21 +171,19 @@ def _check_mse_loss(input: Tensor, target: Tensor, reduction: str) -> None:
         )
     if reduction not in REDUCTIONS:
         raise ValueError(f"mse_loss: reduction {reduction!r} is not one of {', '.join(REDUCTIONS)}")
-    if not target.is_floating_point():
-        _check_floating("mse_loss", "input", input)
+    if not (input.dtype.is_floating_point or target.dtype.is_floating_point):
+        raise _not_floating("mse_loss", "input", input.dtype)
     if input.device != target.device:
         raise _on_several_devices("mse_loss", input=input, target=target)
 
 
-def _check_tensor(operation: str, name: str, tensor: Tensor) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{operation}: {name} must be a tensor, not {type(tensor).__name__}")
+def _not_tensors(operation: str, **arguments: object) -> TypeError:
+    name, seen = next((name, seen) for name, seen in arguments.items() if not isinstance(seen, Tensor))
+    return TypeError(f"{operation}: {name} must be a tensor, not {type(seen).__name__}")
 
 
-def _check_floating(operation: str, name: str, tensor: Tensor) -> None:
-    _check_tensor(operation, name, tensor)
-    if not tensor.is_floating_point():
-        raise TypeError(f"{operation}: {name} has dtype {_dtype(tensor)}: a floating dtype is needed")
+def _not_floating(operation: str, name: str, dtype: torch.dtype) -> TypeError:
+    return TypeError(f"{operation}: {name} has dtype {_dtype(dtype)}: a floating dtype is needed")
 
 
 def _on_several_devices(operation: str, **tensors: Tensor | None) -> RuntimeError:
@@ -193,5 +195,5 @@ def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

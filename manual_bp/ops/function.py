@@ -82,12 +82,12 @@ def apply(function: type[HandDerivedFunction], *args: Any) -> Any:
         return function.forward_mode.apply(*args)
     if functorch.peek_interpreter_stack() is not None:  # vmap, grad, vjp
         return function.apply(*args)
-    return _in_one_piece(function).apply(*args)
+    return _in_one_piece(function)(*args)
 
 
 @cache
-def _in_one_piece(function: type[HandDerivedFunction]) -> type[HandDerivedFunction]:
-    """`function` with forward and setup_context joined in `forward(ctx, ...)`: for eager mode, where every call counts.
+def _in_one_piece(function: type[HandDerivedFunction]) -> Callable[..., Any]:
+    """`apply` of a `function` whose forward and setup_context are joined: for eager mode, where every call counts.
 
     For a setup_context of its own PyTorch reads forward's signature at every call, which takes longer than a small
     layer's matrix product. torch.func needs the two apart; eager mode does not.
@@ -104,4 +104,7 @@ def _in_one_piece(function: type[HandDerivedFunction]) -> type[HandDerivedFuncti
         "forward": staticmethod(forward),
         "setup_context": staticmethod(torch.autograd.Function.setup_context),  # to PyTorch: there is none
     }
-    return type(function.__name__, (function,), namespace)
+    joined: Any = type(function.__name__, (function,), namespace)
+    # A backward node's own apply first looks up, each time, whether backward or vjp is defined.
+    joined._backward_cls.apply = lambda ctx, *grads: function.backward(ctx, *grads)
+    return joined.apply  # type: ignore[no-any-return]

@@ -40,10 +40,12 @@ class LinearFunction(HandDerivedFunction):
         dx = dW = db = None
         if needs_dx:
             dx = delta @ weight  # ∂C/∂a_prev = δ W  (..., n_in)
+        if delta.dim() != 2:
+            delta, x = _rows(delta), _rows(x) if needs_dW else None
         if needs_dW:
-            dW = _rows(delta).t() @ _rows(x)  # ∂C/∂W = δᵀ a_prev  (n_out, n_in)
+            dW = delta.t() @ x  # ∂C/∂W = δᵀ a_prev  (n_out, n_in)
         if needs_db:
-            db = _rows(delta).sum(0)  # ∂C/∂b = Σ_m δ  (n_out,)
+            db = delta.sum(0)  # ∂C/∂b = Σ_m δ  (n_out,)
         return dx, dW, db
 
 
@@ -65,8 +67,6 @@ class LinearForwardMode(LinearFunction):
 
 def _rows(tensor: Tensor) -> Tensor:
     """(..., n) as (m, n). The count is spelled out, because reshape(-1, n) cannot infer it when n is 0."""
-    if tensor.dim() == 2:
-        return tensor
     return tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
 
 

@@ -16,29 +16,33 @@ n_out the last dimension, and a 1-D input is one example.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from manual_bp.ops.function import HandDerivedFunction, forward_rule
 
 REDUCTIONS = ("half_per_example", "half_per_element", "mean", "sum", "none")
+# What torch.nn.functional.mse_loss itself calls, after checks and a broadcast that have no place here.
+_torch_mse_loss: Callable[[Tensor, Tensor, int], Tensor] = torch._C._nn.mse_loss  # type: ignore[assignment]
+_TORCH_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
 
 def scale(reduction: str, a: Tensor) -> float:
     """s of C = s Σ (a − y)² for an output `a` of shape (..., n_out). NaN where it divides by a count of 0, as torch."""
-    n_out = a.shape[-1] if a.dim() else 1
-    elements = math.prod(a.shape)
     if reduction in ("sum", "none"):
         return 1.0
+    elements = a.numel()  # m n_out
     if elements == 0:
         return math.nan
-    if reduction == "half_per_example":
-        return n_out / (2 * elements)  # 1/(2m), m = elements / n_out
+    if reduction == "mean":
+        return 1 / elements  # 1/(m n_out)
     if reduction == "half_per_element":
         return 1 / (2 * elements)  # 1/(2 m n_out)
-    return 1 / elements  # 1/(m n_out)
+    n_out = a.shape[-1] if a.dim() else 1
+    return n_out / (2 * elements)  # 1/(2m)
 
 
 class MSELossFunction(HandDerivedFunction):
@@ -46,16 +50,17 @@ class MSELossFunction(HandDerivedFunction):
 
     @staticmethod
     def forward(a: Tensor, y: Tensor, reduction: str) -> Tensor:
-        if reduction in ("mean", "sum", "none"):
-            return F.mse_loss(a, y, reduction=reduction)
+        if reduction in _TORCH_REDUCTIONS:
+            return _torch_mse_loss(a, y, _TORCH_REDUCTIONS[reduction])
         # s Σ (a − y)² = (s m n_out) · mean: the mean is summed in float32 even where a is float16, and cannot overflow.
         factor = a.shape[-1] / 2 if reduction == "half_per_example" and a.dim() else 0.5
-        return F.mse_loss(a, y) * factor
+        return _torch_mse_loss(a, y, _TORCH_REDUCTIONS["mean"]) * factor
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
         a, y, ctx.reduction = inputs
-        if any(ctx.needs_input_grad):
+        needs_da, needs_dy, _ = ctx.needs_input_grad
+        if needs_da or needs_dy:
             ctx.save_for_backward(a, y)
 
     @staticmethod
