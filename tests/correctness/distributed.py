@@ -61,6 +61,8 @@ def _work(rank: int, folder: str) -> None:
         torch.save(results, Path(folder) / "results.pt")
     dist.barrier()
     dist.destroy_process_group()
+    # Gloo's threads may outlive the group, and abort a process whose interpreter is torn down under them.
+    os._exit(0)
 
 
 @cache
