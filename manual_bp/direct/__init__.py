@@ -5,10 +5,11 @@ one_pass.py    `backward`: one batch, `.grad` filled as `loss.backward()` would
 trainer.py     `Trainer`: steps and whole epochs of SGD
 eager.py       its loop in PyTorch calls
 statistics.py  what an epoch reports
+transfer.py    between the CPU and an accelerator
 """
 
 from manual_bp.direct.one_pass import Pass, backward, one_pass
-from manual_bp.direct.statistics import Statistics
+from manual_bp.direct.statistics import Launched, Statistics
 from manual_bp.direct.trainer import Trainer
 
-__all__ = ["Pass", "Statistics", "Trainer", "backward", "one_pass"]
+__all__ = ["Launched", "Pass", "Statistics", "Trainer", "backward", "one_pass"]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.direct.eager import Chunk, EagerEngine, LayerViews
+from manual_bp.direct.transfer import to_device
 
 
 class GraphEngine(EagerEngine):
@@ -41,7 +42,7 @@ class GraphEngine(EagerEngine):
         """As `EagerEngine.run`."""
         if order is None:
             order = torch.arange(images.shape[0], device=images.device)
-        rates = torch.tensor(lrs, dtype=table.dtype, device=table.device)
+        rates = to_device(torch.tensor(lrs, dtype=table.dtype), table.device)
         # The graph reads from fixed addresses: the data are copied to where it was recorded.
         key = (images.shape, images.dtype, targets.shape, pixel_scale, norms)
         if key == self._key:

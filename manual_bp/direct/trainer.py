@@ -16,7 +16,7 @@ from manual_bp.direct.graph import GraphEngine
 from manual_bp.direct.layers import Layer, layers
 from manual_bp.direct.native import NativeEngine, NativeUnavailableError
 from manual_bp.direct.one_pass import check_reduction
-from manual_bp.direct.statistics import FIRST_NORM, NORMS_PER_LAYER, SQUARED_ERROR, Statistics
+from manual_bp.direct.statistics import FIRST_NORM, NORMS_PER_LAYER, SQUARED_ERROR, Launched, Statistics
 from manual_bp.ops.mse import scale
 
 BACKENDS = ("auto", "torch", "native", "graph")
@@ -172,6 +172,19 @@ class Trainer:
             RuntimeError: shapes, devices or indices that do not fit.
             ValueError: a number of learning rates that is not the number of steps.
         """
+        return self.launch(images, targets, order, lrs, pixel_scale=pixel_scale, norms=norms).wait()
+
+    def launch(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        order: Tensor | None = None,
+        lrs: Sequence[float] | Tensor | None = None,
+        *,
+        pixel_scale: float | None = None,
+        norms: bool = True,
+    ) -> Launched:
+        """`run` without waiting for the device: what it returns has the figures when they are asked for."""
         n = images.shape[0] if order is None else order.shape[0]
         steps = math.ceil(n / self.batch_size)
         if lrs is None:
@@ -183,7 +196,7 @@ class Trainer:
         if pixel_scale is None:
             pixel_scale = 1.0 if images.is_floating_point() else 1 / 255
         table = self._run(images.flatten(1), targets, order, rates, pixel_scale, norms)
-        return Statistics.read(table, n, self._scale(n), self._layers, norms)
+        return Launched.of(table, n, self._scale(n), self._layers, norms)
 
     def state_dict(self) -> dict[str, Any]:
         """Momentum buffers by parameter name; empty without momentum. The parameters are the model's own."""
@@ -220,8 +233,8 @@ class Trainer:
             if order.dtype != torch.int64 or order.dim() != 1:
                 raise RuntimeError(f"direct: order {order.dtype} {tuple(order.shape)}: int64 (n,) is expected")
             # A CUDA kernel checks its indices itself, and looking at them here would wait for the device.
-            if order.device.type == "cpu" and order.numel() and not 0 <= int(order.min()) <= int(order.max()) < n:
-                raise RuntimeError(f"direct: order has indices outside 0 … {n - 1}")
+            if order.device.type == "cpu":
+                _check_indices(order, n)
         for name, tensor in (("images", images), ("targets", targets), ("order", order)):
             if tensor is not None and tensor.device != self.device:
                 raise RuntimeError(
@@ -231,6 +244,11 @@ class Trainer:
         table = torch.zeros(len(lrs), columns, dtype=self.dtype, device=self.device)
         self._engine.run(images, targets.to(self.dtype), order, lrs, pixel_scale, table, norms)
         return table
+
+
+def _check_indices(order: Tensor, n: int) -> None:
+    if order.numel() and not 0 <= int(order.min()) <= int(order.max()) < n:
+        raise RuntimeError(f"direct: order has indices outside 0 … {n - 1}")
 
 
 def _by_layer(layers: list[Layer], buffers: list[Tensor]) -> list[tuple[Tensor | None, Tensor | None]]:

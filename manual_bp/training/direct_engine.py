@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from manual_bp import direct
 from manual_bp.ops.mse import scale
 from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
-from manual_bp.training.engine import EpochStatistics, epoch_statistics
+from manual_bp.training.engine import EpochStatistics, Trained, trained
 from manual_bp.training.evaluation import cost_per_example
 from manual_bp.training.options import Options
 from manual_bp.training.tally import Tally
@@ -41,16 +41,21 @@ class DirectEngine:
 
     def train_epoch(
         self, part: Part, order: Tensor, learning_rates: Sequence[float], progress: Callable[[int], object]
-    ) -> EpochStatistics:
-        trained = self._trainer.run(part.images, part.labels, order, learning_rates, pixel_scale=PIXEL_SCALE)
-        progress(trained.steps)
-        return EpochStatistics(
-            cost=cost_per_example(self._cost, trained.squared_error, trained.examples),
-            accuracy=trained.correct / trained.examples,
-            grad_norm=trained.grad_norm_total,
-            grad_norms=trained.grad_norm,
-            delta_norms=trained.delta_norm,
-        )
+    ) -> Trained:
+        launched = self._trainer.launch(part.images, part.labels, order, learning_rates, pixel_scale=PIXEL_SCALE)
+        progress(launched.steps)
+
+        def statistics(values: list[float]) -> EpochStatistics:
+            found = launched.statistics(values)
+            return EpochStatistics(
+                cost=cost_per_example(self._cost, found.squared_error, found.examples),
+                accuracy=found.correct / found.examples,
+                grad_norm=found.grad_norm_total,
+                grad_norms=found.grad_norm,
+                delta_norms=found.delta_norm,
+            )
+
+        return Trained(launched.values, statistics)
 
     def gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
         return _gradients(self._model, x, y, scale(self._cost, y))
@@ -81,7 +86,7 @@ class SharedDirectEngine:
 
     def train_epoch(
         self, part: Part, order: Tensor, learning_rates: Sequence[float], progress: Callable[[int], object]
-    ) -> EpochStatistics:
+    ) -> Trained:
         tally = Tally(len(self._parameters), self._targets, self._world)
         for rows, learning_rate in zip(order.split(self._batch_size), learning_rates, strict=True):
             mine = self._world.share(rows)
@@ -98,7 +103,7 @@ class SharedDirectEngine:
             norms = torch._foreach_norm([*gradients, *done.deltas])
             tally.add(list(norms), done.output, labels)
             progress(1)
-        return epoch_statistics(tally, self._cost, self._names, self._layers, len(order))
+        return trained(tally, self._cost, self._names, self._layers, len(order))
 
     def _sum(self, gradients: list[Tensor]) -> None:
         """Add up each gradient over the processes, all in one message."""

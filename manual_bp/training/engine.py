@@ -31,13 +31,29 @@ class EpochStatistics:
     delta_norms: dict[str, float]  # Frobenius norm of δ (m, n_out) for each linear layer
 
 
+@dataclass(frozen=True)
+class Trained:
+    """An epoch whose steps are on their way: its figures are still on the device, to be read when it suits.
+
+    Attributes:
+        values: the figures, (k,) on the device.
+        statistics: gives them their names, once they are read.
+    """
+
+    values: Tensor
+    statistics: Callable[[list[float]], EpochStatistics]
+
+
 class Engine(Protocol):
     """Trains the parameters of a model in place."""
 
     def train_epoch(
         self, part: Part, order: Tensor, learning_rates: Sequence[float], progress: Callable[[int], object]
-    ) -> EpochStatistics:
-        """Visit the examples of `part` in `order`, one learning rate a step; call `progress(n)` after n steps."""
+    ) -> Trained:
+        """Visit the examples of `part` in `order`, one learning rate a step; call `progress(n)` after n steps.
+
+        The device is not waited for.
+        """
         ...
 
     def gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
@@ -51,16 +67,20 @@ class Engine(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def epoch_statistics(tally: Tally, cost: str, names: list[str], layers: list[str], examples: int) -> EpochStatistics:
-    """Wait for the device, once, and give the sums their names."""
-    squared_error, correct, total, *means = tally.read()
-    return EpochStatistics(
-        cost=cost_per_example(cost, squared_error, examples),
-        accuracy=correct / examples,
-        grad_norm=total,
-        grad_norms=dict(zip(names, means[: len(names)], strict=True)),
-        delta_norms=dict(zip(layers, means[len(names) :], strict=True)),
-    )
+def trained(tally: Tally, cost: str, names: list[str], layers: list[str], examples: int) -> Trained:
+    """What a tally of an epoch of `examples` found, for parameters `names` and linear layers `layers`."""
+
+    def statistics(values: list[float]) -> EpochStatistics:
+        squared_error, correct, total, *means = values
+        return EpochStatistics(
+            cost=cost_per_example(cost, squared_error, examples),
+            accuracy=correct / examples,
+            grad_norm=total,
+            grad_norms=dict(zip(names, means[: len(names)], strict=True)),
+            delta_norms=dict(zip(layers, means[len(names) :], strict=True)),
+        )
+
+    return Trained(tally.values(), statistics)
 
 
 class AutogradEngine:
@@ -101,7 +121,7 @@ class AutogradEngine:
 
     def train_epoch(
         self, part: Part, order: Tensor, learning_rates: Sequence[float], progress: Callable[[int], object]
-    ) -> EpochStatistics:
+    ) -> Trained:
         # GradScaler skips a step whose gradient overflowed in float16, so such a step is not averaged either.
         tally = Tally(len(self._parameters), self._targets, self._world, skip_overflows=self._scaler.is_enabled())
         for rows, learning_rate in zip(order.split(self._batch_size), learning_rates, strict=True):
@@ -110,7 +130,7 @@ class AutogradEngine:
             norms, outputs = self.step(part.images[mine], labels, learning_rate, len(rows))
             tally.add(norms, outputs, labels)
             progress(1)
-        return epoch_statistics(tally, self._options.cost, self._names, self._layers, len(order))
+        return trained(tally, self._options.cost, self._names, self._layers, len(order))
 
     def step(self, images: Tensor, labels: Tensor, learning_rate: float, batch: int) -> tuple[list[Tensor], Tensor]:
         """One step, W ← W − η ∂C/∂W, on this process's share of a batch of `batch` examples.

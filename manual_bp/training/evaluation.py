@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from manual_bp.direct.statistics import wide
 from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
 
 _CHUNK = 1000  # rows a forward pass: few enough to stay in the cache, and for the activations of a wide network to fit
@@ -24,21 +25,17 @@ def cost_per_example(reduction: str, squared_error: Number, examples: int) -> Nu
     return squared_error / (divisor * examples)
 
 
-def wide(tensor: Tensor) -> Tensor:
-    """As float64, in which sums over an epoch are kept; as float32 on Apple's GPUs, which have no float64."""
-    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
-
-
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
     """The outputs a (m, 10) for uint8 images (m, pixels)."""
-    return torch.cat([model(chunk.to(dtype) * PIXEL_SCALE) for chunk in images.split(_CHUNK)])
+    x = images.new_empty(min(_CHUNK, len(images)), images.shape[1], dtype=dtype)  # one for all: new memory takes time
+    return torch.cat([model(x[: len(chunk)].copy_(chunk).mul_(PIXEL_SCALE)) for chunk in images.split(_CHUNK)])
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, part: Part, reduction: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cost and accuracy (a share, 0 to 1) over `part`, as two scalars that are still on the device."""
     outputs = predict(model, part.images, dtype)
-    targets = torch.nn.functional.one_hot(part.labels, CLASSES)
+    targets = torch.eye(CLASSES, dtype=dtype, device=part.labels.device)[part.labels]
     cost = cost_per_example(reduction, (outputs - targets).square().sum(), len(part))
     return cost, wide(outputs.argmax(1) == part.labels).mean()

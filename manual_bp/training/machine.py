@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -44,6 +46,31 @@ def choose_threads(asked: int | None, batch_size: int, sizes: list[int]) -> int:
         return asked
     work = batch_size * sum(n_in * n_out for n_in, n_out in pairwise(sizes))
     return 1 if work < _THREADS_PAY else torch.get_num_threads()
+
+
+class Stopwatch:
+    """Measures what a device does from its making to `stop`, without waiting for a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_cuda = device.type == "cuda"
+        self._start = self._now()
+        self._stop = self._start
+
+    def _now(self) -> Any:
+        if not self._on_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def stop(self) -> None:
+        self._stop = self._now()
+
+    def seconds(self) -> float:
+        """Seconds between making and stop; on CUDA to be asked for when the device has been waited for."""
+        if self._on_cuda:
+            return float(self._start.elapsed_time(self._stop)) / 1000
+        return float(self._stop - self._start)
 
 
 @contextmanager

@@ -34,10 +34,11 @@ def builtin_twin(model: nn.Sequential) -> nn.Sequential:
                 module.in_features,
                 module.out_features,
                 bias=module.bias is not None,
-                device=module.weight.device,
-                dtype=module.weight.dtype,
+                device="meta",  # drawing first weights would take longer than all the rest
             )
-            layer.load_state_dict(module.state_dict())
+            layer.weight = nn.Parameter(module.weight.detach().clone())
+            if module.bias is not None:
+                layer.bias = nn.Parameter(module.bias.detach().clone())
             layers.append(layer)
         else:
             layers.append(nn.Sigmoid())

@@ -1,14 +1,13 @@
-"""What is measured once an epoch on the network as it stands, and read from the device in one go."""
+"""What is measured once an epoch on the network as it stands."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from manual_bp.direct.statistics import wide
 from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
-from manual_bp.training.evaluation import evaluate, wide
+from manual_bp.training.evaluation import evaluate
 
 PROBE_ROWS = 500  # validation examples on which the layers are looked at
 SATURATED_SLOPE = 0.01  # σ′ below this lets less than a twenty-fifth of the best possible error signal through
@@ -29,9 +28,8 @@ def measures(
     reduction: str,
     dtype: torch.dtype,
     before: list[Tensor],
-    more: Mapping[str, Tensor],
-) -> dict[str, float]:
-    """Everything that is measured at the end of an epoch, by tag.
+) -> dict[str, Tensor]:
+    """Everything that is measured at the end of an epoch: scalars that are still on the device, by tag.
 
     Args:
         model: linear layers, each with or without a sigmoid after it.
@@ -39,16 +37,13 @@ def measures(
         reduction: the cost's.
         dtype: the network's.
         before: the parameters at the beginning of the epoch.
-        more: scalars of the same epoch that are still on the device.
     """
     cost, accuracy = evaluate(model, validation, reduction, dtype)
     values = {"cost/validation": cost, "accuracy/validation": accuracy, **layers(model, *examples(validation, dtype))}
     for (name, parameter), old in zip(model.named_parameters(), before, strict=True):
         # ‖W_after − W_before‖ / ‖W_before‖ over the epoch; the floor keeps a parameter that was all 0 finite
         values[f"update_ratio/{name}"] = (parameter.detach() - old).norm() / old.norm().clamp_min(1e-12)
-    values.update(more)
-    read = torch.stack([wide(value) for value in values.values()]).tolist()
-    return dict(zip(values, read, strict=True))
+    return values
 
 
 @torch.no_grad()

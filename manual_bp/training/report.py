@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from manual_bp import trace
 from manual_bp.training import histograms, pages, pictures, probe, summary
@@ -15,7 +15,7 @@ from manual_bp.training.network import criterion
 from manual_bp.training.options import Options
 from manual_bp.training.run_folder import RunFolder
 
-_PICTURES = 10  # of the first layer's weights, between the first and the last epoch
+_PICTURES = 5  # of the first layer's weights, between the first and the last epoch
 _HPARAMS = ("dataset", "sizes", "epochs", "batch_size", "lr", "engine", "seed")
 _FLAG_HPARAMS = ["output", "init", "cost", "lr_schedule", "momentum", "weight_decay", "augment", "impl", "dtype", "amp"]
 
@@ -56,16 +56,22 @@ class Report:
         self._board.text("run/environment", pages.environment(config), start)
         self._board.text("run/formulas", pages.formulas(model, options.cost), start)
         if start == 0:
-            self._pictures(0)
+            self._pictures(0, next(model.parameters()))
         self._board.flush()
 
-    def epoch(self, row: Mapping[str, Any], trouble: Sequence[str]) -> None:
-        """Write an epoch's row, what is wrong with it, and the pictures that are due."""
+    def epoch(self, row: Mapping[str, Any], trouble: Sequence[str], weights: Tensor) -> None:
+        """Write an epoch's row, what is wrong with it, and the pictures that are due.
+
+        Args:
+            row: of metrics.jsonl.
+            trouble: a line each.
+            weights: of the first layer, on the CPU.
+        """
         epoch = row["epoch"]
         self._board.scalars(row, epoch)
         if trouble:
             self._board.text("run/trouble", "\n\n".join(trouble), epoch)
-        self._pictures(epoch)
+        self._pictures(epoch, weights)
         self._board.flush()
 
     def end(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -89,11 +95,10 @@ class Report:
     def close(self) -> None:
         self._board.close()
 
-    def _pictures(self, epoch: int) -> None:
-        """Weights at the first, the last and about ten epochs between; histograms as --histograms says."""
+    def _pictures(self, epoch: int, weights: Tensor) -> None:
+        """Weights at the first, the last and about five epochs between; histograms as --histograms says."""
         if epoch in (0, self._epochs) or epoch % max(1, round(self._epochs / _PICTURES)) == 0:
-            first = next(layer for layer in self._model if isinstance(layer, nn.Linear))
-            self._board.image("weights/first layer", pictures.weights(first.weight, self._dataset.side), epoch)
+            self._board.image("weights/first layer", pictures.weights(weights, self._dataset.side), epoch)
         if self._options.histograms and epoch % self._options.histograms == 0:
             x, y = probe.examples(self._dataset.validation, self._dtype)
             cost = criterion(self._options.impl, self._options.cost)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from manual_bp.direct.statistics import wide
+from manual_bp.direct.transfer import to_device, to_host
 from manual_bp.training import checkpoint, data, engines, live_check, machine, network, probe, terminal
 from manual_bp.training.augment import augment
 from manual_bp.training.engine import EpochStatistics
@@ -91,7 +93,7 @@ class Run:
                 self.options.run_name,
                 f"{self.dataset.name}_{sizes}",
                 self._config(),
-                self._checkpoint(0),
+                self._checkpoint(0, to_host(self._state())),
             )
         report = None
         if self.folder is not None and self.world.writes:
@@ -105,7 +107,7 @@ class Run:
         watch = Watch(self.options, self.lr, self.steps, self.dataset.train.labels)
         try:
             for epoch in range(self.first_epoch, self.epochs + 1):
-                row = self._epoch(epoch)
+                row, state = self._epoch(epoch)
                 trouble, fault = watch.look(row, self.rows), watch.not_finite(row)
                 self.rows.append(row)
                 if self.folder is not None and report is not None:
@@ -114,11 +116,11 @@ class Run:
                     self.folder.write_metrics(self.rows)
                     for line in trouble:
                         print(f"trouble  {line}", flush=True)
-                    report.epoch(row, [*trouble, *fault])
+                    report.epoch(row, [*trouble, *fault], next(iter(state["model"].values())))
                 for line in fault:
                     raise UserError(line)
                 if self.folder is not None and report is not None:
-                    self.folder.write_checkpoint(self._checkpoint(epoch))
+                    self.folder.write_checkpoint(self._checkpoint(epoch, state))
             last = self._test()
             self.rows.append(last)
             if self.folder is not None and report is not None:
@@ -161,28 +163,39 @@ class Run:
         if self.options.init == "equal":
             print(f"warning  {EQUAL_WARNING}", flush=True)
 
-    def _epoch(self, epoch: int) -> dict[str, Any]:
+    def _epoch(self, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Train for an epoch and measure; an accelerator is waited for once.
+
+        Returns:
+            The row of metrics.jsonl, and the state to be saved, on the CPU.
+        """
         start = time.perf_counter()
         before = [p.detach().clone() for p in self.model.parameters()]
-        order = torch.randperm(len(self.parts.train), generator=self.shuffle).to(self.device)
+        order = torch.randperm(len(self.parts.train), generator=self.shuffle)
+        order = to_device(order, self.device)
         part = self._training_part(epoch)
         check = None
         if self.options.impl == "manual":
             rows = order[: self.batch_size][:256]
             check = live_check.check(self.engine, self.model, part, rows, self.options.cost)
-        steps_start = time.perf_counter()
+        watch = machine.Stopwatch(self.device)
         with terminal.progress(f"epoch {epoch}", self.steps, shown=self.world.writes) as progress:
             rates = self._learning_rates((epoch - 1) * self.steps, self.steps)
             trained = self.engine.train_epoch(part, order, rates, progress)
-        train_seconds = time.perf_counter() - steps_start
-        more = {} if check is None else {"check/max_rel_error": check.worst}
-        seen = probe.measures(self.model, self.parts.validation, self.options.cost, self.dtype, before, more)
+        watch.stop()
+        seen = probe.measures(self.model, self.parts.validation, self.options.cost, self.dtype, before)
         if check is not None:
-            check.judge(seen["check/max_rel_error"])
-        row = {"epoch": epoch, **_training_scalars(trained), **seen}
-        row["time/train_seconds"] = train_seconds
+            seen["check/max_rel_error"] = check.worst
+        values = torch.cat([trained.values, torch.stack([wide(value) for value in seen.values()])])
+        values, state = to_host((values, self._state()))
+        figures = values.tolist()
+        measured = dict(zip(seen, figures[len(trained.values) :], strict=True))
+        if check is not None:
+            check.judge(measured["check/max_rel_error"])
+        row = {"epoch": epoch, **_training_scalars(trained.statistics(figures[: len(trained.values)])), **measured}
+        row["time/train_seconds"] = watch.seconds()
         row["time/epoch_seconds"] = time.perf_counter() - start
-        return row
+        return row, state
 
     def _training_part(self, epoch: int) -> data.Part:
         if not self.options.augment:
@@ -205,10 +218,11 @@ class Run:
     def _dry_run(self) -> Result:
         order = torch.randperm(len(self.parts.train), generator=self.shuffle)[: self.batch_size].to(self.device)
         trained = self.engine.train_epoch(self._training_part(1), order, self._learning_rates(0, 1), lambda _: None)
+        first = trained.statistics(trained.values.tolist())
         last = self._test()
         if self.world.writes:
-            norm = trained.grad_norm
-            print(f"dry run  one step: cost {trained.cost:.5f}, gradient norm {norm:.3g}; nothing was written")
+            norm = first.grad_norm
+            print(f"dry run  one step: cost {first.cost:.5f}, gradient norm {norm:.3g}; nothing was written")
         return Result(None, [last], last["cost/test"], last["accuracy/test"], self.model)
 
     def _config(self) -> dict[str, Any]:
@@ -232,14 +246,17 @@ class Run:
             },
         }
 
-    def _checkpoint(self, epoch: int) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
+        """What training changes."""
+        return {"model": self.model.state_dict(), "engine": self.engine.state_dict()}
+
+    def _checkpoint(self, epoch: int, state: dict[str, Any]) -> dict[str, Any]:
         return {
+            **state,
             "format": checkpoint.FORMAT,
             "epoch": epoch,
             "epochs": self.epochs,
             "batch_size": self.batch_size,
-            "model": self.model.state_dict(),
-            "engine": self.engine.state_dict(),
             "engine_name": self.engine_name,
             "shuffle": self.shuffle.get_state(),
             "metrics": self.rows,

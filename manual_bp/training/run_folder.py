@@ -22,6 +22,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lines: list[bytes] = []  # of metrics.jsonl
 
     @classmethod
     def create(
@@ -68,10 +69,15 @@ class RunFolder:
             file.write((json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """Write metrics.jsonl anew: one JSON object a line; NaN and infinities become null, for strict readers."""
+        """Write metrics.jsonl anew: one JSON object a line; NaN and infinities become null, for strict readers.
+
+        Args:
+            rows: those of the last call, and new ones behind them.
+        """
+        for row in rows[len(self._lines) :]:
+            self._lines.append((json.dumps({key: _finite(value) for key, value in row.items()}) + "\n").encode())
         with self._replacing("metrics.jsonl", durable=False) as file:  # the checkpoint holds the rows too
-            for row in rows:
-                file.write((json.dumps({key: _finite(value) for key, value in row.items()}) + "\n").encode())
+            file.writelines(self._lines)
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
         with self._replacing("checkpoint.pt") as file:

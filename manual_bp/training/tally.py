@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from manual_bp.training.evaluation import wide
+from manual_bp.direct.statistics import wide
 from manual_bp.training.world import World
 
 _FLUSH_STEPS = 256  # the scalars and outputs of so many steps are held before they are reduced
@@ -29,23 +27,23 @@ class Tally:
     def __init__(self, gradients: int, targets: Tensor, world: World, *, skip_overflows: bool = False) -> None:
         self._gradients, self._targets, self._world = gradients, targets, world
         self._skip_overflows = skip_overflows
-        self._norms: list[list[Tensor]] = []
+        self._norms: list[Tensor] = []  # of all steps, one after another
         self._outputs: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._sums: Tensor | None = None  # [steps, Σ (a − y)², Σ correct, Σ total norm, Σ norm of each], float64
 
     def add(self, norms: list[Tensor], outputs: Tensor, labels: Tensor) -> None:
         """Add one step: its norms, its outputs a (m, n_out) and its labels (m,)."""
-        self._norms.append(norms)
+        self._norms.extend(norms)
         self._outputs.append(outputs)
         self._labels.append(labels)
-        if len(self._norms) >= _FLUSH_STEPS:
+        if len(self._outputs) >= _FLUSH_STEPS:
             self._flush()
 
     def _flush(self) -> None:
         if not self._norms:
             return
-        squares = wide(torch.stack([torch.stack(row) for row in self._norms])).square()  # (steps, norms)
+        squares = wide(torch.stack(self._norms)).square().view(len(self._outputs), -1)  # (steps, norms)
         outputs, labels = torch.cat(self._outputs), torch.cat(self._labels)
         squared_error = wide(outputs - self._targets[labels]).square().sum()  # Σ (a − y)²
         correct = wide((outputs.argmax(1) == labels).sum())
@@ -57,16 +55,18 @@ class Tally:
         self._world.sum_(delta_squares)
         total = gradient_squares.sum(1, keepdim=True)  # the squared norm of all gradients as one vector
         norms = torch.cat([total, gradient_squares, delta_squares], 1).sqrt()
+        counted = counts.new_full((1,), len(norms))
         if self._skip_overflows:
-            norms = norms[total.squeeze(1).isfinite()]
-        steps = counts.new_full((1,), len(norms))
-        sums = torch.cat([steps, counts, norms.sum(0)])
+            finite = total.isfinite()  # (steps, 1)
+            norms = norms.where(finite, 0.0)
+            counted = wide(finite.sum(0))
+        sums = torch.cat([counted, counts, norms.sum(0)])
         self._sums = sums if self._sums is None else self._sums + sums
         self._norms, self._outputs, self._labels = [], [], []
 
-    def read(self) -> list[float]:
-        """Wait for the device, once: [Σ (a − y)², Σ correct, mean total gradient norm, mean norm of each]."""
+    def values(self) -> Tensor:
+        """[Σ (a − y)², Σ correct, mean total gradient norm, mean norm of each], on the device."""
         self._flush()
         assert self._sums is not None, "an epoch has at least one step"
-        steps, squared_error, correct, *norms = self._sums.tolist()
-        return [squared_error, correct, *(norm / steps if steps else math.nan for norm in norms)]
+        steps, counts, norms = self._sums.split([1, 2, len(self._sums) - 3])
+        return torch.cat([counts, norms / steps])  # NaN where no step counted

@@ -1,0 +1,105 @@
+"""An epoch asks its device for nothing until its end, and then once.
+
+On fake tensors, which have shapes and no values, whatever needs a value raises: a figure that is read, a branch on one,
+a shape that depends on one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import _disable_current_modes
+
+from manual_bp.direct import trainer
+from manual_bp.direct.native import NativeUnavailableError
+from manual_bp.direct.transfer import to_host
+from manual_bp.training import engines, probe
+from manual_bp.training import run as run_module
+from manual_bp.training.data import Part
+from manual_bp.training.options import parse
+from manual_bp.training.run import Run
+from manual_bp.training.world import World
+
+ENGINES = [["direct"], ["direct", "--momentum", "0.5"], ["autograd"], ["autograd", "--impl", "builtin"]]
+
+
+class NoNative:
+    def __init__(self, *_: object, **__: object) -> None:
+        raise NativeUnavailableError("left out: it works on memory, which fake tensors do not have")
+
+
+def fake_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: FakeTensorMode, flags: list[str]) -> Run:
+    """A run on the digits whose network and data are fake tensors."""
+    monkeypatch.setattr(trainer, "NativeEngine", NoNative)
+    monkeypatch.setattr(trainer, "_check_indices", lambda *_: None)  # looked at on the CPU alone
+    options, given = parse(["--dataset", "digits", "--logdir", str(tmp_path), "--epochs", "2", "--engine", *flags])
+    run = Run(options, given, torch.device("cpu"), "as asked", World())
+    for module in run.model:
+        for name, parameter in list(module.named_parameters()):
+            setattr(module, name, nn.Parameter(mode.from_tensor(parameter.detach())))
+    run.parts = replace(
+        run.parts,
+        **{
+            name: Part(mode.from_tensor(part.images), mode.from_tensor(part.labels))
+            for name, part in (("train", run.parts.train), ("validation", run.parts.validation))
+        },
+    )
+    with mode:
+        run.engine = engines.build(run.engine_name, run.model, run.options, run.batch_size, run.world)
+    return run
+
+
+@pytest.fixture
+def mode() -> FakeTensorMode:
+    return FakeTensorMode()
+
+
+@pytest.mark.parametrize("flags", ENGINES, ids=" ".join)
+def test_an_epoch_is_read_once(
+    flags: list[str], mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = fake_run(monkeypatch, tmp_path, mode, flags)
+    reads: list[Any] = []
+
+    def read(tree: Any) -> Any:
+        values, state = tree
+        reads.append(tree)
+        with _disable_current_modes():  # what comes back is real
+            return torch.zeros(values.shape, dtype=torch.float64), state
+
+    monkeypatch.setattr(run_module, "to_host", read)
+    with mode:
+        row, state = run._epoch(1)
+    assert len(reads) == 1
+    assert {"cost/train", "cost/validation", "delta_norm/2", "slope/0", "update_ratio/2.bias"} <= set(row)
+    assert list(state["model"]) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_a_figure_read_on_the_way_is_found(
+    mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = fake_run(monkeypatch, tmp_path, mode, ["direct"])
+    measures = probe.measures
+
+    def curious(*args: Any) -> dict[str, torch.Tensor]:
+        found = measures(*args)
+        print(found["cost/validation"].item())
+        return found
+
+    monkeypatch.setattr(probe, "measures", curious)
+    with mode, pytest.raises(DataDependentOutputException):
+        run._epoch(1)
+
+
+def test_what_is_on_the_cpu_is_handed_on_as_it_is() -> None:
+    weight = torch.rand(2)
+    tree = {"model": {"0.weight": weight}, "lrs": [0.5, (weight, "name")], "none": None}
+    host = to_host(tree)
+    assert str(host) == str(tree)
+    assert host["model"]["0.weight"].data_ptr() == weight.data_ptr()
