@@ -101,7 +101,7 @@ class SharedDirectEngine:
             self._optimizer.param_groups[0]["lr"] = learning_rate
             self._optimizer.step()
             norms = torch._foreach_norm([*gradients, *done.deltas])
-            tally.add(list(norms), done.output, labels)
+            tally.add(norms, done.output, labels)
             progress(1)
         return trained(tally, self._cost, self._names, self._layers, len(order))
 

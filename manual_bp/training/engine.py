@@ -112,11 +112,12 @@ class AutogradEngine:
         )
         self._low_precision = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[options.amp]
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=options.amp == "fp16")
-        forward: Any = _Forward(model)
+        wrapped = _Forward(model, retain=world.size > 1)
+        forward: Any = wrapped.forward  # not through the module's __call__, which costs a small step a percent
         if options.compile:
-            forward = torch.compile(forward)
+            forward = torch.compile(wrapped)
         if world.size > 1:
-            forward = DistributedDataParallel(forward)
+            forward = DistributedDataParallel(torch.compile(wrapped) if options.compile else wrapped)
         self._forward = forward
 
     def train_epoch(
@@ -132,7 +133,7 @@ class AutogradEngine:
             progress(1)
         return trained(tally, self._options.cost, self._names, self._layers, len(order))
 
-    def step(self, images: Tensor, labels: Tensor, learning_rate: float, batch: int) -> tuple[list[Tensor], Tensor]:
+    def step(self, images: Tensor, labels: Tensor, learning_rate: float, batch: int) -> tuple[Sequence[Tensor], Tensor]:
         """One step, W ← W − η ∂C/∂W, on this process's share of a batch of `batch` examples.
 
         Args:
@@ -154,18 +155,29 @@ class AutogradEngine:
             # DistributedDataParallel takes over the processes is to be a sum.
             whole = torch.empty(batch, CLASSES, device="meta")
             cost = cost * (scale(self._options.cost, whole) * self._world.size)
-        self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(cost).backward()
+        deltas = self._backward(self._scaler.scale(cost), offsets or pre_activations)
         self._scaler.unscale_(self._optimizer)
-        norms = torch._foreach_norm(_gradients(self._parameters))
-        delta_norms = torch._foreach_norm(_gradients(offsets or pre_activations))
+        norms = torch._foreach_norm([*_gradients(self._parameters), *deltas])
         if self._world.size > 1 or self._scaler.is_enabled():  # δ of C itself
             factor = self._scaler.scale(x.new_full((), self._world.size))
-            delta_norms = tuple(norm / factor for norm in delta_norms)
+            k = len(self._parameters)
+            norms = (*norms[:k], *(norm / factor for norm in norms[k:]))
         self._optimizer.param_groups[0]["lr"] = learning_rate
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        return [*norms, *delta_norms], outputs.detach()
+        return norms, outputs.detach()
+
+    def _backward(self, cost: Tensor, pre_activations: list[Tensor]) -> Sequence[Tensor]:
+        """Fill `.grad` of the parameters with ∂cost/∂W and ∂cost/∂b; return δ = ∂cost/∂z (m, n_out) of every layer."""
+        if self._world.size > 1:  # DistributedDataParallel adds the gradients up in passing, in `backward` alone
+            self._optimizer.zero_grad(set_to_none=True)
+            cost.backward()
+            return _gradients(pre_activations)
+        k = len(self._parameters)
+        gradients = torch.autograd.grad(cost, [*self._parameters, *pre_activations])
+        for parameter, gradient in zip(self._parameters, gradients[:k], strict=True):
+            parameter.grad = gradient
+        return gradients[k:]
 
     def gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
         cost = criterion(self._options.impl, self._options.cost)(self._model(x), y)
@@ -194,22 +206,28 @@ def _gradients(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 class _Forward(nn.Module):
-    """The layers' output, and every pre-activation z."""
+    """The layers' output, and every pre-activation z.
 
-    def __init__(self, layers: nn.Sequential) -> None:
+    Args:
+        layers: linear layers and sigmoids.
+        retain: keep ∂C/∂z as `.grad` of each z.
+    """
+
+    def __init__(self, layers: nn.Sequential, retain: bool) -> None:
         super().__init__()
-        self.layers = layers
+        self.layers, self._retain = layers, retain
+        self._linear = [isinstance(layer, nn.Linear) for layer in layers]
 
     def forward(self, a: Tensor, offsets: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
         pre_activations: list[Tensor] = []
         depth = 0
-        for layer in self.layers:
+        for layer, linear in zip(self.layers, self._linear, strict=True):
             a = layer(a)
-            if isinstance(layer, nn.Linear):
-                if offsets is None:
-                    a.retain_grad()
-                    pre_activations.append(a)
-                else:
+            if linear:
+                if offsets is not None:
                     a = a + offsets[depth]
+                elif self._retain:
+                    a.retain_grad()
+                pre_activations.append(a)
                 depth += 1
         return a, pre_activations

@@ -92,8 +92,8 @@ class Run:
                 Path(self.options.logdir),
                 self.options.run_name,
                 f"{self.dataset.name}_{sizes}",
-                self._config(),
-                self._checkpoint(0, to_host(self._state())),
+                self.config(),
+                self.checkpoint(0, to_host(self.state())),
             )
         report = None
         if self.folder is not None and self.world.writes:
@@ -102,25 +102,12 @@ class Run:
             for row in self.rows:
                 print(terminal.line(row), flush=True)
             report = Report(
-                self.folder, self._config(), self.options, self.model, self.parts, self.epochs, self.first_epoch
+                self.folder, self.config(), self.options, self.model, self.parts, self.epochs, self.first_epoch
             )
         watch = Watch(self.options, self.lr, self.steps, self.dataset.train.labels)
         try:
             for epoch in range(self.first_epoch, self.epochs + 1):
-                row, state = self._epoch(epoch)
-                trouble, fault = watch.look(row, self.rows), watch.not_finite(row)
-                self.rows.append(row)
-                if self.folder is not None and report is not None:
-                    print(terminal.line(row), flush=True)
-                    # The checkpoint last: an epoch that it does not hold is trained, and written, once more.
-                    self.folder.write_metrics(self.rows)
-                    for line in trouble:
-                        print(f"trouble  {line}", flush=True)
-                    report.epoch(row, [*trouble, *fault], next(iter(state["model"].values())))
-                for line in fault:
-                    raise UserError(line)
-                if self.folder is not None and report is not None:
-                    self.folder.write_checkpoint(self._checkpoint(epoch, state))
+                self.one_epoch(epoch, watch, report)
             last = self._test()
             self.rows.append(last)
             if self.folder is not None and report is not None:
@@ -136,6 +123,27 @@ class Run:
             print(f"look     tensorboard --logdir {shlex.quote(self.options.logdir)}", flush=True)
         path = None if self.folder is None else self.folder.path
         return Result(path, self.rows, last["cost/test"], last["accuracy/test"], self.model)
+
+    def one_epoch(self, epoch: int, watch: Watch, report: Report | None) -> None:
+        """Train for an epoch, measure, say what is wrong, and write it all down.
+
+        Raises:
+            UserError: a cost, a gradient or a parameter is not finite.
+        """
+        row, state = self._epoch(epoch)
+        trouble, fault = watch.look(row, self.rows), watch.not_finite(row)
+        self.rows.append(row)
+        if self.folder is not None and report is not None:
+            print(terminal.line(row), flush=True)
+            # The checkpoint last: an epoch that it does not hold is trained, and written, once more.
+            self.folder.write_metrics(self.rows)
+            for line in trouble:
+                print(f"trouble  {line}", flush=True)
+            report.epoch(row, [*trouble, *fault], next(iter(state["model"].values())))
+        for line in fault:
+            raise UserError(line)
+        if self.folder is not None and report is not None:
+            self.folder.write_checkpoint(self.checkpoint(epoch, state))
 
     def _load(self, options: Options) -> data.Dataset:
         """Load the data, the writing process first: it may have to download them."""
@@ -187,7 +195,7 @@ class Run:
         if check is not None:
             seen["check/max_rel_error"] = check.worst
         values = torch.cat([trained.values, torch.stack([wide(value) for value in seen.values()])])
-        values, state = to_host((values, self._state()))
+        values, state = to_host((values, self.state()))
         figures = values.tolist()
         measured = dict(zip(seen, figures[len(trained.values) :], strict=True))
         if check is not None:
@@ -225,7 +233,7 @@ class Run:
             print(f"dry run  one step: cost {first.cost:.5f}, gradient norm {norm:.3g}; nothing was written")
         return Result(None, [last], last["cost/test"], last["accuracy/test"], self.model)
 
-    def _config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         return {
             "flags": asdict(self.options),
             "epochs": self.epochs,
@@ -246,11 +254,11 @@ class Run:
             },
         }
 
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """What training changes."""
         return {"model": self.model.state_dict(), "engine": self.engine.state_dict()}
 
-    def _checkpoint(self, epoch: int, state: dict[str, Any]) -> dict[str, Any]:
+    def checkpoint(self, epoch: int, state: dict[str, Any]) -> dict[str, Any]:
         return {
             **state,
             "format": checkpoint.FORMAT,

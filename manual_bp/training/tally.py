@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from manual_bp.direct.statistics import wide
 from manual_bp.training.world import World
 
-_FLUSH_STEPS = 256  # the scalars and outputs of so many steps are held before they are reduced
+_FLUSH_STEPS = 128  # the scalars and outputs of so many steps are held before they are reduced
 
 
 class Tally:
@@ -32,7 +34,7 @@ class Tally:
         self._labels: list[Tensor] = []
         self._sums: Tensor | None = None  # [steps, Σ (a − y)², Σ correct, Σ total norm, Σ norm of each], float64
 
-    def add(self, norms: list[Tensor], outputs: Tensor, labels: Tensor) -> None:
+    def add(self, norms: Sequence[Tensor], outputs: Tensor, labels: Tensor) -> None:
         """Add one step: its norms, its outputs a (m, n_out) and its labels (m,)."""
         self._norms.extend(norms)
         self._outputs.append(outputs)
@@ -45,7 +47,8 @@ class Tally:
             return
         squares = wide(torch.stack(self._norms)).square().view(len(self._outputs), -1)  # (steps, norms)
         outputs, labels = torch.cat(self._outputs), torch.cat(self._labels)
-        squared_error = wide(outputs - self._targets[labels]).square().sum()  # Σ (a − y)²
+        squared_errors = (outputs - self._targets[labels]).square_()  # (a − y)²  (examples, n_out)
+        squared_error = wide(squared_errors.sum(1)).sum()
         correct = wide((outputs.argmax(1) == labels).sum())
         counts = torch.stack([squared_error, correct])
         gradient_squares = squares[:, : self._gradients]
