@@ -141,7 +141,8 @@ def test_one_seed_gives_the_same_numbers_twice_and_another_gives_others(
 
 def test_every_layer_of_the_trained_model_runs_the_hand_derived_backward(run: Callable[..., Result]) -> None:
     model = run("--epochs", "1", "--hidden", "20", "15").model
-    names, node = [], model(torch.rand(4, 64)).grad_fn
+    output = model(torch.rand(4, 64))  # kept: before torch 2.15 a node of a Function does not outlive it
+    names, node = [], output.grad_fn
     while node is not None:
         names.append(type(node).__name__)
         node = node.next_functions[0][0]
