@@ -132,7 +132,7 @@ _INLINED = Hole(
 _OLD_HESSIAN = Hole(
     "UserError",
     "Could not extract specialized integer",
-    "torch.compile could not trace torch.func.jacfwd before torch 2.15.",
+    "torch.compile could not trace torch.func.jacfwd before torch 2.14.",
     "UserError",
 )
 _OLD_PART = Hole(
@@ -149,10 +149,13 @@ HOLES: dict[str, Callable[[Operation], Hole]] = {
     "compile of func.jvp": lambda op: _INLINED,
     "compile of func.hessian": lambda op: _NO_VMAP,
 }
-# Measured on 2.11; on 2.15 the first is mended, and the others fail in another place.
-if torch.torch_version.TorchVersion(torch.__version__) < (2, 15):
+# On 2.15 the first of these is mended, and the others fail in another place.
+_TORCH = torch.torch_version.TorchVersion(torch.__version__)
+if _TORCH < (2, 15):
     HOLES["compile of func.grad"] = lambda op: _OLD_PART if op.name == "network" else _INLINED
     HOLES["compile of vmap of grad"] = lambda op: _NO_VMAP if op.name == "network" else _INLINED
+    HOLES["compile of func.hessian"] = lambda op: _NO_VMAP if op.name == "network" else _INLINED
+if _TORCH < (2, 14):
     HOLES["compile of func.hessian"] = lambda op: _INLINED if op.name == "sigmoid" else _OLD_HESSIAN
 
 
