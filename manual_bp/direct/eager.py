@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manual_bp.direct.epoch import Epoch
 from manual_bp.direct.layers import Layer
 from manual_bp.direct.statistics import CORRECT, FIRST_NORM, NORMS_PER_LAYER, SQUARED_ERROR
 from manual_bp.ops.mse import scale
@@ -47,6 +48,17 @@ class Chunk:
 
 
 class EagerEngine:
+    """The loop over `layers`.
+
+    Args:
+        layers: of the model; their parameters are updated in place.
+        buffers: momentum v of each layer's weight and bias; None without momentum, or without a bias.
+        reduction: the cost's.
+        momentum: μ.
+        weight_decay: λ.
+        batch_size: examples a step.
+    """
+
     def __init__(
         self,
         layers: list[Layer],
@@ -68,28 +80,21 @@ class EagerEngine:
         self._gradients: list[Tensor | None] = [None] * len(layers)
 
     @torch.no_grad()
-    def run(
-        self,
-        images: Tensor,
-        targets: Tensor,
-        order: Tensor | None,
-        lrs: list[float],
-        pixel_scale: float,
-        table: Tensor,
-        norms: bool,
-    ) -> None:
-        """One step for each learning rate; rows of `images` and `targets` in the order given. Fills `table`."""
-        n = images.shape[0] if order is None else order.shape[0]
+    def run(self, epoch: Epoch) -> None:
+        """As `Engine.run`."""
+        images, targets = epoch.images, epoch.targets
         step = 0
-        for start, m, count in self._plan(n):
+        for start, m, count in self._plan(epoch.examples):
             rows = slice(start, start + m * count)
             chunk = self._chunk(m, count)
-            if order is None:
-                self._load(chunk, images[rows], targets[rows], pixel_scale)
+            if epoch.order is None:
+                self._load(chunk, images[rows], targets[rows], epoch.pixel_scale)
             else:
-                picked = order[rows]
-                self._load(chunk, images.index_select(0, picked), targets.index_select(0, picked), pixel_scale)
-            self._steps(chunk, lrs[step : step + count], table[step : step + count], norms)
+                picked = epoch.order[rows]
+                self._load(chunk, images.index_select(0, picked), targets.index_select(0, picked), epoch.pixel_scale)
+            steps = slice(step, step + count)
+            self._steps(chunk, epoch.lrs[steps], epoch.table[steps], epoch.norms)
+            epoch.progress(count)
             step += count
 
     def _plan(self, n: int) -> Iterator[tuple[int, int, int]]:
@@ -107,7 +112,7 @@ class EagerEngine:
             chunk.x.mul_(pixel_scale)
 
     def _steps(self, chunk: Chunk, lrs: Iterable[float | Tensor], table: Tensor, norms: bool) -> None:
-        two_s = 2 * scale(self.reduction, chunk.steps[0][-1].a)
+        two_s = 2 * scale(self.reduction, chunk.steps[0][-1].a.shape)
         by_gram = chunk.m <= GRAM_BATCH
         for views, y, lr, row in zip(chunk.steps, chunk.y_steps, lrs, table, strict=True):
             self._forward(views)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.direct.eager import Chunk, EagerEngine, LayerViews
+from manual_bp.direct.epoch import Epoch
 from manual_bp.direct.transfer import to_device
 
 
@@ -29,22 +30,25 @@ class GraphEngine(EagerEngine):
     _replay: Callable[[], object] | None = None
 
     @torch.no_grad()
-    def run(
-        self,
-        images: Tensor,
-        targets: Tensor,
-        order: Tensor | None,
-        lrs: list[float],
-        pixel_scale: float,
-        table: Tensor,
-        norms: bool,
-    ) -> None:
-        """As `EagerEngine.run`."""
+    def run(self, epoch: Epoch) -> None:
+        """As `Engine.run`."""
+        if epoch.images.device.type == "cuda":
+            with torch.cuda.device(epoch.images.device):  # whose stream is captured, whichever device is current
+                self._run(epoch)
+        else:
+            self._run(epoch)
+
+    def _run(self, epoch: Epoch) -> None:
+        images, targets, table = epoch.images, epoch.targets, epoch.table
+        pixel_scale, norms = epoch.pixel_scale, epoch.norms
+        order = epoch.order
         if order is None:
             order = torch.arange(images.shape[0], device=images.device)
-        rates = to_device(torch.tensor(lrs, dtype=table.dtype), table.device)
-        # The graph reads from fixed addresses: the data are copied to where it was recorded.
-        key = (images.shape, images.dtype, targets.shape, pixel_scale, norms)
+        rates = to_device(torch.tensor(epoch.lrs, dtype=table.dtype), table.device)
+        # The graph works on fixed addresses: the data are copied to where it was recorded, and where the parameters
+        # have moved it is recorded anew.
+        addresses = tuple(tensor.data_ptr() for tensor in self._trained())
+        key = (images.shape, images.dtype, targets.shape, pixel_scale, norms, addresses)
         if key == self._key:
             self._images.copy_(images)
             self._targets.copy_(targets)
@@ -55,6 +59,7 @@ class GraphEngine(EagerEngine):
         for start, m, count in self._plan(order.shape[0]):
             rows, steps = slice(start, start + m * count), slice(step, step + count)
             step += count
+            epoch.progress(count)
             if (m, count) != (self.batch_size, self.steps_per_chunk):
                 self._chunk_steps(images, targets, order[rows], rates[steps], pixel_scale, table[steps], norms)
                 continue
@@ -90,8 +95,7 @@ class GraphEngine(EagerEngine):
 
     def _record(self, work: Callable[[], None]) -> Callable[[], object]:
         """`work` as a graph; or `work` itself, with a notice, where it cannot be captured."""
-        tensors = [p for layer in self.layers for p in (layer.weight, layer.bias) if p is not None]
-        tensors += [buffer for pair in self.buffers for buffer in pair if buffer is not None]
+        tensors = self._trained()
         before = [tensor.clone() for tensor in tensors]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -108,6 +112,11 @@ class GraphEngine(EagerEngine):
             print(f"manual_bp: no CUDA graph ({str(error).splitlines()[0]}); training call by call", file=sys.stderr)
             return work
         return graph.replay
+
+    def _trained(self) -> list[Tensor]:
+        tensors = [tensor for layer in self.layers for tensor in (layer.weight, layer.bias)]
+        tensors += [buffer for pair in self.buffers for buffer in pair]
+        return [tensor for tensor in tensors if tensor is not None]
 
     def _descend(
         self, i: int, v: LayerViews, ones: Tensor, lr: float | Tensor, two_s: float, norm: Tensor | None

@@ -12,6 +12,7 @@
 // summed by one thread in one order, so the result does not depend on how many there are.
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <exception>
@@ -71,10 +72,24 @@ public:
     }
 
     void train() {
+        enum { kWait, kGo, kGiveUp };
+        std::atomic<int> start{kWait};  // nobody takes a step before all are there: they meet at barriers
         std::vector<std::thread> others;
-        for (Index t = 1; t < threads_; t++) others.emplace_back([this, t] { steps(t); });
+        auto join = [&] { for (auto& thread : others) thread.join(); };
+        try {
+            for (Index t = 1; t < threads_; t++)
+                others.emplace_back([this, t, &start] {
+                    while (start == kWait) std::this_thread::yield();
+                    if (start == kGo) steps(t);
+                });
+        } catch (...) {  // no more threads to be had
+            start = kGiveUp;
+            join();
+            throw;
+        }
+        start = kGo;
         steps(0);
-        for (auto& thread : others) thread.join();
+        join();
         for (Index l = 0; l < layers_; l++) state_[l].copy_back(run_.layers[l]);
     }
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from manual_bp.direct.epoch import Epoch
 from manual_bp.direct.layers import Layer
 from manual_bp.ops.mse import scale
 
@@ -30,6 +31,7 @@ FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 TUNINGS = ("-march=native", "-mcpu=native", "")  # the first that the compiler takes
 
 THREADED_WORK = 2e7  # multiply-adds in a step, from which a second thread pays
+SLICE_WORK = 5e9  # multiply-adds of the forward pass in one call: a tenth of a second, or two
 DENSE = 0.4  # share of non-zero inputs from which the matrix product is faster than skipping zeros
 
 
@@ -74,7 +76,7 @@ class _Run(ctypes.Structure):
 
 
 class NativeEngine:
-    """`EagerEngine`'s twin. Byte-identical for every number of threads."""
+    """`EagerEngine`'s twin, with the same arguments. Byte-identical for every number of threads."""
 
     def __init__(
         self,
@@ -96,60 +98,66 @@ class NativeEngine:
         self.momentum, self.weight_decay = momentum, weight_decay
         self.batch_size = batch_size
 
-    def run(
-        self,
-        images: Tensor,
-        targets: Tensor,
-        order: Tensor | None,
-        lrs: list[float],
-        pixel_scale: float,
-        table: Tensor,
-        norms: bool,
-    ) -> None:
-        """As `EagerEngine.run`."""
-        n = images.shape[0] if order is None else order.shape[0]
-        if n == 0:
+    def run(self, epoch: Epoch) -> None:
+        """As `Engine.run`, in slices: between two of them Python sees Ctrl-C, and the progress is told."""
+        if epoch.examples == 0:
             return
+        images, targets, order = epoch.images, epoch.targets, epoch.order
         if images.dtype != torch.uint8:
-            images = images.to(table.dtype)
+            images = images.to(epoch.table.dtype)
         images, targets = images.contiguous(), targets.contiguous()
-        order = None if order is None else order.contiguous()
-        rates = torch.tensor(lrs, dtype=torch.float64)
-        batch = min(self.batch_size, n)
-        weights = [layer.weight for layer in self.layers]
-        work = batch * sum(w.numel() for w in weights)
+        if order is None:
+            order = torch.arange(epoch.examples)
+        order = order.contiguous()
+        skip_zeros = _share_of_nonzeros(images) < DENSE
         state = [self._layer(layer, pair) for layer, pair in zip(self.layers, self.buffers, strict=True)]
-        run = _Run(
-            layers=(_Layer * len(state))(*state),
-            images=images.data_ptr(),
-            targets=targets.data_ptr(),
-            order=None if order is None else order.data_ptr(),
-            lrs=rates.data_ptr(),
-            table=table.data_ptr(),
-            n_layers=len(state),
-            n=n,
-            batch=batch,
-            table_columns=table.shape[1],
-            two_s=2 * self._scale(batch),
-            two_s_last=2 * self._scale(n % batch or batch),
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            pixel_scale=pixel_scale,
-            images_are_uint8=images.dtype == torch.uint8,
-            skip_zeros=_share_of_nonzeros(images) < DENSE,
-            norms=norms,
-            threads=torch.get_num_threads() if work >= THREADED_WORK else 1,
-        )
-        if self._train(ctypes.byref(run)):
-            raise RuntimeError("direct: the native loop ran out of memory: take a smaller batch, or backend='torch'")
+        work = self.batch_size * sum(layer.weight.numel() for layer in self.layers)
+        steps = max(1, int(SLICE_WORK / work))
+        slices = zip(order.split(steps * self.batch_size), epoch.table.split(steps), strict=True)
+        for i, (rows, table) in enumerate(slices):
+            rates = torch.tensor(epoch.lrs[i * steps : i * steps + len(table)], dtype=torch.float64)
+            n, batch = len(rows), min(self.batch_size, len(rows))
+            run = _Run(
+                layers=(_Layer * len(state))(*state),
+                images=images.data_ptr(),
+                targets=targets.data_ptr(),
+                order=rows.data_ptr(),
+                lrs=rates.data_ptr(),
+                table=table.data_ptr(),
+                n_layers=len(state),
+                n=n,
+                batch=batch,
+                table_columns=table.shape[1],
+                two_s=2 * self._scale(batch),
+                two_s_last=2 * self._scale(n % batch or batch),
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+                pixel_scale=epoch.pixel_scale,
+                images_are_uint8=images.dtype == torch.uint8,
+                skip_zeros=skip_zeros,
+                norms=epoch.norms,
+                threads=torch.get_num_threads() if work >= THREADED_WORK else 1,
+            )
+            if self._train(ctypes.byref(run)):
+                raise RuntimeError(
+                    "direct: the native loop ran out of memory or threads: take a smaller batch, fewer threads, or "
+                    "backend='torch'"
+                )
+            epoch.progress(len(table))
 
     def _scale(self, examples: int) -> float:
-        return scale(self.reduction, self.layers[-1].weight.new_empty(examples, self.layers[-1].weight.shape[0]))
+        return scale(self.reduction, torch.Size((examples, self.layers[-1].weight.shape[0])))
 
-    @staticmethod
-    def _layer(layer: Layer, buffers: tuple[Tensor | None, Tensor | None]) -> _Layer:
+    def _layer(self, layer: Layer, buffers: tuple[Tensor | None, Tensor | None]) -> _Layer:
         tensors = (layer.weight, layer.bias, *buffers)
-        pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        pointers = []
+        for tensor in tensors:
+            if tensor is not None and not tensor.is_contiguous():
+                raise RuntimeError(
+                    f"direct: a parameter {tuple(tensor.shape)} of layer {layer.name!r} has the strides "
+                    f"{tensor.stride()}: the native loop needs contiguous ones; use backend='torch'"
+                )
+            pointers.append(None if tensor is None else tensor.data_ptr())
         n_out, n_in = layer.weight.shape
         return _Layer(*pointers, n_in=n_in, n_out=n_out, sigmoid=layer.sigmoid)
 

@@ -43,7 +43,7 @@ def backward(model: nn.Module, x: Tensor, y: Tensor, *, reduction: str = "mean")
     expected = (*x.shape[:-1], n_out)
     if tuple(y.shape) != expected:
         raise RuntimeError(f"direct: target {tuple(y.shape)}: the output's shape {expected} is expected")
-    s = scale(reduction, y)
+    s = scale(reduction, y.shape)
     done = one_pass(model, x.reshape(-1, x.shape[-1]) if x.dim() != 2 else x, y.reshape(-1, n_out), s)
     for parameter, gradient in done.gradients:
         if parameter.requires_grad:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manual_bp.direct.eager import EagerEngine
+from manual_bp.direct.epoch import Engine, Epoch
 from manual_bp.direct.graph import GraphEngine
 from manual_bp.direct.layers import Layer, layers
 from manual_bp.direct.native import NativeEngine, NativeUnavailableError
@@ -20,19 +21,6 @@ from manual_bp.direct.statistics import FIRST_NORM, NORMS_PER_LAYER, SQUARED_ERR
 from manual_bp.ops.mse import scale
 
 BACKENDS = ("auto", "torch", "native", "graph")
-
-
-class Engine(Protocol):
-    def run(
-        self,
-        images: Tensor,
-        targets: Tensor,
-        order: Tensor | None,
-        lrs: list[float],
-        pixel_scale: float,
-        table: Tensor,
-        norms: bool,
-    ) -> None: ...
 
 
 class Trainer:
@@ -93,13 +81,9 @@ class Trainer:
                 self._named[f"{layer.name}.bias".lstrip(".")] = layer.bias
         first = self._layers[0].weight
         self.device, self.dtype = first.device, first.dtype
-        for name, parameter in self._named.items():
-            if parameter.dtype not in (torch.float32, torch.float64) or parameter.dtype != self.dtype:
-                raise TypeError(f"direct: {name} is {parameter.dtype}: all float32 or all float64 is needed")
-            if parameter.device != self.device:
-                raise RuntimeError(f"direct: {name} is on {parameter.device}, the first layer on {self.device}")
-            if not parameter.requires_grad:
-                raise RuntimeError(f"direct: {name} is frozen: use the autograd engine for this model")
+        if self.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"direct: the model is {self.dtype}: float32 or float64 is needed")
+        self._check_parameters()
         self._buffers = {n: torch.zeros_like(p) for n, p in self._named.items()} if momentum else {}
         self.backend, self._engine = self._choose(
             backend,
@@ -128,7 +112,7 @@ class Trainer:
         """One step on one batch.
 
         Args:
-            x: input of shape (m, n_in), m at most `batch_size`.
+            x: input of shape (m, n_in), m at most `batch_size`; uint8 is multiplied by 1/255, as by `run`.
             y: target of shape (m, n_out).
 
         Returns:
@@ -141,7 +125,7 @@ class Trainer:
             raise RuntimeError(
                 f"direct: x {tuple(x.shape)}: between 1 and batch_size = {self.batch_size} rows are needed"
             )
-        table = self._run(x, y, None, [self.lr], 1.0, norms=False)
+        table = self._run(x, y, None, [self.lr], _pixel_scale(x), norms=False)
         return table[0, SQUARED_ERROR] * self._scale(x.shape[0])
 
     def run(
@@ -183,8 +167,13 @@ class Trainer:
         *,
         pixel_scale: float | None = None,
         norms: bool = True,
+        progress: Callable[[int], object] = lambda _: None,
     ) -> Launched:
-        """`run` without waiting for the device: what it returns has the figures when they are asked for."""
+        """`run` without waiting for the device: what it returns has the figures when they are asked for.
+
+        `progress` is called every now and then with the number of steps done since its last call; what it raises ends
+        the epoch there.
+        """
         n = images.shape[0] if order is None else order.shape[0]
         steps = math.ceil(n / self.batch_size)
         if lrs is None:
@@ -194,8 +183,8 @@ class Trainer:
         if len(rates) != steps:
             raise ValueError(f"direct: {len(rates)} learning rates for {steps} steps ({n} examples)")
         if pixel_scale is None:
-            pixel_scale = 1.0 if images.is_floating_point() else 1 / 255
-        table = self._run(images.flatten(1), targets, order, rates, pixel_scale, norms)
+            pixel_scale = _pixel_scale(images)
+        table = self._run(images.flatten(1), targets, order, rates, pixel_scale, norms, progress)
         return Launched.of(table, n, self._scale(n), self._layers, norms)
 
     def state_dict(self) -> dict[str, Any]:
@@ -216,11 +205,19 @@ class Trainer:
 
     def _scale(self, examples: int) -> float:
         n_out = self._layers[-1].weight.shape[0]
-        return scale(self.reduction, torch.empty(examples, n_out, device="meta"))
+        return scale(self.reduction, torch.Size((examples, n_out)))
 
     def _run(
-        self, images: Tensor, targets: Tensor, order: Tensor | None, lrs: list[float], pixel_scale: float, norms: bool
+        self,
+        images: Tensor,
+        targets: Tensor,
+        order: Tensor | None,
+        lrs: list[float],
+        pixel_scale: float,
+        norms: bool,
+        progress: Callable[[int], object] = lambda _: None,
     ) -> Tensor:
+        self._check_parameters()
         n_in, n_out = self._layers[0].weight.shape[1], self._layers[-1].weight.shape[0]
         n = images.shape[0]
         if images.dim() != 2 or images.shape[1] != n_in:
@@ -242,8 +239,23 @@ class Trainer:
                 )
         columns = FIRST_NORM + NORMS_PER_LAYER * len(self._layers)
         table = torch.zeros(len(lrs), columns, dtype=self.dtype, device=self.device)
-        self._engine.run(images, targets.to(self.dtype), order, lrs, pixel_scale, table, norms)
+        self._engine.run(Epoch(images, targets.to(self.dtype), order, lrs, pixel_scale, table, norms, progress))
         return table
+
+    def _check_parameters(self) -> None:
+        """Each time: the model may have been moved or converted since."""
+        for name, parameter in self._named.items():
+            if parameter.dtype != self.dtype:
+                raise TypeError(f"direct: {name} is {parameter.dtype}, the first layer was {self.dtype}")
+            if parameter.device != self.device:
+                raise RuntimeError(f"direct: {name} is on {parameter.device}, the first layer was on {self.device}")
+            if not parameter.requires_grad:
+                raise RuntimeError(f"direct: {name} is frozen: use the autograd engine for this model")
+
+
+def _pixel_scale(images: Tensor) -> float:
+    """Of images whose scale is not said: 1/255 for bytes."""
+    return 1.0 if images.is_floating_point() else 1 / 255
 
 
 def _check_indices(order: Tensor, n: int) -> None:

@@ -30,18 +30,18 @@ _torch_mse_loss: Callable[[Tensor, Tensor, int], Tensor] = torch._C._nn.mse_loss
 _TORCH_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
 
-def scale(reduction: str, a: Tensor) -> float:
-    """s of C = s Σ (a − y)² for an output `a` of shape (..., n_out). NaN where it divides by a count of 0, as torch."""
+def scale(reduction: str, shape: torch.Size) -> float:
+    """s of C = s Σ (a − y)² for an output a of `shape` (..., n_out). NaN where it divides by a count of 0, as torch."""
     if reduction in ("sum", "none"):
         return 1.0
-    elements = a.numel()  # m n_out
+    elements = shape.numel()  # m n_out
     if elements == 0:
         return math.nan
     if reduction == "mean":
         return 1 / elements  # 1/(m n_out)
     if reduction == "half_per_element":
         return 1 / (2 * elements)  # 1/(2 m n_out)
-    n_out = a.shape[-1] if a.dim() else 1
+    n_out = shape[-1] if shape else 1
     return n_out / (2 * elements)  # 1/(2m)
 
 
@@ -67,7 +67,7 @@ class MSELossFunction(HandDerivedFunction):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         a, y = ctx.saved_tensors
         needs_da, needs_dy, _ = ctx.needs_input_grad
-        gradient = (a - y) * (g * (2 * scale(ctx.reduction, a)))  # 2 s (a − y) ⊙ ∂L/∂C  (..., n_out)
+        gradient = (a - y) * (g * (2 * scale(ctx.reduction, a.shape)))  # 2 s (a − y) ⊙ ∂L/∂C  (..., n_out)
         da = gradient if needs_da else None  # ∂C/∂a =  2 s (a − y)
         dy = -gradient if needs_dy else None  # ∂C/∂y = −2 s (a − y)
         return da, dy, None
@@ -85,7 +85,7 @@ class MSELossForwardMode(MSELossFunction):
     @forward_rule
     def jvp(ctx: Any, saved: list[Tensor], a_dot: Tensor, y_dot: Tensor, _: None) -> Tensor:
         a, y = saved
-        terms = (a - y) * (a_dot - y_dot) * (2 * scale(ctx.reduction, a))  # 2 s (a − y) ⊙ (ȧ − ẏ)  (..., n_out)
+        terms = (a - y) * (a_dot - y_dot) * (2 * scale(ctx.reduction, a.shape))  # 2 s (a − y) ⊙ (ȧ − ẏ)  (..., n_out)
         return terms if ctx.reduction == "none" else terms.sum()
 
 

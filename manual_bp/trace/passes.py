@@ -135,7 +135,7 @@ def _compute(model: nn.Module | Iterable[nn.Module], x: Tensor, y: Tensor, cost:
     for layer in layers:
         z.append(layer.weight @ a[-1] if layer.bias is None else layer.weight @ a[-1] + layer.bias)  # z = W a_prev + b
         a.append(torch.sigmoid(z[-1]) if layer.sigmoid else z[-1])  # a = σ(z)
-    s = scale(cost, y)
+    s = scale(cost, y.shape)
     autograd = _autograd(layers, x, y, s)
 
     passes: list[LayerPass] = []

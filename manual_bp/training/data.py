@@ -48,8 +48,16 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, rows: Tensor | slice) -> Part:
+        return Part(self.images[rows], self.labels[rows])
+
     def to(self, device: torch.device) -> Part:
         return Part(self.images.to(device), self.labels.to(device))
+
+    def batch(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """As inputs x (m, pixels), 0 to 1, and one-hot targets y (m, 10)."""
+        y = torch.eye(CLASSES, dtype=dtype, device=self.labels.device)[self.labels]
+        return self.images.to(dtype) * PIXEL_SCALE, y
 
 
 @dataclass(frozen=True)

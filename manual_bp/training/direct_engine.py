@@ -13,9 +13,12 @@ from manual_bp.ops.mse import scale
 from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
 from manual_bp.training.engine import EpochStatistics, Trained, trained
 from manual_bp.training.evaluation import cost_per_example
+from manual_bp.training.network import builtin_twin
 from manual_bp.training.options import Options
 from manual_bp.training.tally import Tally
 from manual_bp.training.world import World
+
+_LONG_STEP = 2.0**20  # a power of two: dividing by it is exact
 
 
 class DirectEngine:
@@ -37,13 +40,21 @@ class DirectEngine:
             weight_decay=options.weight_decay,
             batch_size=batch_size,
         )
-        self.backend = self._trainer.backend
+        self._copy = builtin_twin(model)
+        self._copy_trainer = direct.Trainer(
+            self._copy,
+            reduction=options.cost,
+            lr=_LONG_STEP,
+            batch_size=batch_size,
+            backend=self._trainer.backend,
+        )
 
     def train_epoch(
         self, part: Part, order: Tensor, learning_rates: Sequence[float], progress: Callable[[int], object]
     ) -> Trained:
-        launched = self._trainer.launch(part.images, part.labels, order, learning_rates, pixel_scale=PIXEL_SCALE)
-        progress(launched.steps)
+        launched = self._trainer.launch(
+            part.images, part.labels, order, learning_rates, pixel_scale=PIXEL_SCALE, progress=progress
+        )
 
         def statistics(values: list[float]) -> EpochStatistics:
             found = launched.statistics(values)
@@ -57,8 +68,14 @@ class DirectEngine:
 
         return Trained(launched.values, statistics)
 
-    def gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        return _gradients(self._model, x, y, scale(self._cost, y))
+    @torch.no_grad()
+    def gradients(self, batch: Part) -> list[Tensor]:
+        """By one step of a copy: W − W′ = η ∂C/∂W, with η so large that rounding W takes nothing from ∂C/∂W."""
+        parameters, copies = list(self._model.parameters()), list(self._copy.parameters())
+        for parameter, mine in zip(parameters, copies, strict=True):
+            mine.copy_(parameter)
+        self._copy_trainer.launch(batch.images, batch.labels, pixel_scale=PIXEL_SCALE, norms=False)
+        return [(before - after) / _LONG_STEP for before, after in zip(parameters, copies, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         return self._trainer.state_dict()
@@ -92,7 +109,7 @@ class SharedDirectEngine:
             mine = self._world.share(rows)
             x = part.images[mine].to(self._targets.dtype) * PIXEL_SCALE  # (m, pixels)
             labels = part.labels[mine]
-            s = scale(self._cost, torch.empty(len(rows), CLASSES, device="meta"))  # that of the whole batch
+            s = scale(self._cost, torch.Size((len(rows), CLASSES)))  # that of the whole batch
             done = direct.one_pass(self._model, x, self._targets[labels], s)
             gradients = _in_order(self._parameters, done)
             self._sum(gradients)
@@ -112,8 +129,9 @@ class SharedDirectEngine:
         for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(summed.view_as(gradient))
 
-    def gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        return _gradients(self._model, x, y, scale(self._cost, y))
+    def gradients(self, batch: Part) -> list[Tensor]:
+        x, y = batch.batch(self._targets.dtype)
+        return _in_order(self._parameters, direct.one_pass(self._model, x, y, scale(self._cost, y.shape)))
 
     def state_dict(self) -> dict[str, Any]:
         buffers = [self._optimizer.state[p].get("momentum_buffer") for p in self._parameters]
@@ -124,10 +142,6 @@ class SharedDirectEngine:
             if name in state["momentum"]:
                 buffer = torch.empty_like(parameter).copy_(state["momentum"][name])
                 self._optimizer.state[parameter]["momentum_buffer"] = buffer
-
-
-def _gradients(model: nn.Sequential, x: Tensor, y: Tensor, s: float) -> list[Tensor]:
-    return _in_order(list(model.parameters()), direct.one_pass(model, x, y, s))
 
 
 def _in_order(parameters: list[nn.Parameter], done: direct.Pass) -> list[Tensor]:

@@ -56,8 +56,8 @@ class Engine(Protocol):
         """
         ...
 
-    def gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        """∂C/∂W and ∂C/∂b of every layer for inputs x (m, n_in) and targets y (m, n_out), in full precision."""
+    def gradients(self, batch: Part) -> list[Tensor]:
+        """∂C/∂W and ∂C/∂b of every layer on one batch, in full precision, by the code that trains."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -153,8 +153,7 @@ class AutogradEngine:
         if self._world.size > 1:
             # Each share is Σ (a − y)² over its rows, s is that of the whole batch, and the average that
             # DistributedDataParallel takes over the processes is to be a sum.
-            whole = torch.empty(batch, CLASSES, device="meta")
-            cost = cost * (scale(self._options.cost, whole) * self._world.size)
+            cost = cost * (scale(self._options.cost, torch.Size((batch, CLASSES))) * self._world.size)
         deltas = self._backward(self._scaler.scale(cost), offsets or pre_activations)
         self._scaler.unscale_(self._optimizer)
         norms = torch._foreach_norm([*_gradients(self._parameters), *deltas])
@@ -179,7 +178,8 @@ class AutogradEngine:
             parameter.grad = gradient
         return gradients[k:]
 
-    def gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
+    def gradients(self, batch: Part) -> list[Tensor]:
+        x, y = batch.batch(self._dtype)
         cost = criterion(self._options.impl, self._options.cost)(self._model(x), y)
         return list(torch.autograd.grad(cost, self._parameters))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from manual_bp.direct.statistics import wide
-from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
+from manual_bp.training.data import Part
 from manual_bp.training.evaluation import evaluate
 
 PROBE_ROWS = 500  # validation examples on which the layers are looked at
@@ -17,9 +17,7 @@ STUCK_SLOPE, STUCK_SPREAD = 3e-4, 0.05  # a unit that is nearly constant and let
 
 def examples(part: Part, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The first examples of `part` as inputs x (m, pixels) and one-hot targets y (m, 10)."""
-    labels = part.labels[:PROBE_ROWS]
-    y = torch.eye(CLASSES, dtype=dtype, device=labels.device)[labels]
-    return part.images[:PROBE_ROWS].to(dtype) * PIXEL_SCALE, y
+    return part[:PROBE_ROWS].batch(dtype)
 
 
 def measures(

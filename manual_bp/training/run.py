@@ -184,8 +184,8 @@ class Run:
         part = self._training_part(epoch)
         check = None
         if self.options.impl == "manual":
-            rows = order[: self.batch_size][:256]
-            check = live_check.check(self.engine, self.model, part, rows, self.options.cost)
+            batch = part[order[: min(self.batch_size, live_check.EXAMPLES)]]
+            check = live_check.check(self.engine, self.model, batch, self.options.cost)
         watch = machine.Stopwatch(self.device)
         with terminal.progress(f"epoch {epoch}", self.steps, shown=self.world.writes) as progress:
             rates = self._learning_rates((epoch - 1) * self.steps, self.steps)

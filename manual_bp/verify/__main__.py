@@ -97,7 +97,7 @@ def _ours(args: argparse.Namespace) -> list[Report]:
 def _spelled_out(a: torch.Tensor, y: torch.Tensor, reduction: str) -> torch.Tensor:
     """The cost in tensor operations, differentiated by autograd."""
     squared = (a - y) ** 2
-    return squared if reduction == "none" else squared.sum() * scale(reduction, a)
+    return squared if reduction == "none" else squared.sum() * scale(reduction, a.shape)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def _times(factor: Callable[[Tensor], float]) -> Any:
 
 def _scale_rounded_first(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     a, y = ctx.saved_tensors
-    gradient = (a - y) * torch.full_like(a, 2 * scale(ctx.reduction, a)) * g
+    gradient = (a - y) * torch.full_like(a, 2 * scale(ctx.reduction, a.shape)) * g
     return gradient, -gradient, None
 
 

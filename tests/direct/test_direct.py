@@ -286,7 +286,7 @@ def shared() -> nn.Module:
         (lambda: nn.Sequential(Squashed(4, 3)), TypeError, "'0' is a Squashed"),
         (lambda: nn.Sequential(nn.Sigmoid()), TypeError, "no Linear"),
         (lambda: nn.Sequential(nn.Sigmoid(), nn.Linear(4, 3)), TypeError, "'0' does not follow a Linear"),
-        (lambda: mbp.MLP([4, 3]).half(), TypeError, r"0\.weight is torch\.float16"),
+        (lambda: mbp.MLP([4, 3]).half(), TypeError, r"the model is torch\.float16"),
         (hooked, RuntimeError, "'0' has hooks"),
         (frozen, RuntimeError, r"0\.bias is frozen"),
         (shared, RuntimeError, "shared by two layers"),
@@ -330,3 +330,23 @@ def test_saved_momentum_of_another_model_is_refused() -> None:
     trainer = direct.Trainer(model([4, 3]), lr=0.1, momentum=0.9, batch_size=2)
     with pytest.raises(RuntimeError, match="saved momentum for"):
         trainer.load_state_dict({"momentum": {}})
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_that_was_converted_since_is_refused(backend: str) -> None:
+    network = model([4, 3], dtype=torch.float32)
+    trainer = direct.Trainer(network, lr=0.1, batch_size=2, backend=backend)
+    network.double()
+    with pytest.raises(TypeError, match=r"0\.weight is torch\.float64, the first layer was torch\.float32"):
+        trainer.step(torch.rand(2, 4), torch.rand(2, 3))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bytes_mean_the_same_to_step_as_to_run(backend: str) -> None:
+    pixels, y = images(6, 8), torch.rand(6, 3, dtype=torch.float64)
+    costs = []
+    for use in (lambda t: t.step(pixels, y).item(), lambda t: t.run(pixels, y).cost):
+        costs.append(use(direct.Trainer(model([8, 3]), lr=0.1, batch_size=6, backend=backend)))
+    assert costs[0] == pytest.approx(costs[1], rel=1e-12)
+    expected = mbp.functional.mse_loss(model([8, 3])(pixels.double() / 255), y)
+    assert costs[0] == pytest.approx(expected.item(), rel=1e-12)

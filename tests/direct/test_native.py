@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,23 +27,25 @@ def data(share: float, n: int = 300, n_in: int = 70) -> tuple[Tensor, Tensor]:
 
 
 def trained(
-    share: float, *, dtype: torch.dtype = torch.float32, **options: float
+    share: float,
+    *,
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[int], object] = lambda _: None,
+    **options: float,
 ) -> tuple[nn.Module, direct.Statistics]:
     torch.manual_seed(0)
     network = mbp.MLP([70, 45, 33, 10], dtype=dtype)
     trainer = direct.Trainer(network, lr=2.0, batch_size=64, backend="native", **options)  # type: ignore[arg-type]
-    return network, trainer.run(*data(share))
+    return network, trainer.launch(*data(share), progress=progress).wait()
 
 
 @pytest.mark.parametrize("share", [0.2, 1.0], ids=["sparse", "dense"])
 def test_bytes_do_not_depend_on_the_number_of_threads(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "THREADED_WORK", 0)
     found = []
-    before = torch.get_num_threads()
     for threads in (1, 2, 3, 7):
-        torch.set_num_threads(threads)
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         found.append(trained(share, momentum=0.5, weight_decay=0.01))
-    torch.set_num_threads(before)
     for network, statistics in found[1:]:
         assert statistics == found[0][1]
         for p, q in zip(network.parameters(), found[0][0].parameters(), strict=True):
@@ -81,11 +85,64 @@ def test_sigmoid_at_its_ends_and_in_between() -> None:
         torch.testing.assert_close(a, expected, rtol=0, atol=16 * relative)
 
 
-def test_diverged_training_shows_as_nan() -> None:
+@pytest.mark.parametrize("share", [0.2, 1.0], ids=["sparse", "dense"])
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.5, "weight_decay": 0.01}], ids=str)
+def test_bytes_do_not_depend_on_the_slices(
+    share: float, options: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """300 examples in batches of 64: a slice of two steps, another, and the last step, which is smaller."""
+    whole = trained(share, **options)
+    monkeypatch.setattr(native, "SLICE_WORK", 2.5 * 64 * (70 * 45 + 45 * 33 + 33 * 10))
+    calls: list[int] = []
+    sliced = trained(share, progress=calls.append, **options)
+    assert calls == [2, 2, 1]
+    assert sliced[1] == whole[1]
+    for p, q in zip(sliced[0].parameters(), whole[0].parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_what_progress_raises_ends_the_epoch_between_two_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "SLICE_WORK", 0)
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(0.2, progress=interrupt)
+
+
+def test_threads_that_cannot_be_had_are_an_error_not_the_end_of_the_process() -> None:
+    code = f"""
+import resource, torch
+from pathlib import Path
+from tests.direct import test_native
+from manual_bp.direct import native
+native.THREADED_WORK = 0
+test_native.trained(0.2)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + {60 << 20}, resource.RLIM_INFINITY))
+torch.get_num_threads = lambda: 64
+test_native.trained(0.2)
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "ran out of memory or threads: take a smaller batch, fewer threads" in done.stderr.splitlines()[-1]
+
+
+def test_a_parameter_in_another_order_of_memory_is_refused() -> None:
+    network = mbp.MLP([70, 10])
+    network[0].weight.data = network[0].weight.data.t().contiguous().t()
+    trainer = direct.Trainer(network, lr=1.0, batch_size=10, backend="native")
+    with pytest.raises(RuntimeError, match=r"layer '0' has the strides \(1, 10\): the native loop needs contiguous"):
+        trainer.run(*data(0.2))
+
+
+def test_diverged_training_shows_in_the_cost() -> None:
     torch.manual_seed(0)
     network = mbp.MLP([70, 10], output="linear")
     trainer = direct.Trainer(network, lr=1e30, batch_size=10, backend="native")
-    assert not trainer.run(*data(1.0)).cost < 1e30
+    assert not math.isfinite(trainer.run(*data(1.0)).cost)
 
 
 def test_without_a_compiler_auto_uses_pytorch_calls(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from manual_bp import direct
+from manual_bp import MLP, MSELoss
+from manual_bp.direct import eager, native
 from manual_bp.ops import LinearFunction
+from manual_bp.training import live_check
+from manual_bp.training.errors import UserError
 from manual_bp.training.run import Result
 
 Train = Callable[..., Result]
@@ -46,18 +50,39 @@ def test_a_wrong_function_ends_the_run_with_a_table(
     assert torch.load(tmp_path / "runs" / "wrong" / "checkpoint.pt", weights_only=True)["epoch"] == 0
 
 
-def test_a_wrong_direct_pass_ends_the_run(
-    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("module", [native, eager])
+def test_a_wrong_direct_loop_ends_the_run(
+    module: ModuleType, train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = direct.one_pass
-
-    def wrong(*args: Any) -> direct.Pass:
-        done = real(*args)
-        (weight, gradient), *others = done.gradients
-        return replace(done, gradients=[(weight, -gradient), *others])
-
-    monkeypatch.setattr(direct, "one_pass", wrong)
+    if module is eager:
+        monkeypatch.setattr(native, "load", unavailable)
+    real = module.scale
+    monkeypatch.setattr(module, "scale", lambda *args: 1.01 * real(*args))
     with pytest.raises(SystemExit) as stopped:
         train("--epochs", "1", "--engine", "direct")
     assert stopped.value.code == 1
-    assert "2.weight     max abs" in capsys.readouterr().err
+    rows = [line.split() for line in capsys.readouterr().err.splitlines() if "max rel" in line]
+    assert [row[0] for row in rows] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert [float(row[-1]) for row in rows] == pytest.approx([0.01] * 4, rel=1e-2)
+
+
+def unavailable() -> None:
+    raise native.NativeUnavailableError("left out")
+
+
+def test_a_gradient_that_is_no_number_is_wrong_where_the_true_one_is_finite() -> None:
+    torch.manual_seed(0)
+    model, x, y = MLP([3, 2]), torch.rand(4, 3), torch.rand(4, 2)
+    right = torch.autograd.grad(MSELoss()(model(x), y), list(model.parameters()))
+    wrong = [right[0].clone().index_fill_(0, torch.tensor(1), torch.nan), right[1]]
+    compared = live_check.compare(model, wrong, x, y, "mean")
+    assert compared.max_rel.tolist() == [math.inf, pytest.approx(0, abs=1e-6)]
+    with pytest.raises(UserError, match=r"0\.weight"):
+        compared.judge(compared.worst.item())
+
+
+def test_a_diverged_network_is_not_blamed_on_the_formulas() -> None:
+    model, x, y = MLP([3, 2], output="linear"), torch.full((4, 3), torch.inf), torch.rand(4, 2)
+    gradients = [torch.full_like(p, torch.nan) for p in model.parameters()]
+    compared = live_check.compare(model, gradients, x, y, "mean")
+    compared.judge(compared.worst.item())
