@@ -158,11 +158,19 @@ def test_float32_model_is_checked_in_float64() -> None:
     assert trace.compute(model.float(), x.float(), y.float(), cost="mean", lr=1.0).max_relative_error < ROUNDING
 
 
+class Doubled(nn.Linear):
+    """A Linear in type, that computes something else."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
 @pytest.mark.parametrize(
     ("layers", "x", "message"),
     [
         ([nn.Linear(2, 2), nn.ReLU()], (2,), "layer 1 is ReLU: only Linear layers"),
         ([nn.Sigmoid(), nn.Linear(2, 2)], (2,), "layer 0 is Sigmoid"),
+        ([Doubled(2, 2)], (2,), "layer 0 is Doubled: only Linear layers"),
         ([nn.Linear(2, 2), nn.Sigmoid(), nn.Sigmoid()], (2,), "layer 2 is Sigmoid"),
         ([], (2,), "the model has no layers"),
         ([nn.Linear(2, 2)], (3,), r"x \(3,\): one example is traced, of shape \(2,\) or \(1, 2\)"),

@@ -21,8 +21,8 @@ def to_host(tree: Any) -> Any:
     What is on the CPU already is not copied, and shares its memory with what was given.
     """
     host = _to_host(tree)
-    if any(tensor.device.type != "cpu" for tensor in _tensors(tree)):
-        torch.accelerator.synchronize()
+    for device in {tensor.device for tensor in _tensors(tree)} - {torch.device("cpu")}:
+        torch.accelerator.synchronize(device)
     return host
 
 

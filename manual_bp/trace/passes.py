@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from manual_bp.modules import Linear, Sigmoid
 from manual_bp.ops.mse import REDUCTIONS, scale
 
 COSTS = tuple(name for name in REDUCTIONS if name != "none")  # "none" is no single number
@@ -177,10 +178,10 @@ def _layers(model: nn.Module | Iterable[nn.Module]) -> list[_Layer]:
     layers: list[_Layer] = []
     after_linear = False
     for position, module in enumerate(model):
-        if isinstance(module, nn.Linear):
+        if type(module) in (Linear, nn.Linear):  # a subclass may compute something else
             bias = None if module.bias is None else _double(module.bias)
             layers.append(_Layer(str(position), _double(module.weight), bias, sigmoid=False))
-        elif isinstance(module, nn.Sigmoid) and after_linear:
+        elif type(module) in (Sigmoid, nn.Sigmoid) and after_linear:
             layers[-1] = _Layer(layers[-1].name, layers[-1].weight, layers[-1].bias, sigmoid=True)
         else:
             raise ValueError(

@@ -196,7 +196,9 @@ def _vanishing(trace: Trace, n: Notation) -> Iterator[Block]:
         after = layer
     header = ("layer", "‖error‖", "mean slope", "‖δ‖", "‖δ‖ / ‖δ of the layer after‖", f"‖∂{n.cost}/∂{n.weights}‖")
     yield Table(header, tuple(rows))
-    yield Paragraph("A sigmoid's slope is at most ¼, so each layer takes at least three quarters of its error away.")
+    yield Paragraph(
+        "A sigmoid's slope is at most ¼, so a layer with one takes at least three quarters of its error away."
+    )
 
 
 def _check(trace: Trace, n: Notation) -> Iterator[Block]:

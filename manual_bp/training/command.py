@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> Result:
     try:
         with _sigterm_raises():
             device, device_why = machine.choose_device(options.device)
-            with world.join(device) as processes:
+            with machine.current(device), world.join(device) as processes:
                 run = Run(options, given, device, device_why, processes)
                 with machine.configured(run.threads, run.options.deterministic):
                     return run.go()
@@ -47,9 +47,10 @@ def main(argv: Sequence[str] | None = None) -> Result:
             print(f"train.py: interrupted: {_how_to_go_on(run)}", file=sys.stderr)
         raise SystemExit(143 if isinstance(error, _Terminated) else 130) from None
     except RuntimeError as error:
-        if run is None or run.world.size == 1:
+        # A collective operation fails when a process that takes part in it has died.
+        if run is None or run.world.size == 1 or not world.is_lost(error):
             raise
-        if run.world.writes:  # a collective operation fails when a process that takes part in it has died
+        if run.world.writes:
             reason = str(error).splitlines()[0][:120]
             print(f"train.py: error: lost another process ({reason}): {_how_to_go_on(run)}", file=sys.stderr)
         raise SystemExit(1) from error

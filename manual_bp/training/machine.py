@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -22,22 +22,29 @@ def choose_device(name: str) -> tuple[torch.device, str]:
     Raises:
         UserError: it is not there.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
         if found is None:
             return torch.device("cpu"), "no accelerator is available"
-        why = f"{found.type} is available"
-        return (torch.device("cuda", local_rank), why) if found.type == "cuda" else (torch.device(found.type), why)
-    device = torch.device(name)
+        device, why = torch.device(found.type), f"{found.type} is available"
+    else:
+        device, why = torch.device(name), "as asked"
     if device.type == "cuda":
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise UserError(f"--device {name}: this machine has {count} usable CUDA devices; use --device cpu or auto")
+            usable = f"{count} usable CUDA device{'s' * (count != 1)}"
+            of_rank = f" for process {local_rank}" if local_rank else ""
+            raise UserError(f"--device {name}{of_rank}: this machine has {usable}; use --device cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this machine has no usable Apple GPU; use --device cpu or auto")
-    return device, "as asked"
+    return device, why
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes a GPU the current one: streams, events and collectives are those of the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def choose_threads(asked: int | None, batch_size: int, sizes: list[int]) -> int:

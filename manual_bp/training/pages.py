@@ -44,7 +44,7 @@ def environment(config: Mapping[str, Any]) -> str:
     return _table(("what", "version"), [*versions.items(), ("system", platform.platform())])
 
 
-def formulas(model: nn.Sequential, cost: str) -> str:
+def formulas(model: nn.Sequential, cost: str, momentum: float, weight_decay: float) -> str:
     """The forward and the backward pass of this very network, each line with its shape, and what the tags mean."""
     s, who = _SCALES[cost]
     modules = list(model.named_children())
@@ -70,11 +70,19 @@ def formulas(model: nn.Sequential, cost: str) -> str:
             _table(("layer", "formula", "shape"), forward),
             "### Backward: δ = error ⊙ slope, the last layer first",
             _table(("layer", "formula", "shape"), reversed(backward)),
-            "### Update\n\n`W ← W − η ∂C/∂W`, `b ← b − η ∂C/∂b`",
+            f"### Update\n\n{_update(momentum, weight_decay)}, and b likewise",
             "### What the curves show",
             _table(("tags", "meaning"), _TAGS.items(), code=1),
         )
     )
+
+
+def _update(momentum: float, weight_decay: float) -> str:
+    """What `torch.optim.SGD` does with these two."""
+    decay = f" + {weight_decay:g} W" if weight_decay else ""
+    if momentum:
+        return f"`v ← {momentum:g} v + ∂C/∂W{decay}`, `W ← W − η v`"
+    return f"`W ← W − η (∂C/∂W{decay})`" if decay else "`W ← W − η ∂C/∂W`"
 
 
 def _flags(config: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

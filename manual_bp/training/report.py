@@ -54,7 +54,9 @@ class Report:
         self._board.hparams_start(hparams | {"sizes": "-".join(map(str, config["sizes"]))})
         self._board.text("run/configuration", pages.configuration(config), start)
         self._board.text("run/environment", pages.environment(config), start)
-        self._board.text("run/formulas", pages.formulas(model, options.cost), start)
+        self._board.text(
+            "run/formulas", pages.formulas(model, options.cost, options.momentum, options.weight_decay), start
+        )
         if start == 0:
             self._pictures(0, next(model.parameters()))
         self._board.flush()

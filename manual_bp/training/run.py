@@ -86,7 +86,9 @@ class Run:
         self._introduce()
         if self.options.dry_run:
             return self._dry_run()
-        if self.folder is None and self.world.writes:
+        if self.folder is not None and self.world.writes:
+            self.folder.write_config(self.config())  # a resumed run may have another device, threads, data folder
+        elif self.world.writes:
             sizes = "-".join(map(str, self.sizes))
             self.folder = RunFolder.create(
                 Path(self.options.logdir),

@@ -56,6 +56,11 @@ def leave() -> None:
         os._exit(0)
 
 
+def is_lost(error: RuntimeError) -> bool:
+    """Whether the error is that of a collective operation in which another process is missing."""
+    return isinstance(error, dist.DistError) or any(name in str(error).lower() for name in ("gloo", "nccl"))
+
+
 @contextmanager
 def join(device: torch.device) -> Iterator[World]:
     """Join torchrun's processes: nccl where the device is CUDA, gloo elsewhere. Without torchrun, a world of one.

@@ -33,12 +33,13 @@ def _module(place: str) -> Any:
         if path.suffix == ".py":
             if not path.is_file():
                 raise ValueError(f"{place}: no such file")
-            spec = importlib.util.spec_from_file_location(path.stem, path)
+            name = f"verified_{path.stem}"  # not the stem alone: a file may be called as a module is, random.py
+            spec = importlib.util.spec_from_file_location(name, path)
             if spec is None or spec.loader is None:
                 raise ValueError(f"{place}: not a Python file")
             module = importlib.util.module_from_spec(spec)
             sys.path.insert(0, str(path.resolve().parent))  # as `python file.py` does, for what it imports itself
-            sys.modules[path.stem] = module
+            sys.modules[name] = module
             spec.loader.exec_module(module)
             return module
         sys.path.insert(0, "")

@@ -156,9 +156,22 @@ def test_text_tells_configuration_environment_formulas_and_an_example(run: Resul
 
 
 def test_formulas_of_a_linear_output_have_no_slope() -> None:
-    formulas = pages.formulas(MLP([4, 3, 2], output="linear"), "mean")
+    formulas = pages.formulas(MLP([4, 3, 2], output="linear"), "mean", 0.5, 0.01)
     assert "| `2` | `a = z` | `(2)` |" in formulas
     assert "| `2` | `δ = ∂C/∂z = 2s (a[2] − y)` | `(2)` |" in formulas
+
+
+@pytest.mark.parametrize(
+    ("momentum", "weight_decay", "update"),
+    [
+        (0.0, 0.0, "`W ← W − η ∂C/∂W`"),
+        (0.0, 0.01, "`W ← W − η (∂C/∂W + 0.01 W)`"),
+        (0.5, 0.0, "`v ← 0.5 v + ∂C/∂W`, `W ← W − η v`"),
+        (0.5, 0.01, "`v ← 0.5 v + ∂C/∂W + 0.01 W`, `W ← W − η v`"),
+    ],
+)
+def test_the_update_is_the_one_that_is_made(momentum: float, weight_decay: float, update: str) -> None:
+    assert update in pages.formulas(MLP([4, 2]), "mean", momentum, weight_decay)
 
 
 def test_histograms_are_written_every_n_epochs(events: EventAccumulator) -> None:
