@@ -28,7 +28,7 @@ def sequence(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
     Raises:
         TypeError: a module that is neither; only exact types count, because a subclass may compute something else.
-        RuntimeError: a module with hooks, which would not be run.
+        RuntimeError: a module or parameter with hooks, which would not be run.
     """
     modules = list(_flatten("", model))
     if not any(type(module) in _LINEAR for _, module in modules):
@@ -70,6 +70,12 @@ def _flatten(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if getattr(module, kind):
             raise RuntimeError(
                 f"direct: module {name or 'model'!r} has hooks, which would not run: "
+                f"remove them, or use the autograd engine"
+            )
+    for parameter_name, parameter in module._parameters.items():
+        if parameter is not None and (parameter._backward_hooks or parameter._post_accumulate_grad_hooks):
+            raise RuntimeError(
+                f"direct: parameter {f'{name}.{parameter_name}'.lstrip('.')!r} has hooks, which would not run: "
                 f"remove them, or use the autograd engine"
             )
     if type(module) in _LINEAR + _SIGMOID:

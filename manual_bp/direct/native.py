@@ -91,9 +91,10 @@ class NativeEngine:
         weight = layers[0].weight
         if weight.device.type != "cpu":
             raise NativeUnavailableError(f"the native loop runs on the CPU, the model is on {weight.device}")
-        library = load()
-        self._train = library.train_float if weight.dtype == torch.float32 else library.train_double
+        load()
+        self._function = "train_float" if weight.dtype == torch.float32 else "train_double"
         self.layers, self.buffers = layers, buffers
+        self._tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias) if tensor is not None]
         self.reduction = reduction
         self.momentum, self.weight_decay = momentum, weight_decay
         self.batch_size = batch_size
@@ -107,7 +108,7 @@ class NativeEngine:
             images = images.to(epoch.table.dtype)
         images, targets = images.contiguous(), targets.contiguous()
         if order is None:
-            order = torch.arange(epoch.examples)
+            order = torch.arange(epoch.examples, device=images.device)
         order = order.contiguous()
         skip_zeros = _share_of_nonzeros(images) < DENSE
         state = [self._layer(layer, pair) for layer, pair in zip(self.layers, self.buffers, strict=True)]
@@ -115,7 +116,7 @@ class NativeEngine:
         steps = max(1, int(SLICE_WORK / work))
         slices = zip(order.split(steps * self.batch_size), epoch.table.split(steps), strict=True)
         for i, (rows, table) in enumerate(slices):
-            rates = torch.tensor(epoch.lrs[i * steps : i * steps + len(table)], dtype=torch.float64)
+            rates = torch.tensor(epoch.lrs[i * steps : i * steps + len(table)], dtype=torch.float64, device="cpu")
             n, batch = len(rows), min(self.batch_size, len(rows))
             run = _Run(
                 layers=(_Layer * len(state))(*state),
@@ -138,7 +139,10 @@ class NativeEngine:
                 norms=epoch.norms,
                 threads=torch.get_num_threads() if work >= THREADED_WORK else 1,
             )
-            if self._train(ctypes.byref(run)):
+            failed = getattr(load(), self._function)(ctypes.byref(run))
+            # Autograd is to know that they changed, as after any operation in place.
+            torch.autograd.graph.increment_version(self._tensors)
+            if failed:
                 raise RuntimeError(
                     "direct: the native loop ran out of memory or threads: take a smaller batch, fewer threads, or "
                     "backend='torch'"
@@ -167,26 +171,35 @@ def _share_of_nonzeros(images: Tensor) -> float:
     return int(sample.count_nonzero()) / max(1, sample.numel())
 
 
-@functools.cache
 def load() -> ctypes.CDLL:
     """The compiled library, built if it is not there yet.
 
     Raises:
         NativeUnavailableError: no compiler, or one that fails.
     """
+    library = _load()
+    if isinstance(library, str):
+        raise NativeUnavailableError(library)
+    return library
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | str:
+    """The library, or why there is none: a compiler that has failed is not asked again."""
     try:
         return ctypes.CDLL(str(_build()))
-    except OSError as error:
-        raise NativeUnavailableError(f"the native loop cannot be loaded or built: {error}") from error
+    except (OSError, RuntimeError) as error:  # a RuntimeError where the home folder is not known
+        return str(error) if isinstance(error, NativeUnavailableError) else f"no native loop: {error}"
 
 
 def _build() -> Path:
-    compiler = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
+    wanted = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    compiler = next((name for name in wanted if shutil.which(name)), None)
     if compiler is None:
-        raise NativeUnavailableError("no C++ compiler was found ($CXX, c++, g++, clang++)")
+        raise NativeUnavailableError(f"no C++ compiler was found ({', '.join(wanted)}; $CXX names another)")
     folder = Path(__file__).parent
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    ingredients = [version, _processor(), *FLAGS, *TUNINGS, *((folder / name).read_text() for name in SOURCES)]
+    ingredients = [version, _processor(), *FLAGS, *TUNINGS, *((folder / name).read_text("utf-8") for name in SOURCES)]
     digest = hashlib.sha256("\0".join(ingredients).encode()).hexdigest()[:16]
     library = _cache_folder() / f"native-{digest}.so"
     if library.exists():

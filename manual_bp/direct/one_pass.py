@@ -34,10 +34,11 @@ def backward(model: nn.Module, x: Tensor, y: Tensor, *, reduction: str = "mean")
 
     Raises:
         TypeError: a module other than Linear and Sigmoid.
-        RuntimeError: hooks, or a target whose shape is not the output's.
+        RuntimeError: hooks, autocast, or a target whose shape is not the output's.
         ValueError: an unknown reduction.
     """
     check_reduction(reduction)
+    check_autocast(x.device)
     modules = [module for _, module in sequence(model)]
     n_out = next(module for module in reversed(modules) if isinstance(module, nn.Linear)).out_features
     expected = (*x.shape[:-1], n_out)
@@ -47,7 +48,10 @@ def backward(model: nn.Module, x: Tensor, y: Tensor, *, reduction: str = "mean")
     done = one_pass(model, x.reshape(-1, x.shape[-1]) if x.dim() != 2 else x, y.reshape(-1, n_out), s)
     for parameter, gradient in done.gradients:
         if parameter.requires_grad:
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            if parameter.grad is None:
+                parameter.grad = gradient
+            else:
+                parameter.grad += gradient
     return s * done.squared_error  # C = s Σ (a − y)²
 
 
@@ -75,7 +79,7 @@ def one_pass(model: nn.Module, x: Tensor, y: Tensor, s: float) -> Pass:
 
     output = activations.pop()
     residual = output - y  # a − y  (m, n_out)
-    delta = 2 * s * residual  # ∂C/∂a = 2 s (a − y)  (m, n_out)
+    delta = (2 * s * residual).to(output.dtype)  # ∂C/∂a = 2 s (a − y), y may be of a wider dtype  (m, n_out)
 
     deltas: list[Tensor] = []
     gradients: list[tuple[Tensor, Tensor]] = []
@@ -94,6 +98,11 @@ def one_pass(model: nn.Module, x: Tensor, y: Tensor, s: float) -> Pass:
             delta = delta * (after * (1 - after))  # ∂C/∂z = ∂C/∂a ⊙ a ⊙ (1 − a)  (m, n)
         after = before
     return Pass(output, residual.square().sum(), deltas[::-1], gradients)
+
+
+def check_autocast(device: torch.device) -> None:
+    if device.type != "meta" and torch.is_autocast_enabled(device.type):
+        raise RuntimeError("direct: autocast is on, which this does not follow: use the autograd engine")
 
 
 def check_reduction(reduction: str) -> None:

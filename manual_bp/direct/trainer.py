@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from manual_bp.direct.epoch import Engine, Epoch
 from manual_bp.direct.graph import GraphEngine
 from manual_bp.direct.layers import Layer, layers
 from manual_bp.direct.native import NativeEngine, NativeUnavailableError
-from manual_bp.direct.one_pass import check_reduction
+from manual_bp.direct.one_pass import check_autocast, check_reduction
 from manual_bp.direct.statistics import FIRST_NORM, NORMS_PER_LAYER, SQUARED_ERROR, Launched, Statistics
 from manual_bp.ops.mse import scale
 
@@ -65,15 +66,16 @@ class Trainer:
         check_reduction(reduction)
         if backend not in BACKENDS:
             raise ValueError(f"direct: backend {backend!r} is not one of {', '.join(BACKENDS)}")
-        for name, value in (("momentum", momentum), ("weight_decay", weight_decay)):
-            if value < 0:
-                raise ValueError(f"direct: {name} {value} is negative")
+        for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
+            if not value >= 0:
+                raise ValueError(f"direct: {name} {value} is not a number of at least 0")
+        batch_size = operator.index(batch_size)
         if batch_size < 1:
             raise ValueError(f"direct: batch_size {batch_size} is less than 1")
         self.reduction = reduction
         self.lr = lr
         self.batch_size = batch_size
-        self._layers = layers(model)
+        self._model, self._layers = model, layers(model)
         self._named = {}
         for layer in self._layers:
             self._named[f"{layer.name}.weight".lstrip(".")] = layer.weight
@@ -119,13 +121,14 @@ class Trainer:
             C before the update, a scalar on the device.
 
         Raises:
-            RuntimeError: shapes that do not fit, or an empty batch.
+            TypeError: an input that is neither uint8 nor floating, or a model that was converted since.
+            RuntimeError: shapes that do not fit, an empty batch, or a model that was moved or rebuilt since.
         """
         if x.dim() == 0 or not 0 < x.shape[0] <= self.batch_size:
             raise RuntimeError(
                 f"direct: x {tuple(x.shape)}: between 1 and batch_size = {self.batch_size} rows are needed"
             )
-        table = self._run(x, y, None, [self.lr], _pixel_scale(x), norms=False)
+        table = self._run(x, y, None, [float(self.lr)], _pixel_scale(x), norms=False)
         return table[0, SQUARED_ERROR] * self._scale(x.shape[0])
 
     def run(
@@ -153,7 +156,8 @@ class Trainer:
             The epoch's `Statistics`; the device is waited for once.
 
         Raises:
-            RuntimeError: shapes, devices or indices that do not fit.
+            TypeError: images that are neither uint8 nor floating, or a model that was converted since.
+            RuntimeError: shapes, devices or indices that do not fit, or a model that was moved or rebuilt since.
             ValueError: a number of learning rates that is not the number of steps.
         """
         return self.launch(images, targets, order, lrs, pixel_scale=pixel_scale, norms=norms).wait()
@@ -174,6 +178,8 @@ class Trainer:
         `progress` is called every now and then with the number of steps done since its last call; what it raises ends
         the epoch there.
         """
+        if images.dim() < 2:
+            raise RuntimeError(f"direct: input {tuple(images.shape)}: examples of shape (N, ...) are expected")
         n = images.shape[0] if order is None else order.shape[0]
         steps = math.ceil(n / self.batch_size)
         if lrs is None:
@@ -195,12 +201,16 @@ class Trainer:
         """Take over the buffers of `state_dict`.
 
         Raises:
-            RuntimeError: the names are not those of this trainer's buffers.
+            RuntimeError: the names or shapes are not those of this trainer's buffers.
         """
         saved = state["momentum"]
         if set(saved) != set(self._buffers):
             raise RuntimeError(f"direct: saved momentum for {sorted(saved)}: {sorted(self._buffers)} is expected")
         for name, buffer in self._buffers.items():
+            if saved[name].shape != buffer.shape:
+                raise RuntimeError(
+                    f"direct: saved momentum of {name} {tuple(saved[name].shape)}: {tuple(buffer.shape)} is expected"
+                )
             buffer.copy_(saved[name])
 
     def _scale(self, examples: int) -> float:
@@ -220,6 +230,8 @@ class Trainer:
         self._check_parameters()
         n_in, n_out = self._layers[0].weight.shape[1], self._layers[-1].weight.shape[0]
         n = images.shape[0]
+        if not (images.is_floating_point() or images.dtype == torch.uint8):
+            raise TypeError(f"direct: input {images.dtype}: uint8 or a floating dtype is needed")
         if images.dim() != 2 or images.shape[1] != n_in:
             raise RuntimeError(f"direct: input {tuple(images.shape)}: (N, {n_in}) is expected")
         if targets.dim() == 1 and not targets.is_floating_point():
@@ -243,7 +255,12 @@ class Trainer:
         return table
 
     def _check_parameters(self) -> None:
-        """Each time: the model may have been moved or converted since."""
+        """Each time: the model may have been moved, converted or rebuilt since."""
+        check_autocast(self.device)
+        if [(id(a.weight), id(a.bias), a.sigmoid) for a in layers(self._model)] != [
+            (id(b.weight), id(b.bias), b.sigmoid) for b in self._layers
+        ]:
+            raise RuntimeError("direct: the model has other layers or parameters than it had: make a new Trainer")
         for name, parameter in self._named.items():
             if parameter.dtype != self.dtype:
                 raise TypeError(f"direct: {name} is {parameter.dtype}, the first layer was {self.dtype}")
@@ -255,7 +272,7 @@ class Trainer:
 
 def _pixel_scale(images: Tensor) -> float:
     """Of images whose scale is not said: 1/255 for bytes."""
-    return 1.0 if images.is_floating_point() else 1 / 255
+    return 1 / 255 if images.dtype == torch.uint8 else 1.0
 
 
 def _check_indices(order: Tensor, n: int) -> None:

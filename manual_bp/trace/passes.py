@@ -178,7 +178,10 @@ def _layers(model: nn.Module | Iterable[nn.Module]) -> list[_Layer]:
     layers: list[_Layer] = []
     after_linear = False
     for position, module in enumerate(model):
-        if type(module) in (Linear, nn.Linear):  # a subclass may compute something else
+        if isinstance(module, nn.Linear) and type(module) in (
+            Linear,
+            nn.Linear,
+        ):  # a subclass may compute something else
             bias = None if module.bias is None else _double(module.bias)
             layers.append(_Layer(str(position), _double(module.weight), bias, sigmoid=False))
         elif type(module) in (Sigmoid, nn.Sigmoid) and after_linear:

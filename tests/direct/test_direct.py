@@ -301,7 +301,7 @@ def test_bad_options_are_refused() -> None:
     for options, words in (
         ({"reduction": "none"}, "reduction 'none' is not one of half_per_example"),
         ({"backend": "fast"}, "backend 'fast' is not one of auto, torch, native, graph"),
-        ({"momentum": -1.0}, "momentum -1.0 is negative"),
+        ({"momentum": -1.0}, "momentum -1.0 is not a number of at least 0"),
         ({"batch_size": 0}, "batch_size 0 is less than 1"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -350,3 +350,74 @@ def test_bytes_mean_the_same_to_step_as_to_run(backend: str) -> None:
     assert costs[0] == pytest.approx(costs[1], rel=1e-12)
     expected = mbp.functional.mse_loss(model([8, 3])(pixels.double() / 255), y)
     assert costs[0] == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_that_was_rebuilt_since_is_refused(backend: str) -> None:
+    network = model([4, 3])
+    trainer = direct.Trainer(network, lr=0.1, batch_size=2, backend=backend)
+    network.load_state_dict(network.state_dict(), assign=True)  # the parameters are other objects now
+    with pytest.raises(RuntimeError, match="make a new Trainer"):
+        trainer.step(torch.rand(2, 4), torch.rand(2, 3))
+
+
+@pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_on_parameters_are_refused(kind: str) -> None:
+    network = model([4, 3])
+    getattr(network[0].bias, kind)(lambda _: None)
+    with pytest.raises(RuntimeError, match=r"parameter '0\.bias' has hooks"):
+        direct.Trainer(network, lr=0.1, batch_size=2)
+    with pytest.raises(RuntimeError, match=r"parameter '0\.bias' has hooks"):
+        direct.backward(network, torch.rand(2, 4), torch.rand(2, 3))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autograd_notices_that_the_parameters_changed(backend: str) -> None:
+    network, x = model([4, 3]), torch.rand(2, 4, dtype=torch.float64, requires_grad=True)
+    out = network(x).sum()
+    direct.Trainer(network, lr=1, batch_size=2, backend=backend).step(x.detach(), torch.rand(2, 3))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(out, x)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_default_device_does_not_matter(backend: str) -> None:
+    x, y, costs = images(6, 4), labels(6, 3), []
+    for device in ("cpu", "meta"):
+        trainer = direct.Trainer(model([4, 3]), lr=0.1, batch_size=2, backend=backend)
+        with torch.device(device):
+            costs.append(trainer.run(x, y).cost)
+    assert costs[0] == costs[1]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_trainer_can_be_copied(backend: str) -> None:
+    x, y = images(6, 4), labels(6, 3)
+    network = model([4, 3])
+    trainer = direct.Trainer(network, lr=0.1, momentum=0.5, batch_size=2, backend=backend)
+    trainer.run(x, y)
+    again = copy.deepcopy(trainer)
+    assert again.run(x, y) == trainer.run(x, y)
+
+
+def test_backward_takes_targets_of_another_dtype_as_mse_loss_does() -> None:
+    network, x, y = model([4, 3], dtype=torch.float32), torch.rand(5, 4), torch.rand(5, 3, dtype=torch.float64)
+    expected = torch.autograd.grad(mbp.functional.mse_loss(network(x), y), list(network.parameters()))
+    direct.backward(network, x, y)
+    for parameter, gradient in zip(network.parameters(), expected, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_what_is_no_image_or_no_number_is_refused() -> None:
+    network = model([4, 3])
+    trainer = direct.Trainer(network, lr=0.1, batch_size=2)
+    for dtype in (torch.bool, torch.int64, torch.complex64):
+        with pytest.raises(TypeError, match="uint8 or a floating dtype"):
+            trainer.run(torch.ones(2, 4, dtype=dtype), labels(2, 3))
+    with pytest.raises(RuntimeError, match=r"input \(4,\): examples of shape"):
+        trainer.run(torch.ones(4), labels(2, 3))
+    with pytest.raises(ValueError, match="lr nan"):
+        direct.Trainer(network, lr=math.nan, batch_size=2)
+    with torch.autocast("cpu"), pytest.raises(RuntimeError, match="autocast is on"):
+        trainer.step(torch.rand(2, 4), torch.rand(2, 3))

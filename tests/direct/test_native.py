@@ -150,13 +150,13 @@ def test_without_a_compiler_auto_uses_pytorch_calls(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    native.load.cache_clear()
+    native._load.cache_clear()
     try:
         with pytest.raises(RuntimeError, match="no C\\+\\+ compiler was found"):
             direct.Trainer(mbp.MLP([4, 3]), lr=0.1, batch_size=2, backend="native")
         trainer = direct.Trainer(mbp.MLP([4, 3]), lr=0.1, batch_size=2)
     finally:
-        native.load.cache_clear()
+        native._load.cache_clear()
     assert trainer.backend == "torch"
     assert "no C++ compiler was found" in capsys.readouterr().err
 
@@ -166,11 +166,11 @@ def test_a_compiler_that_fails_is_named(
 ) -> None:
     monkeypatch.setenv("CXX", "false")
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    native.load.cache_clear()
+    native._load.cache_clear()
     try:
         trainer = direct.Trainer(mbp.MLP([4, 3]), lr=0.1, batch_size=2)
     finally:
-        native.load.cache_clear()
+        native._load.cache_clear()
     assert trainer.backend == "torch"
     assert "false cannot build the native loop" in capsys.readouterr().err
 
