@@ -5,10 +5,12 @@ Each checks its arguments, follows autocast's own casting rules, and runs the Fu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from manual_bp.ops.function import HandDerivedFunction, apply
 from manual_bp.ops.linear import LinearFunction
@@ -35,6 +37,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         TypeError: an argument is not a tensor.
         RuntimeError: shapes, dtypes or devices do not fit; the message names what was seen and what was expected.
     """
+    if not (isinstance(input, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))):
+        return _not_tensors(linear, input=input, weight=weight, bias=bias)
     autocast = torch._C._is_any_autocast_enabled() and _autocast_enabled(input)
     if autocast:
         dtype = torch.get_autocast_dtype(input.device.type)
@@ -62,7 +66,7 @@ def sigmoid(input: Tensor) -> Tensor:
         TypeError: the input is not a tensor of a floating dtype.
     """
     if not isinstance(input, Tensor):
-        raise _not_tensors("sigmoid", input=input)
+        return _not_tensors(sigmoid, input=input)
     if not input.dtype.is_floating_point:
         raise _not_floating("sigmoid", "input", input.dtype)
     return apply(SigmoidFunction, input)  # type: ignore[no-any-return]
@@ -91,6 +95,8 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
         RuntimeError: shapes or devices differ.
         ValueError: an unknown reduction.
     """
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        return _not_tensors(mse_loss, input=input, target=target, reduction=reduction)
     _check_mse_loss(input, target, reduction)
     if torch._C._is_any_autocast_enabled() and _autocast_enabled(input):
         return _without_autocast(MSELossFunction, _to_float32(input), _to_float32(target), reduction)
@@ -100,10 +106,8 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     return apply(MSELossFunction, input, target, reduction)  # type: ignore[no-any-return]
 
 
-def _autocast_enabled(input: Any) -> bool:
+def _autocast_enabled(input: Tensor) -> bool:
     """Whether it is for the device of `input`. Asked only where it is for any: that costs a small layer less."""
-    if not isinstance(input, Tensor):
-        return False
     device_type = input.device.type
     # is_autocast_enabled raises for "meta", which has no autocast. torch.compile of torch 2.11 cannot trace the
     # function that would say so for any device.
@@ -117,8 +121,8 @@ def _without_autocast(function: type[HandDerivedFunction], *args: Any) -> Tensor
 
 
 def _lower(argument: Any, dtype: torch.dtype) -> Any:
-    # autocast leaves float64, integers and whatever is no tensor alone.
-    lowers = isinstance(argument, Tensor) and argument.is_floating_point() and argument.dtype != torch.float64
+    # autocast leaves float64, integers and a bias of None alone.
+    lowers = argument is not None and argument.is_floating_point() and argument.dtype != torch.float64
     return argument.to(dtype) if lowers else argument
 
 
@@ -128,8 +132,6 @@ def _to_float32(tensor: Tensor) -> Tensor:
 
 def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     # Flat, each attribute read once: a small layer's checks take longer than its products.
-    if not (isinstance(input, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))):
-        raise _not_tensors("linear", input=input, weight=weight, bias=bias)
     shape, rows = weight.shape, input.shape
     if len(shape) not in (1, 2):
         raise _shapes_do_not_fit(input, weight, "the weight must have the shape (n_out, n_in), or (n_in,)")
@@ -162,8 +164,6 @@ def _shapes_do_not_fit(input: Tensor, weight: Tensor, expected: str) -> RuntimeE
 
 
 def _check_mse_loss(input: Tensor, target: Tensor, reduction: str) -> None:
-    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
-        raise _not_tensors("mse_loss", input=input, target=target)
     if input.shape != target.shape:
         raise RuntimeError(
             f"mse_loss: input {_shape(input)} and target {_shape(target)}: the shapes must be equal, "
@@ -177,9 +177,17 @@ def _check_mse_loss(input: Tensor, target: Tensor, reduction: str) -> None:
         raise _on_several_devices("mse_loss", input=input, target=target)
 
 
-def _not_tensors(operation: str, **arguments: object) -> TypeError:
+def _not_tensors(operation: Callable[..., Tensor], **arguments: Any) -> Tensor:
+    """Let an argument that stands for a tensor take the call, as torch's own functions do: a Proxy of torch.fx.
+
+    Raises:
+        TypeError: there is none.
+    """
+    values = tuple(arguments.values())
+    if has_torch_function(values):
+        return handle_torch_function(operation, values, **arguments)
     name, seen = next((name, seen) for name, seen in arguments.items() if not isinstance(seen, Tensor))
-    return TypeError(f"{operation}: {name} must be a tensor, not {type(seen).__name__}")
+    raise TypeError(f"{operation.__name__}: {name} must be a tensor, not {type(seen).__name__}")
 
 
 def _not_floating(operation: str, name: str, dtype: torch.dtype) -> TypeError:

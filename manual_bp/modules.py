@@ -113,7 +113,7 @@ def convert(model: M) -> M:
 
     The modules are changed in place: the same objects with the same parameters, buffers, hooks, mode and names, so
     optimizers and shared layers keep working. Exact types only: subclasses (also parametrized modules, which are
-    subclasses) stay as they are. A second call changes nothing.
+    subclasses) stay as they are, and so do complex layers. A second call changes nothing.
 
     Args:
         model: any module; a bare `nn.Linear` is converted too.
@@ -128,6 +128,6 @@ def convert(model: M) -> M:
         raise TypeError(f"convert: a torch.nn.Module is needed, not {type(model).__name__}")
     for module in model.modules():
         twin = _TWINS.get(type(module))
-        if twin is not None:
+        if twin is not None and not any(parameter.is_complex() for parameter in module.parameters(recurse=False)):
             module.__class__ = twin
     return model

@@ -10,9 +10,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 import manual_bp as mbp
+from manual_bp import functional
 from tests.correctness import compare
 from tests.correctness.operations import twin_mlp
 
@@ -227,3 +229,17 @@ def test_a_converted_cost_keeps_its_reduction_and_refuses_to_broadcast() -> None
     assert float(cost(torch.full((5, 2), 2.0), torch.zeros(5, 2))) == 40.0
     with pytest.raises(RuntimeError, match="nothing is broadcast"):
         cost(torch.zeros(5, 1), torch.zeros(5))
+
+
+def test_a_model_can_be_traced_by_fx() -> None:
+    model, x = mbp.MLP([3, 4, 2]), torch.rand(5, 3)
+    graph = torch.fx.symbolic_trace(model)
+    calls = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+    assert calls == [functional.linear, functional.sigmoid] * 2
+    assert torch.equal(graph(x), model(x))
+
+
+def test_convert_leaves_complex_layers_alone() -> None:
+    model = mbp.convert(nn.Sequential(nn.Linear(3, 2, dtype=torch.complex64), nn.Linear(2, 2)))
+    assert [type(layer) for layer in model] == [nn.Linear, mbp.Linear]
+    assert model[0](torch.rand(4, 3, dtype=torch.complex64)).is_complex()

@@ -13,7 +13,7 @@ An operation is two classes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache, lru_cache, wraps
 from typing import Any, ClassVar
 
 import torch
@@ -71,6 +71,28 @@ def _primal(tensor: Tensor) -> Tensor:
     if dim is not None:
         primal = functorch._add_batch_dim(primal, dim, interpreter.level())
     return primal
+
+
+def number(value: float, like: Tensor) -> Any:
+    """`value` for arithmetic with `like`: in eager mode as a tensor without dimensions, made once.
+
+    PyTorch makes such a tensor of a Python number at every call, which takes a small layer as long as the arithmetic.
+    Not for a `like` without dimensions, whose dtype it would widen; and where tensors are transformed, traced or
+    faked, a tensor from outside would be foreign.
+    """
+    plain = (
+        type(like) is Tensor
+        and like.dim() > 0
+        and not torch.compiler.is_compiling()
+        and functorch.peek_interpreter_stack() is None
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
+    return _constant(value) if plain else value
+
+
+@lru_cache(maxsize=64)
+def _constant(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 def apply(function: type[HandDerivedFunction], *args: Any) -> Any:

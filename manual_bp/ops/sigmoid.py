@@ -13,10 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.ops.function import HandDerivedFunction, forward_rule
-
-# 1 as a tensor: PyTorch makes one of a Python number at every call, which takes a small layer as long as the rest.
-_ONE = torch.ones((), device="cpu")
+from manual_bp.ops.function import HandDerivedFunction, forward_rule, number
 
 
 class SigmoidFunction(HandDerivedFunction):
@@ -33,10 +30,10 @@ class SigmoidFunction(HandDerivedFunction):
     @staticmethod
     def backward(ctx: Any, da: Tensor) -> Tensor:
         a: Tensor = ctx.saved_tensors[0]
-        # Not without dimensions, where two tensors promote to the wider dtype; not in a subclass or compiled code.
-        one = _ONE if type(a) is Tensor and a.dim() and not torch.compiler.is_compiling() else 1
-        # Multiplied in the order of torch's own kernel: equal to it bit for bit.
-        return da * (one - a) * a  # ∂C/∂z = ∂C/∂a ⊙ a ⊙ (1 − a)  (as z)
+        # In the order of torch's own kernel: equal to it bit for bit. The last factor in place: new memory costs time.
+        delta: Tensor = da * (number(1, a) - a)
+        delta *= a  # ∂C/∂z = ∂C/∂a ⊙ (1 − a) ⊙ a  (as z)
+        return delta
 
 
 class SigmoidForwardMode(SigmoidFunction):

@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.fx
 from torch import Tensor, nn
+from torch.func import grad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from tests.correctness import compare, distributed
@@ -272,3 +275,16 @@ def cuda_autocast_float16(op: Operation) -> None:
 
 def cuda_grad_scaler(op: Operation) -> None:
     grad_scaler(op, "cuda")
+
+
+def symbolic_trace(op: Operation) -> None:
+    """torch.fx records the call of our function, and its graph runs our rule."""
+    _as_the_twin(op, torch.fx.symbolic_trace)
+
+
+def make_fx_fake(op: Operation) -> None:
+    """The gradient traced on fake tensors, with torch.func inside, computes the twin's."""
+    inputs = op.inputs()
+    every = tuple(range(len(inputs)))
+    traced = make_fx(grad(lambda *t: op.ours(*t).sum(), every), tracing_mode="fake")(*inputs)
+    compare.all_of(compare.agree, traced(*inputs), grad(lambda *t: op.twin(*t).sum(), every)(*inputs), zero=True)

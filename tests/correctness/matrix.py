@@ -88,6 +88,8 @@ COLUMNS = (
     Column("checkpoint, non-reentrant", execution.checkpoint_non_reentrant),
     Column("saved_tensors_hooks", execution.saved_tensors_hooks),
     Column("save_on_cpu", execution.save_on_cpu),
+    Column("fx.symbolic_trace", execution.symbolic_trace),
+    Column("make_fx of func.grad, fake tensors", execution.make_fx_fake),
     Column("torch.export of a trained module", execution.export),
     Column("ONNX export of a trained module", execution.onnx),
     Column("DistributedDataParallel, gloo, 2 processes", execution.distributed_data_parallel),

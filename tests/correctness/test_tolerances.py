@@ -65,6 +65,14 @@ def test_a_scaled_float16_gradient_of_a_million_elements_does_not_underflow() ->
     assert float((ours - exact).abs().max()) <= 2 * torch.finfo(torch.float16).eps * float(exact.abs().max())
 
 
+def test_a_scaled_float16_gradient_of_a_sum_does_not_overflow() -> None:
+    a, y = (torch.full((3, 4), value, dtype=torch.float16) for value in (0.5, 0.499))
+    g = torch.tensor(2.0**15, dtype=torch.float16)  # 2 g is more than float16 holds
+    ours = _flat(MSE["sum"].ours, [a, y], g)[1].double()
+    exact = _flat(MSE["sum"].twin, [a.double(), y.double()], g.double())[1]
+    assert float((ours - exact).abs().max()) <= 2 * torch.finfo(torch.float16).eps * float(exact.abs().max())
+
+
 # The test of the test: an operation whose gradient is wrong by this much must fail the assertion above.
 
 
