@@ -13,7 +13,7 @@ from manual_bp.training import terminal
 from manual_bp.training.errors import UserError
 from manual_bp.training.options import Options, restore
 
-FORMAT = 1
+FORMAT = 2
 NAME = "checkpoint.pt"
 # What --resume may change; everything else is the run's own.
 _MAY_CHANGE = {"epochs", "data_dir", "device", "threads", "histograms", "resume", "logdir", "dry_run"}
@@ -22,6 +22,7 @@ _ENTRIES: dict[str, type] = {
     "epoch": int,
     "epochs": int,
     "batch_size": int,
+    "lr": float,
     "model": dict,
     "engine": dict,
     "engine_name": str,
@@ -71,13 +72,15 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def find(resume: str, logdir: Path) -> Path:
-    """The checkpoint that --resume means: a file, a run folder, or "latest", the one written last in `logdir`.
+    """The checkpoint that --resume means: a file, a run's folder or name, or "latest", written last in `logdir`.
 
     Raises:
         UserError: there is none.
     """
     if resume != "latest":
         path = Path(resume)
+        if not path.exists() and (logdir / resume / NAME).is_file():  # the name of a run
+            path = logdir / resume
         return path / NAME if path.is_dir() else path
     try:
         found = [folder / NAME for folder in logdir.iterdir() if (folder / NAME).is_file()]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from manual_bp.training import machine, world
-from manual_bp.training.errors import UserError
+from manual_bp.training.errors import UsageError, UserError
 from manual_bp.training.options import parse
 from manual_bp.training.run import Result, Run
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> Result:
                     return run.go()
     except UserError as error:
         print(f"train.py: error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
+        raise SystemExit(2 if isinstance(error, UsageError) else 1) from error
     except BrokenPipeError:  # whoever read the output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its exit
         raise SystemExit(1) from None

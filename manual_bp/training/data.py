@@ -12,6 +12,7 @@ import shutil
 import socket
 import struct
 import tempfile
+import textwrap
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -109,7 +110,8 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
             return _digits(
                 "in MNIST's place",
                 f"MNIST is not in {root / 'MNIST' / 'raw'} and {error}: training on scikit-learn's small handwritten "
-                f"digits instead. To get MNIST, put its four idx files there, or name their folder with --data-dir.",
+                f"digits instead. To get MNIST, put its four idx files there, unpacked, or name the folder that holds "
+                f"MNIST/raw with --data-dir.",
             )
     return _mnist("mnist", root)
 
@@ -249,4 +251,4 @@ def _download(name: str, root: Path) -> None:
 
 
 def _in_short(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    return textwrap.shorten(str(error), 160, placeholder=" …") or type(error).__name__

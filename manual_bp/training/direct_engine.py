@@ -13,12 +13,9 @@ from manual_bp.ops.mse import scale
 from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
 from manual_bp.training.engine import EpochStatistics, Trained, trained
 from manual_bp.training.evaluation import cost_per_example
-from manual_bp.training.network import builtin_twin
 from manual_bp.training.options import Options
 from manual_bp.training.tally import Tally
 from manual_bp.training.world import World
-
-_LONG_STEP = 2.0**20  # a power of two: dividing by it is exact
 
 
 class DirectEngine:
@@ -31,7 +28,7 @@ class DirectEngine:
     """
 
     def __init__(self, model: nn.Sequential, options: Options, batch_size: int) -> None:
-        self._model, self._cost = model, options.cost
+        self._cost = options.cost
         self._trainer = direct.Trainer(
             model,
             reduction=options.cost,
@@ -40,14 +37,10 @@ class DirectEngine:
             weight_decay=options.weight_decay,
             batch_size=batch_size,
         )
-        self._copy = builtin_twin(model)
-        self._copy_trainer = direct.Trainer(
-            self._copy,
-            reduction=options.cost,
-            lr=_LONG_STEP,
-            batch_size=batch_size,
-            backend=self._trainer.backend,
+        self._check = direct.Trainer(
+            model, reduction=options.cost, lr=0.0, momentum=0.5, batch_size=batch_size, backend=self._trainer.backend
         )
+        self._at_rest = self._check.state_dict()
 
     def train_epoch(
         self, part: Part, order: Tensor, learning_rates: Sequence[float], progress: Callable[[int], object]
@@ -68,14 +61,11 @@ class DirectEngine:
 
         return Trained(launched.values, statistics)
 
-    @torch.no_grad()
     def gradients(self, batch: Part) -> list[Tensor]:
-        """By one step of a copy: W − W′ = η ∂C/∂W, with η so large that rounding W takes nothing from ∂C/∂W."""
-        parameters, copies = list(self._model.parameters()), list(self._copy.parameters())
-        for parameter, mine in zip(parameters, copies, strict=True):
-            mine.copy_(parameter)
-        self._copy_trainer.launch(batch.images, batch.labels, pixel_scale=PIXEL_SCALE, norms=False)
-        return [(before - after) / _LONG_STEP for before, after in zip(parameters, copies, strict=True)]
+        """By one step from rest, of length 0: v ← μ 0 + ∂C/∂W."""
+        self._check.load_state_dict(self._at_rest)
+        self._check.launch(batch.images, batch.labels, pixel_scale=PIXEL_SCALE, norms=False)
+        return list(self._check.state_dict()["momentum"].values())
 
     def state_dict(self) -> dict[str, Any]:
         return self._trainer.state_dict()

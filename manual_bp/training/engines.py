@@ -6,7 +6,7 @@ from torch import nn
 
 from manual_bp.training.direct_engine import DirectEngine, SharedDirectEngine
 from manual_bp.training.engine import AutogradEngine, Engine
-from manual_bp.training.errors import UserError
+from manual_bp.training.errors import UsageError
 from manual_bp.training.options import Options
 from manual_bp.training.world import World
 
@@ -15,7 +15,7 @@ def choose(options: Options) -> str:
     """autograd or direct; direct unless something was asked for that it does not do.
 
     Raises:
-        UserError: direct was asked for together with such a thing.
+        UsageError: direct was asked for together with such a thing.
     """
     needs_autograd = [
         flag
@@ -27,7 +27,7 @@ def choose(options: Options) -> str:
         if wanted
     ]
     if options.engine == "direct" and needs_autograd:
-        raise UserError(f"--engine direct does not go with {needs_autograd[0]}: use --engine autograd")
+        raise UsageError(f"--engine direct does not go with {needs_autograd[0]}: use --engine autograd")
     return options.engine or ("autograd" if needs_autograd else "direct")
 
 

@@ -1,4 +1,4 @@
-"""The one exception whose message is meant for the person at the terminal."""
+"""The exceptions whose message is meant for the person at the terminal."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command prints it on stderr and exits with status 1.
     """
+
+
+class UsageError(UserError):
+    """Flags that contradict each other: the command exits with status 2, as after any other wrong usage."""

@@ -9,7 +9,7 @@ INITIALISATIONS = ("pytorch", "uniform", "xavier", "equal")
 
 EQUAL_WARNING = (
     "--init equal: the units of a hidden layer start equal, get equal gradients and stay equal, so that a layer is "
-    "worth one unit; random weights break the symmetry"
+    "worth one unit; random weights break the symmetry (small ones show it best: --init-epsilon 0.01 --lr 0.5)"
 )
 
 

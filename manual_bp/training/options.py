@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from manual_bp.training.initialisation import INITIALISATIONS
+from manual_bp.training.recipe import DIGITS, MNIST
 
 DATASETS = ("auto", "mnist", "fashion-mnist", "digits")
 COSTS = ("half_per_example", "half_per_element", "mean", "sum")
@@ -46,23 +47,6 @@ class Options:
     histograms: int
     resume: str | None
     dry_run: bool
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Defaults that suit a data set."""
-
-    epochs: int
-    batch_size: int
-    lr: float
-
-
-MNIST = Recipe(epochs=10, batch_size=10, lr=3.0)
-DIGITS = Recipe(epochs=60, batch_size=5, lr=2.0)
-
-
-def recipe(dataset: str) -> Recipe:
-    return DIGITS if dataset == "digits" else MNIST
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Options, set[str]]:
@@ -125,7 +109,13 @@ def _parser() -> _Parser:
 
     network = parser.add_argument_group("network")
     network.add_argument(
-        "--hidden", type=_positive_int, nargs="+", action=_Tuple, default=(128,), metavar="N", help="hidden layer sizes"
+        "--hidden",
+        type=_positive_int,
+        nargs="*",
+        action=_Tuple,
+        default=(128,),
+        metavar="N",
+        help="hidden layer sizes; none for a single layer",
     )
     network.add_argument("--output", choices=("sigmoid", "linear"), default="sigmoid", help="the output unit")
     network.add_argument(
@@ -145,7 +135,12 @@ def _parser() -> _Parser:
     )
 
     descent = parser.add_argument_group("gradient descent")
-    descent.add_argument("--cost", choices=COSTS, default="half_per_example", help="normalisation of the squared error")
+    descent.add_argument(
+        "--cost",
+        choices=COSTS,
+        default="half_per_example",
+        help="normalisation of the squared error: half_per_example is 1/(2m) Σ (a − y)²",
+    )
     descent.add_argument(
         "--epochs",
         type=_natural_int,
@@ -163,7 +158,8 @@ def _parser() -> _Parser:
         "--lr",
         type=_positive_float,
         metavar="ETA",
-        help=f"learning rate η (default: {MNIST.lr:g}; {DIGITS.lr:g} on the digits)",
+        help=f"learning rate η (default: {MNIST.lr:g}; {DIGITS.lr:g} on the digits; less for wide layers, momentum, a "
+        "linear output, other batches, and as the cost's normalisation needs it)",
     )
     descent.add_argument(
         "--lr-schedule",

@@ -17,7 +17,19 @@ from manual_bp.training.run_folder import RunFolder
 
 _PICTURES = 5  # of the first layer's weights, between the first and the last epoch
 _HPARAMS = ("dataset", "sizes", "epochs", "batch_size", "lr", "engine", "seed")
-_FLAG_HPARAMS = ["output", "init", "cost", "lr_schedule", "momentum", "weight_decay", "augment", "impl", "dtype", "amp"]
+_FLAG_HPARAMS = [
+    "output",
+    "init",
+    "init_epsilon",
+    "cost",
+    "lr_schedule",
+    "momentum",
+    "weight_decay",
+    "augment",
+    "impl",
+    "dtype",
+    "amp",
+]
 
 
 class Report:

@@ -22,7 +22,8 @@ from manual_bp.training.engine import EpochStatistics
 from manual_bp.training.errors import UserError
 from manual_bp.training.evaluation import evaluate
 from manual_bp.training.initialisation import EQUAL_WARNING
-from manual_bp.training.options import Options, recipe
+from manual_bp.training.options import Options
+from manual_bp.training.recipe import learning_rate, recipe
 from manual_bp.training.report import Report
 from manual_bp.training.run_folder import RunFolder
 from manual_bp.training.trouble import Watch
@@ -67,7 +68,13 @@ class Run:
             self.batch_size = state["batch_size"]
         self.options = options
         self.epochs = defaults.epochs if options.epochs is None else options.epochs
-        self.lr = defaults.lr if options.lr is None else options.lr
+        if state is not None:
+            self.lr = state["lr"]
+        elif options.lr is None:
+            width = [self.dataset.side**2, *options.hidden][-1]
+            self.lr = learning_rate(defaults, options.cost, width, options.output, self.batch_size, options.momentum)
+        else:
+            self.lr = options.lr
         self.steps = math.ceil(examples / self.batch_size)
         self.sizes = [self.dataset.side**2, *options.hidden, data.CLASSES]
         self.threads = machine.choose_threads(options.threads, self.batch_size, self.sizes)
@@ -167,7 +174,8 @@ class Run:
             f"cost {self.options.cost}, {self.engine_name} engine"
         )
         batch = "the full batch" if self.steps == 1 else f"batches of {self.batch_size}"
-        print(f"descent  {self.epochs} epochs, {batch}, η = {self.lr:g} {self.options.lr_schedule}")
+        epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
+        print(f"descent  {epochs}, {batch}, η = {self.lr:g} {self.options.lr_schedule}")
         processes = f", {self.world.size} processes" if self.world.size > 1 else ""
         print(f"device   {self.device} ({self.device_why}), threads: {torch.get_num_threads()}{processes}", flush=True)
         if self.options.init == "equal":
@@ -267,6 +275,7 @@ class Run:
             "epoch": epoch,
             "epochs": self.epochs,
             "batch_size": self.batch_size,
+            "lr": self.lr,
             "engine_name": self.engine_name,
             "shuffle": self.shuffle.get_state(),
             "metrics": self.rows,
@@ -298,6 +307,11 @@ class Run:
             raise UserError(f"{path}: does not fit this run: {str(error).splitlines()[0]}") from error
         self.rows = list(state["metrics"])
         self.first_epoch = state["epoch"] + 1
+        if self.epochs < state["epoch"]:
+            raise UserError(
+                f"{path}: has {state['epoch']} epochs already, {self.epochs} are asked for: give --epochs at least "
+                f"{state['epoch']}"
+            )
 
 
 def _training_scalars(trained: EpochStatistics) -> dict[str, float]:

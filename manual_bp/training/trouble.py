@@ -58,7 +58,8 @@ class Watch:
         bad = {tag: v for tag, v in row.items() if not tag.startswith(ignored) and not math.isfinite(v)}
         if not bad:
             return []
-        layers = sorted({_layer(tag) for tag in bad if tag.startswith(("grad_norm/", "update_ratio/"))} - {"total"})
+        found = dict.fromkeys(_layer(tag) for tag in bad if tag.startswith(("grad_norm/", "update_ratio/")))
+        layers = [name for name in found if name != "total"]  # in their order
         where = f", and layer{'s' * (len(layers) > 1)} {', '.join(layers)} not finite" if layers else ""
         tag, value = next(iter(bad.items()))
         return [
@@ -115,14 +116,15 @@ class Watch:
         layers = f"layer{'s' * (len(found) > 1)} {', '.join(found)}"
         share = min(dead[name] for name in found)
         if row[f"saturated/{found[0]}"] >= _DEAD_SHARE:
-            remedy = self._smaller_steps()
+            what, remedy = "", self._smaller_steps()
         else:
             # With weights of about this size z varies over the images as much as a layer before.
             epsilon = 5.5 / math.sqrt(min(self._options.hidden))
+            what = "the gradient vanishes: "
             remedy = f"try larger first weights, --init uniform --init-epsilon {epsilon:.1g} --lr 1, or fewer layers"
         return {
             f"dead {layers}": f"{layers}: {100 * share:.0f} % of the units give the same output for every image, "
-            f"within {DEAD_SPREAD}; ‖δ‖ falls from {row[f'delta_norm/{output}']:.1g} in the last layer to "
+            f"within {DEAD_SPREAD}; {what}‖δ‖ falls from {row[f'delta_norm/{output}']:.1g} in the last layer to "
             f"{row[f'delta_norm/{hidden[0]}']:.1g} in the first; {remedy}"
         }
 

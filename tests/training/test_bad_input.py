@@ -46,7 +46,6 @@ COMMAND_LINES: list[list[str]] = [
     *([flag, value] for flag in ("--lr", "--momentum", "--weight-decay") for value in [*NOT_A_NUMBER, "-0.1", "inf"]),
     *(["--batch-size", value] for value in [*NOT_A_NUMBER, "0", "-3", "1.5", "Full", "all"]),
     *(["--hidden", value] for value in ["0", "-5", "1.5", "x", "", "30,30"]),
-    ["--hidden"],
     ["--hidden", "30", "0"],
     ["--lr", "0"],
     ["--momentum", "1"],
@@ -81,10 +80,14 @@ def test_wrong_usage(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFix
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("flags", [["--impl", "builtin"], ["--amp", "bf16"], ["--compile"]], ids=" ".join)
+def test_flags_that_contradict_each_other(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused([*MINIMAL, "--logdir", str(tmp_path / "runs"), "--engine", "direct", *flags], capsys, status=2)
+    assert f"--engine direct does not go with {' '.join(flags)}: use --engine autograd" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 CONTRADICTIONS = [
-    (["--engine", "direct", "--impl", "builtin"], "--impl builtin"),
-    (["--engine", "direct", "--amp", "bf16"], "--amp bf16"),
-    (["--engine", "direct", "--compile"], "--compile"),
     (["--resume", "nowhere"], "nowhere: there is no such checkpoint"),
     (["--resume", "latest"], "no run with a checkpoint.pt"),
     (["--resume", ""], "checkpoint"),
