@@ -285,6 +285,12 @@ def test_branching_units_have_the_documents_names() -> None:
     assert "units j, k:" in printed
 
 
+def test_only_a_linear_output_is_said_to_pass_its_error_on() -> None:
+    said = "A linear layer passes its error on unchanged: here layer 3."
+    assert said in trace.text(*example(3, 4, 2, output="linear"))
+    assert "linear layer" not in trace.text(*example(3, 4, 2))
+
+
 def test_shapes_are_laid_out_as_in_each_document() -> None:
     model, x, y = example(3, 4, 2)
     assert "(1, 4)" in trace.text(model, x, y, notation=1)

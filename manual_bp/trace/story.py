@@ -199,6 +199,10 @@ def _vanishing(trace: Trace, n: Notation) -> Iterator[Block]:
     yield Paragraph(
         "A sigmoid's slope is at most ¼, so a layer with one takes at least three quarters of its error away."
     )
+    linear = [n.layer(layer.number) for layer in trace.layers if not layer.sigmoid]
+    if linear:
+        yield Paragraph(f"A linear layer passes its error on unchanged: here {' and '.join(linear)}.")
+    yield Paragraph("What arrives at the layer before is δ times the weights: small weights shorten it further.")
 
 
 def _check(trace: Trace, n: Notation) -> Iterator[Block]:
