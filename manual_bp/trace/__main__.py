@@ -6,10 +6,8 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from manual_bp.trace import NOTATIONS, compute, render, story
-from manual_bp.trace.run_folder import RunError, read
 from manual_bp.trace.story import Block, Heading
 from manual_bp.worked_examples.networks import NETWORKS, tensor
 
@@ -19,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     try:
         blocks = _run(args) if args.run is not None else _network(args)
-    except (RunError, ValueError) as error:
+    except ValueError as error:
         print(f"trace: error: {error}", file=sys.stderr)
         return 1
     print(render.markdown(blocks) if args.format == "markdown" else render.text(blocks), end="")
@@ -38,7 +36,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help=f"one of the documents' networks: {', '.join(NETWORKS)} (default: two-two-two)",
     )
-    what.add_argument("--run", type=Path, metavar="DIR", help="a run folder that train.py wrote, such as runs/NAME")
+    what.add_argument(
+        "--run",
+        metavar="RUN",
+        help="a run that train.py wrote: its folder, its name in runs/, or latest, the one in runs/ written last",
+    )
     parser.add_argument(
         "--example", type=int, metavar="I", help="with --run: which image of the test part (default: 0)"
     )
@@ -69,13 +71,18 @@ def _network(args: argparse.Namespace) -> list[Block]:
 
 
 def _run(args: argparse.Namespace) -> list[Block]:
+    # Training stands above this package and takes a second to import: both only where a run is read.
+    from manual_bp.training import traced_run
+    from manual_bp.training.errors import UserError
+
     number = args.example or 0
-    example = read(args.run, number)
-    trace = compute(example.model, example.x, example.y, cost=example.cost, lr=example.lr)
+    try:
+        run = traced_run.read(args.run, number)
+    except (UserError, OSError) as error:  # an OSError for a name that no file system takes
+        raise ValueError(str(error)) from error
+    trace = compute(run.model, run.x, run.y, cost=run.cost, lr=run.lr)
     output = int(trace.layers[-1].a.argmax())
-    title = Heading(
-        f"{args.run}: {example.dataset}, test image {number}, label {example.label}, largest output: {output}"
-    )
+    title = Heading(f"{run.folder}: {run.dataset}, test image {number}, label {run.label}, largest output: {output}")
     return [title, *story(trace, args.notation or 1)]
 
 
