@@ -177,7 +177,7 @@ def test_document1_step_6_feeds_into_the_current_layer() -> None:
 
 def test_document1_equal_weights_do_not_make_a_layer_equal() -> None:
     """Equal weights make the hidden units equal, not "every neuron in a given layer" or "all" partial derivatives."""
-    symmetric = NETWORKS["symmetric"]
+    symmetric = NETWORKS["symmetry"]
     theta1, theta2 = (tensor(w).requires_grad_() for w in symmetric.weights)
     z2 = tensor([symmetric.x]) @ theta1.t()
     z3 = torch.sigmoid(z2) @ theta2.t()

@@ -16,7 +16,7 @@ import manual_bp as mbp
 from manual_bp.trace.__main__ import main
 from manual_bp.training import command, data
 from manual_bp.training.traced_run import read
-from manual_bp.worked_examples import NETWORKS
+from manual_bp.worked_examples import EXAMPLES, NETWORKS
 
 ROUNDING = 1e-12
 
@@ -28,6 +28,33 @@ def test_every_network_in_every_notation(name: str, notation: str, capsys: pytes
     printed = capsys.readouterr().out
     error = float(printed.split("max relative error ")[1].split()[0])
     assert error < ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("two-two-two", ["θ₁₁⁽¹⁾ = 3 ln 3 = 3.296", "θ₁₂⁽¹⁾ = −ln 3 = −1.099", "θ₁₂⁽²⁾ = −2 ln 3 = −2.197"]),
+        ("branching", ["w_{in→i} = 1/2 ln 3 = 0.5493", "w_{i→k} = 8/3 ln 3 = 2.93", "w_{k→o} = −1"]),
+        ("vector-form", ["w₁₁¹ = ln 3 = 1.099", "b₁¹ = 2 ln 3 = 2.197"]),
+    ],
+)
+def test_a_documents_weights_are_written_as_they_are_meant(
+    name: str, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name]) == 0
+    printed = capsys.readouterr().out
+    assert set(lines) < {line.strip() for line in printed.splitlines()}
+    assert main([name, "--seed", "1"]) == 0
+    assert "ln 3" not in capsys.readouterr().out
+
+
+def test_a_network_has_one_name_in_both_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(NETWORKS) == set(EXAMPLES) - {"minibatch", "three-descents"}  # these two take several examples
+    for name in NETWORKS:
+        assert main([name]) == 0
+        by_position = capsys.readouterr().out
+        assert main(["--network", name]) == 0
+        assert capsys.readouterr().out == by_position
 
 
 def test_seed_draws_other_weights_and_repeats(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +71,10 @@ def test_seed_draws_other_weights_and_repeats(capsys: pytest.CaptureFixture[str]
         (["--network", "nonsense"], "invalid choice: 'nonsense'"),
         (["--notation", "4"], "invalid choice: 4"),
         (["--example", "3"], "--example chooses an image of a run"),
-        (["--run", "x", "--seed", "1"], "--seed draws the weights of --network"),
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["branching", "--run", "x"], "not allowed with argument"),
+        (["branching", "--network", "branching"], "not allowed with argument"),
+        (["--run", "x", "--seed", "1"], "--seed draws the weights of a document's network"),
         (["--run", "x", "--network", "branching"], "not allowed with argument"),
         (["--seed", "-1"], "--seed -1"),
         (["--run", "x", "--example", "one"], "invalid int value: 'one'"),

@@ -265,14 +265,14 @@ def test_paths_refuse_a_network_they_are_not_written_for() -> None:
 
 
 def test_equal_weights_give_equal_hidden_gradients_for_ever() -> None:
-    network = NETWORKS["symmetric"]
+    network = NETWORKS["symmetry"]
     seen = hidden_gradients(network, [tensor(matrix) for matrix in network.weights], steps=500)
     assert all(torch.equal(gradient[0], gradient[1]) for gradient in seen)
     assert not torch.equal(seen[0], seen[-1])  # the units do move, together
 
 
 def test_one_weight_that_differs_breaks_the_symmetry() -> None:
-    network = NETWORKS["symmetric"]
+    network = NETWORKS["symmetry"]
     weights = [tensor(matrix) for matrix in network.weights]
     weights[0][0, 0] += 1e-3
     seen = hidden_gradients(network, weights, steps=500)

@@ -108,7 +108,7 @@ def symmetry(steps: int = 100, seed: int = 0) -> Worked:
         steps: how many updates both networks get.
         seed: of the random weights, uniform in [−0.1, 0.1].
     """
-    network = NETWORKS["symmetric"]
+    network = NETWORKS["symmetry"]
     first = _recursion(network)
     generator = torch.Generator().manual_seed(seed)
     random = [torch.rand(2, 2, generator=generator, dtype=torch.float64) * 0.2 - 0.1 for _ in network.weights]

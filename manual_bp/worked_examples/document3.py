@@ -62,7 +62,7 @@ def vector_form() -> Worked:
         ∇W² = δ² (a¹)ᵀ = [[−27/8000, −9/8000], [27/512, 9/512]]          ∇b² = δ²
         ∇W¹ = δ¹ (a⁰)ᵀ = λ/128000 [[3159, 6318], [3591, 7182]]           ∇b¹ = δ¹
     """
-    network = NETWORKS["two-layers"]
+    network = NETWORKS["vector-form"]
     W1, W2 = (tensor(matrix) for matrix in network.weights)
     b1, b2 = (tensor(row).unsqueeze(1) for row in network.biases or ())
     a0, y = tensor(network.x).unsqueeze(1), tensor(network.y).unsqueeze(1)  # columns  (n, 1)
