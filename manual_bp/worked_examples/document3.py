@@ -112,7 +112,9 @@ def descent(
 
 
 def three_descents() -> Worked:
-    """The first update of stochastic, mini-batch and batch gradient descent by the one rule of `descent` (document 3).
+    """The first update of stochastic, mini-batch and batch gradient descent by one rule (document 3).
+
+    Each averages ∇w and ∇b over its batch and steps against them; only the size of the batch differs.
 
     One neuron with one input, w = λ, b = 0, η = 1, N = 4 examples (x, y): (−1, 0), (0, 1), (1, 1), (2, 0).
 

@@ -89,13 +89,18 @@ def autograd(model: nn.Module, x: Tensor, y: Tensor, cost: str) -> dict[str, Ten
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+def minus(number: str) -> str:
+    """A number with the minus sign of the formulas, which is no hyphen."""
+    return number.replace("-", "−")
+
+
 def exactly(value: float) -> str:
     """A weight as it is meant: 3 ln 3, −ln 3, 8/3 ln 3, or, where it is no multiple of ln 3, the number: 2."""
     multiple = Fraction(value / LN3).limit_denominator(9)
     if value == 0 or abs(multiple * LN3 - value) > 1e-12:
-        return f"{value:g}".replace("-", "−")
+        return minus(f"{value:g}")
     times = {"1": "", "-1": "-"}.get(str(multiple), f"{multiple} ")
-    return f"{times}ln 3".replace("-", "−")
+    return minus(f"{times}ln 3")
 
 
 def _lambdas(rows: Iterable[Iterable[float]]) -> Matrix:
