@@ -1,10 +1,13 @@
 """`python -m manual_bp.trace`: its arguments, the run folders it reads, and the one line it gives for bad input."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -253,12 +256,37 @@ def test_the_module_runs_and_imports_nothing_heavy() -> None:
 
 
 def test_the_readme_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
-    section = readme.split("## Show me the maths")[1].split("\n## ")[0]
     assert main([]) == 0
     printed = capsys.readouterr().out
-    shown = section.split("```")[1::2]
-    assert len(shown) == 2
-    for block in shown:
-        assert block.strip() in printed
-    assert all(f"`{name}`" in section for name in NETWORKS)
+    arithmetic, _, table, _ = readme_blocks()
+    assert arithmetic in printed
+    header, *rows = table.splitlines()
+    assert " ".join(header.split()) in " ".join(printed.split())
+    # The run it shows is trained in seconds, but not in a test: its rows must at least be a trace's.
+    figures = [[float(cell.replace("−", "-")) for cell in row.split()[2:]] for row in rows]
+    assert len(figures) == 7
+    for after, (_, slope, delta, ratio, gradient) in pairwise(figures):
+        assert slope <= 1 / 4
+        assert gradient < after[-1]
+        assert ratio == pytest.approx(delta / after[2], rel=1e-3)
+
+
+def test_the_readme_names_every_network() -> None:
+    assert all(f"`{name}`" in readme_section() for name in NETWORKS)
+
+
+def test_the_readmes_python_runs() -> None:
+    *_, code = readme_blocks()
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(code.removeprefix("python\n"), {})
+    assert out.getvalue().startswith("3-4-2 network")
+
+
+def readme_section() -> str:
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    return readme.split("## Show me the maths\n")[1].split("\n## ")[0]
+
+
+def readme_blocks() -> list[str]:
+    return [block.strip() for block in readme_section().split("```")[1::2]]
