@@ -109,7 +109,7 @@ def test_the_check_is_by_autograd_and_can_fail(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(passes, "_autograd", off)
     wrong = trace.compute(model, x, y, cost="mean", lr=1.0)
     assert wrong.max_relative_error == pytest.approx(0.01 / 1.01, rel=1e-6)
-    assert "max relative error 9.9e-03" in trace.render.text(trace.story(wrong))
+    assert "max relative error 9.9e−03" in trace.render.text(trace.story(wrong))
 
 
 def test_a_gradient_that_is_zero_has_no_relative_error() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ ROUNDING = 1e-12
 def test_every_network_in_every_notation(name: str, notation: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--network", name, "--notation", notation]) == 0
     printed = capsys.readouterr().out
-    error = float(printed.split("max relative error ")[1].split()[0])
+    error = float(printed.split("max relative error ")[1].split()[0].replace("−", "-"))
     assert error < ROUNDING
 
 
@@ -47,6 +48,7 @@ def test_a_documents_weights_are_written_as_they_are_meant(
     assert main([name]) == 0
     printed = capsys.readouterr().out
     assert set(lines) < {line.strip() for line in printed.splitlines()}
+    assert re.findall(r"e-\d", printed) == []  # one minus sign, no hyphen
     assert main([name, "--seed", "1"]) == 0
     assert "ln 3" not in capsys.readouterr().out
 
@@ -123,7 +125,7 @@ def test_traces_what_train_py_wrote(trained: Path, capsys: pytest.CaptureFixture
     assert "digits, test image 5, label" in printed
     lr = json.loads((trained / "config.json").read_text(encoding="utf-8"))["lr"]
     assert f"64-6-10 network, one example (m = 1), cost half\\_per\\_example, η = {lr:g}" in printed
-    assert float(printed.split("max relative error ")[1].split()[0]) < ROUNDING
+    assert float(printed.split("max relative error ")[1].split()[0].replace("−", "-")) < ROUNDING
 
 
 def test_the_run_is_read_as_it_was_trained(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from manual_bp.trace.notation import Notation
 from manual_bp.trace.numbers import factor, largest_entry, matrix, number, sum_of_products, vector, written_out
 from manual_bp.trace.passes import LayerPass, Trace
+from manual_bp.worked_examples.networks import minus
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ def _check(trace: Trace, n: Notation) -> Iterator[Block]:
 
 
 def _error_text(error: float) -> str:
-    return f"{error:.1e}"
+    return minus(f"{error:.1e}")
 
 
 def _formulas(layer: LayerPass, n: Notation) -> dict[str, str]:
