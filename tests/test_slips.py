@@ -156,6 +156,22 @@ def test_document1_error_term_is_more_than_a_linear_combination() -> None:
     assert_slip(printed=sent_back, mended=sent_back * net.a[1] * (1 - net.a[1]), truth=net.grad_z[1])
 
 
+def test_document1_error_goes_back_through_the_transpose() -> None:
+    """ "in the exact same manner that we "send forward" the inputs": forward it is a⁽²⁾ (Θ⁽²⁾)ᵀ, backward δ⁽³⁾ Θ⁽²⁾."""
+    net = network((2, 2, 2), m=5)
+    theta, delta = net.weights[1], net.grad_z[2]
+    torch.testing.assert_close(net.a[1] @ theta.t(), net.z[2], rtol=1e-12, atol=0)  # forward
+    assert_slip(printed=delta @ theta.t(), mended=delta @ theta, truth=net.grad_a[1])
+
+
+def test_document1_third_column_is_how_z_changes_with_theta() -> None:
+    """ "how the parameter of interest changes with respect to the weighted inputs" would be 1/a."""
+    net = network((2, 2, 2), m=1)
+    a, theta = net.a[1], net.weights[1].clone().requires_grad_()
+    (truth,) = torch.autograd.grad((a @ theta.t())[0, 0], theta)  # ∂z₁⁽³⁾/∂Θ⁽²⁾
+    assert_slip(printed=1 / a[0], mended=a[0], truth=truth[0])
+
+
 def test_document1_step_6_feeds_into_the_current_layer() -> None:
     """After step 5 made δ⁽ˡ⁾, (δ⁽ˡ⁺¹⁾)ᵀ a⁽ˡ⁾ repeats the gradient before; Θ⁽ˡ⁻¹⁾ feeds into layer l."""
     net = network((2, 2, 2, 2), m=5)
@@ -177,7 +193,7 @@ def test_document1_step_6_feeds_into_the_current_layer() -> None:
 
 def test_document1_equal_weights_do_not_make_a_layer_equal() -> None:
     """Equal weights make the hidden units equal, not "every neuron in a given layer" or "all" partial derivatives."""
-    symmetric = NETWORKS["symmetric"]
+    symmetric = NETWORKS["symmetry"]
     theta1, theta2 = (tensor(w).requires_grad_() for w in symmetric.weights)
     z2 = tensor([symmetric.x]) @ theta1.t()
     z3 = torch.sigmoid(z2) @ theta2.t()
@@ -266,6 +282,14 @@ def test_document2_general_update_joins_two_units() -> None:
 
 
 # Document 3.
+
+
+def test_document3_bias_is_added_once() -> None:
+    """ "weighted activation …, plus bias, summed over all neurons" of a layer of three adds the bias three times."""
+    net = network((3, 2), m=1)
+    terms, b = net.weights[0] * net.a[0], tensor([0.5, -0.25])  # w_jk a_k  (n_out, n_in)
+    truth = torch.nn.functional.linear(net.a[0], net.weights[0], b)[0]
+    assert_slip(printed=(terms + b.unsqueeze(1)).sum(1), mended=terms.sum(1) + b, truth=truth)
 
 
 def test_document3_hidden_delta_has_the_slope() -> None:

@@ -109,7 +109,7 @@ def test_the_check_is_by_autograd_and_can_fail(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(passes, "_autograd", off)
     wrong = trace.compute(model, x, y, cost="mean", lr=1.0)
     assert wrong.max_relative_error == pytest.approx(0.01 / 1.01, rel=1e-6)
-    assert "max relative error 9.9e-03" in trace.render.text(trace.story(wrong))
+    assert "max relative error 9.9e−03" in trace.render.text(trace.story(wrong))
 
 
 def test_a_gradient_that_is_zero_has_no_relative_error() -> None:
@@ -283,6 +283,12 @@ def test_branching_units_have_the_documents_names() -> None:
     assert "∂E/∂z_i = (−0.15) · 1.465 + 0.036 · 2.93 = −0.1143" in printed
     assert "∂E/∂w_{in→i} = (−0.02142) · 2 = −0.04285" in printed
     assert "units j, k:" in printed
+
+
+def test_only_a_linear_output_is_said_to_pass_its_error_on() -> None:
+    said = "A linear layer passes its error on unchanged: here layer 3."
+    assert said in trace.text(*example(3, 4, 2, output="linear"))
+    assert "linear layer" not in trace.text(*example(3, 4, 2))
 
 
 def test_shapes_are_laid_out_as_in_each_document() -> None:

@@ -1,10 +1,14 @@
 """`python -m manual_bp.trace`: its arguments, the run folders it reads, and the one line it gives for bad input."""
 
-import importlib.util
+import contextlib
+import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,9 @@ from torch import nn
 
 import manual_bp as mbp
 from manual_bp.trace.__main__ import main
-from manual_bp.worked_examples import NETWORKS
+from manual_bp.training import command, data
+from manual_bp.training.traced_run import read
+from manual_bp.worked_examples import EXAMPLES, NETWORKS
 
 ROUNDING = 1e-12
 
@@ -24,8 +30,36 @@ ROUNDING = 1e-12
 def test_every_network_in_every_notation(name: str, notation: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--network", name, "--notation", notation]) == 0
     printed = capsys.readouterr().out
-    error = float(printed.split("max relative error ")[1].split()[0])
+    error = float(printed.split("max relative error ")[1].split()[0].replace("−", "-"))
     assert error < ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("two-two-two", ["θ₁₁⁽¹⁾ = 3 ln 3 = 3.296", "θ₁₂⁽¹⁾ = −ln 3 = −1.099", "θ₁₂⁽²⁾ = −2 ln 3 = −2.197"]),
+        ("branching", ["w_{in→i} = 1/2 ln 3 = 0.5493", "w_{i→k} = 8/3 ln 3 = 2.93", "w_{k→o} = −1"]),
+        ("vector-form", ["w₁₁¹ = ln 3 = 1.099", "b₁¹ = 2 ln 3 = 2.197"]),
+    ],
+)
+def test_a_documents_weights_are_written_as_they_are_meant(
+    name: str, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name]) == 0
+    printed = capsys.readouterr().out
+    assert set(lines) < {line.strip() for line in printed.splitlines()}
+    assert re.findall(r"e-\d", printed) == []  # one minus sign, no hyphen
+    assert main([name, "--seed", "1"]) == 0
+    assert "ln 3" not in capsys.readouterr().out
+
+
+def test_a_network_has_one_name_in_both_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(NETWORKS) == set(EXAMPLES) - {"minibatch", "three-descents"}  # these two take several examples
+    for name in NETWORKS:
+        assert main([name]) == 0
+        by_position = capsys.readouterr().out
+        assert main(["--network", name]) == 0
+        assert capsys.readouterr().out == by_position
 
 
 def test_seed_draws_other_weights_and_repeats(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,7 +76,10 @@ def test_seed_draws_other_weights_and_repeats(capsys: pytest.CaptureFixture[str]
         (["--network", "nonsense"], "invalid choice: 'nonsense'"),
         (["--notation", "4"], "invalid choice: 4"),
         (["--example", "3"], "--example chooses an image of a run"),
-        (["--run", "x", "--seed", "1"], "--seed draws the weights of --network"),
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["branching", "--run", "x"], "not allowed with argument"),
+        (["branching", "--network", "branching"], "not allowed with argument"),
+        (["--run", "x", "--seed", "1"], "--seed draws the weights of a document's network"),
         (["--run", "x", "--network", "branching"], "not allowed with argument"),
         (["--seed", "-1"], "--seed -1"),
         (["--run", "x", "--example", "one"], "invalid int value: 'one'"),
@@ -55,69 +92,73 @@ def test_wrong_usage_exits_2(arguments: list[str], message: str, capsys: pytest.
     assert message in capsys.readouterr().err
 
 
-def write_run(folder: Path, model: nn.Module | None = None, **changes: Any) -> Path:
-    """A run folder as train.py leaves it, for scikit-learn's digits."""
-    folder.mkdir()
-    config = {
-        "flags": {"cost": "half_per_element", "lr": 0.25, "output": "sigmoid", "data_dir": None},
-        "dataset": "digits",
-    }
-    config["flags"].update(changes.pop("flags", {}))  # type: ignore[attr-defined]
-    config.update(changes)
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = mbp.MLP([64, 6, 10]) if model is None else model
-    torch.save({"model": model.state_dict(), "epoch": 1}, folder / "checkpoint.pt")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch, as train.py leaves it."""
+    return train(tmp_path_factory.mktemp("runs"), "trained")
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy to be spoilt."""
+    return shutil.copytree(trained, tmp_path / "runs" / "run")
+
+
+def train(runs: Path, name: str, *flags: str) -> Path:
+    arguments = ["--dataset", "digits", "--epochs", "1", "--hidden", "6", "--device", "cpu", *flags]
+    folder = command.main([*arguments, "--logdir", str(runs), "--run-name", name]).folder
+    assert folder is not None
     return folder
 
 
-def test_traces_an_image_through_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = write_run(tmp_path / "run")
-    assert main(["--run", str(run), "--example", "5", "--format", "markdown"]) == 0
+def rewrite(run: Path, flags: dict[str, Any] | None = None, **entries: Any) -> Path:
+    """Change entries of a run's checkpoint."""
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state["flags"].update(flags or {})
+    torch.save({**state, **entries}, run / "checkpoint.pt")
+    return run
+
+
+def test_traces_what_train_py_wrote(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--run", str(trained), "--example", "5", "--format", "markdown"]) == 0
     printed = capsys.readouterr().out
     assert "digits, test image 5, label" in printed
-    assert "64-6-10 network, one example (m = 1), cost half\\_per\\_element, η = 0.25" in printed
-    assert float(printed.split("max relative error ")[1].split()[0]) < ROUNDING
+    lr = json.loads((trained / "config.json").read_text(encoding="utf-8"))["lr"]
+    assert f"64-6-10 network, one example (m = 1), cost half\\_per\\_example, η = {lr:g}" in printed
+    assert float(printed.split("max relative error ")[1].split()[0].replace("−", "-")) < ROUNDING
 
 
-def test_the_run_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
-    from manual_bp.trace.run_folder import read
-    from manual_bp.training import data
-
-    network = mbp.MLP([64, 5, 3, 10], output="linear")
-    found = read(write_run(tmp_path / "run", network, flags={"output": "linear"}), 7)
-    test = data.load("digits").test
-    torch.testing.assert_close(found.x, test.images[7].double() / 255, rtol=0, atol=0)
-    assert found.label == int(test.labels[7]) == int(found.y.argmax())
-    assert found.y.sum() == 1
-    assert (found.cost, found.lr, found.dataset) == ("half_per_element", 0.25, "digits")
-    torch.testing.assert_close(found.model(found.x), network.double()(found.x), rtol=1e-15, atol=0)
-
-
-def test_a_setting_the_run_chose_itself_is_found_beside_the_flags(tmp_path: Path) -> None:
-    """train.py without --lr writes the flag as null, and the rate it settled on at the top."""
-    from manual_bp.trace.run_folder import read
-
-    assert read(write_run(tmp_path / "chosen", flags={"lr": None, "dataset": "auto"}, lr=2.5), 0).lr == 2.5
-    assert read(write_run(tmp_path / "given"), 0).lr == 0.25
-    assert read(write_run(tmp_path / "neither", flags={"lr": None}), 0).lr == 1.0
+def test_the_run_is_read_as_it_was_trained(tmp_path: Path) -> None:
+    """Its own cost, rate, output, data and weights, with torch.nn's layers too."""
+    flags = ["--hidden", "5", "3", "--output", "linear", "--cost", "mean", "--lr", "0.25", "--impl", "builtin"]
+    found = read(str(train(tmp_path, "run", *flags)), 7)
+    x, y = data.load("digits").test[7:8].batch(torch.float64)
+    assert torch.equal(found.x, x)
+    assert torch.equal(found.y, y)
+    assert found.label == int(y.argmax())
+    assert (found.cost, found.lr, found.dataset) == ("mean", 0.25, "digits")
+    weights = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["model"]
+    assert [type(layer) for layer in found.model] == [mbp.Linear, mbp.Sigmoid, mbp.Linear, mbp.Sigmoid, mbp.Linear]
+    assert all(torch.equal(value, weights[name].double()) for name, value in found.model.state_dict().items())
 
 
-def test_traces_what_train_py_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec = importlib.util.spec_from_file_location("train", Path(__file__).parents[1] / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    command = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(command)
-    arguments = ["--dataset", "digits", "--epochs", "1", "--hidden", "6", "--device", "cpu"]
-    command.main([*arguments, "--logdir", str(tmp_path), "--run-name", "trained"])
-    capsys.readouterr()
-    lr = json.loads((tmp_path / "trained" / "config.json").read_text(encoding="utf-8"))["lr"]
-    assert main(["--run", str(tmp_path / "trained")]) == 0
-    printed = capsys.readouterr().out
-    assert f"64-6-10 network, one example (m = 1), cost half_per_example, η = {lr:g}" in printed
-    assert float(printed.split("max relative error ")[1].split()[0]) < ROUNDING
+def test_a_run_is_found_by_folder_checkpoint_name_and_as_the_latest(
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, second in (("first", 200), ("last", 300), ("middle", 250)):
+        shutil.copytree(trained, tmp_path / "runs" / name)
+        os.utime(tmp_path / "runs" / name / "checkpoint.pt", (second, second))
+    (tmp_path / "first").mkdir()  # no run, and not in the way of one
+    monkeypatch.chdir(tmp_path)
+    for argument, folder in (
+        ("runs/middle", "runs/middle"),
+        ("runs/middle/checkpoint.pt", "runs/middle"),
+        ("first", "runs/first"),
+        ("latest", "runs/last"),
+        (str(trained), str(trained)),
+    ):
+        assert main(["--run", argument]) == 0
+        assert capsys.readouterr().out.startswith(f"{folder}: digits, test image 0")
 
 
 def fault(run: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
@@ -129,78 +170,74 @@ def fault(run: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     return captured.err
 
 
-def test_no_such_run_names_those_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path / "other")
-    line = fault(tmp_path / "missing", capsys)
-    assert line == f"trace: error: {tmp_path / 'missing'}: there is no such run folder; runs in {tmp_path}: other\n"
+def test_no_such_run_names_those_that_are_there(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = run.parent / "missing"
+    line = fault(missing, capsys)
+    assert line == f"trace: error: {missing}: there is no such run; runs in {run.parent}: run\n"
+    monkeypatch.chdir(tmp_path)
+    assert fault(Path("missing"), capsys) == "trace: error: missing: there is no such run; runs in runs: run\n"
+    shutil.rmtree("runs")
+    train_one = "no runs in runs: train one with python train.py\n"
+    assert fault(Path("missing"), capsys) == f"trace: error: missing: there is no such run; {train_one}"
+    assert fault(Path("latest"), capsys) == f"trace: error: --run latest: {train_one}"
+    assert "File name too long" in fault(Path("n" * 300), capsys)
 
 
 @pytest.mark.parametrize("index", ["-1", "300", "99999999999999999999"])
-def test_example_out_of_range(index: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = fault(write_run(tmp_path / "run"), capsys, f"--example={index}")
+def test_example_out_of_range(index: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = fault(trained, capsys, f"--example={index}")
     assert f"--example {index}: the test part of digits has images 0 to 299" in line
 
 
-def test_a_checkpoint_that_could_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = write_run(tmp_path / "run")
+def test_a_checkpoint_that_could_run_code_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"model": nn.Linear(2, 2)}, run / "checkpoint.pt")
-    assert "refused: damaged, or it holds more than tensors and plain values" in fault(run, capsys)
+    assert "refused: damaged, or it holds objects other than tensors and plain values" in fault(run, capsys)
 
 
-def test_a_truncated_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = write_run(tmp_path / "run")
+def test_a_truncated_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = (run / "checkpoint.pt").read_bytes()
     for length in (0, 100, len(whole) // 2):
         (run / "checkpoint.pt").write_bytes(whole[:length])
         assert "checkpoint.pt: " in fault(run, capsys)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ([1, 2], "has no state dict under 'model'"),
-        ({"epoch": 3}, "has no state dict under 'model'"),
-        ({"model": {}}, "not a network of Linear and Sigmoid layers: it holds nothing"),
-        ({"model": nn.Conv2d(1, 2, 3).state_dict()}, "it holds weight, bias, where 0.weight"),
-        ({"model": nn.Sequential(nn.Linear(64, 9), nn.BatchNorm1d(9)).state_dict()}, "not a network of Linear"),
-        ({"model": {"0.weight": torch.ones(5, 64), "2.weight": torch.ones(10, 4)}}, "not a network of Linear"),
-        ({"model": mbp.MLP([784, 10]).state_dict()}, "takes 784 pixels, the images of digits have 64"),
-        ({"model": mbp.MLP([64, 2]).state_dict()}, "has 2 outputs"),
-    ],
-)
-def test_foreign_checkpoints(content: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = write_run(tmp_path / "run")
+@pytest.mark.parametrize("content", [[1, 2], {"model": {}}, mbp.MLP([64, 10]).state_dict()])
+def test_foreign_checkpoints(content: Any, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(content, run / "checkpoint.pt")
-    assert message in fault(run, capsys)
+    assert "not a checkpoint of train.py" in fault(run, capsys)
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("entries", "message"),
     [
-        ("{", "config.json: cannot be read"),
-        ("[]", "has no entry 'flags'"),
-        ('{"flags": {}, "dataset": "letters"}', "'letters' in config.json is no known data set"),
-        ('{"flags": {"lr": "fast"}, "dataset": "digits"}', "lr is 'fast', a number is needed"),
-        ('{"flags": {"cost": "hinge"}, "dataset": "digits"}', "cost 'hinge' is not one of"),
-        ('{"flags": {"output": "softmax"}, "dataset": "digits"}', "output is 'softmax', sigmoid or linear expected"),
+        ({"format": 99}, "has the checkpoint format 99, this version reads 2"),
+        ({"model": [1]}, "its entry 'model' is missing or not a dict"),
+        ({"model": {}}, "holds nothing, which do not make the network 64-6-10 that its flags describe"),
+        ({"model": {0: 1.0}}, "holds 0, which do not make the network"),
+        ({"model": nn.Conv2d(1, 2, 3).state_dict()}, "holds weight, bias, which do not make the network"),
+        ({"model": mbp.MLP([64, 5, 10]).state_dict()}, "holds 0.weight, 0.bias, 2.weight, 2.bias, which do not"),
+        ({"flags": {"hidden": [7]}}, "which do not make the network 64-7-10"),
+        ({"flags": {"lr": "fast"}}, "argument --lr: 'fast' is not a number above 0"),
+        ({"flags": {"cost": "hinge"}}, "argument --cost: invalid choice: 'hinge'"),
+        ({"flags": {"output": "softmax"}}, "argument --output: invalid choice: 'softmax'"),
+        ({"dataset": "letters"}, "'letters' is no known data set"),
+        ({"data_fingerprint": "0"}, "was trained on other digits data than these"),
     ],
 )
-def test_foreign_configurations(config: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = write_run(tmp_path / "run")
-    (run / "config.json").write_text(config, encoding="utf-8")
-    assert message in fault(run, capsys)
+def test_changed_checkpoints(entries: Any, message: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in fault(rewrite(run, **entries), capsys)
 
 
-@pytest.mark.parametrize("name", ["config.json", "checkpoint.pt"])
-def test_a_folder_that_lacks_a_file(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = write_run(tmp_path / "run")
-    (run / name).unlink()
-    assert f"{name}: missing" in fault(run, capsys)
+def test_a_folder_without_a_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "checkpoint.pt").unlink()
+    assert "checkpoint.pt: missing" in fault(run, capsys)
 
 
-def test_mnist_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mnist_that_is_not_there_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "MNIST").write_text("in the way", encoding="utf-8")
-    run = write_run(tmp_path / "run", dataset="mnist", flags={"data_dir": str(tmp_path / "MNIST")})
+    rewrite(run, {"data_dir": str(tmp_path / "MNIST")}, dataset="mnist")
     assert "mnist" in fault(run, capsys)
 
 
@@ -221,12 +258,37 @@ def test_the_module_runs_and_imports_nothing_heavy() -> None:
 
 
 def test_the_readme_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
-    section = readme.split("## Show me the maths")[1].split("\n## ")[0]
     assert main([]) == 0
     printed = capsys.readouterr().out
-    shown = section.split("```")[1::2]
-    assert len(shown) == 2
-    for block in shown:
-        assert block.strip() in printed
-    assert all(f"`{name}`" in section for name in NETWORKS)
+    arithmetic, _, table, _ = readme_blocks()
+    assert arithmetic in printed
+    header, *rows = table.splitlines()
+    assert " ".join(header.split()) in " ".join(printed.split())
+    # The run it shows is trained in seconds, but not in a test: its rows must at least be a trace's.
+    figures = [[float(cell.replace("−", "-")) for cell in row.split()[2:]] for row in rows]
+    assert len(figures) == 7
+    for after, (_, slope, delta, ratio, gradient) in pairwise(figures):
+        assert slope <= 1 / 4
+        assert gradient < after[-1]
+        assert ratio == pytest.approx(delta / after[2], rel=1e-3)
+
+
+def test_the_readme_names_every_network() -> None:
+    assert all(f"`{name}`" in readme_section() for name in NETWORKS)
+
+
+def test_the_readmes_python_runs() -> None:
+    *_, code = readme_blocks()
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(code.removeprefix("python\n"), {})
+    assert out.getvalue().startswith("3-4-2 network")
+
+
+def readme_section() -> str:
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    return readme.split("## Show me the maths\n")[1].split("\n## ")[0]
+
+
+def readme_blocks() -> list[str]:
+    return [block.strip() for block in readme_section().split("```")[1::2]]

@@ -4,6 +4,7 @@ The literals below are copied from the docstrings; L is λ = ln 3.
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -15,7 +16,7 @@ import torch
 from manual_bp import Linear, Sigmoid, functional
 from manual_bp.worked_examples import EXAMPLES, NETWORKS, Worked, descent, one_neuron_per_layer, symmetry, two_two_two
 from manual_bp.worked_examples.__main__ import main, report
-from manual_bp.worked_examples.document1 import backpropagate, hidden_gradients
+from manual_bp.worked_examples.document1 import backpropagate, updates
 from manual_bp.worked_examples.networks import tensor
 from manual_bp.worked_examples.paths import partials_by_paths
 
@@ -264,27 +265,33 @@ def test_paths_refuse_a_network_they_are_not_written_for() -> None:
         partials_by_paths(NETWORKS["branching"])
 
 
-def test_equal_weights_give_equal_hidden_gradients_for_ever() -> None:
-    network = NETWORKS["symmetric"]
-    seen = hidden_gradients(network, [tensor(matrix) for matrix in network.weights], steps=500)
-    assert all(torch.equal(gradient[0], gradient[1]) for gradient in seen)
-    assert not torch.equal(seen[0], seen[-1])  # the units do move, together
+def test_equal_weights_stay_equal_for_ever() -> None:
+    """Rows of Θ⁽¹⁾ and columns of Θ⁽²⁾, to the last bit."""
+    network = NETWORKS["symmetry"]
+    start = [tensor(matrix) for matrix in network.weights]
+    seen = list(updates(start, tensor([network.x]), tensor([network.y]), lr=network.lr, steps=500))
+    assert all(torch.equal(theta1[0], theta1[1]) for theta1, _ in seen)
+    assert all(torch.equal(theta2[:, 0], theta2[:, 1]) for _, theta2 in seen)
+    assert (seen[0][0] - seen[-1][0]).abs().max() > 0.1  # the units do move, together
 
 
 def test_one_weight_that_differs_breaks_the_symmetry() -> None:
-    network = NETWORKS["symmetric"]
-    weights = [tensor(matrix) for matrix in network.weights]
-    weights[0][0, 0] += 1e-3
-    seen = hidden_gradients(network, weights, steps=500)
-    assert all(not torch.equal(gradient[0], gradient[1]) for gradient in seen)
+    network = NETWORKS["symmetry"]
+    start = [tensor(matrix) for matrix in network.weights]
+    start[0][0, 0] += 1e-3
+    seen = updates(start, tensor([network.x]), tensor([network.y]), lr=network.lr, steps=500)
+    assert all(not torch.equal(theta1[0], theta1[1]) for theta1, _ in seen)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_random_weights_break_the_symmetry(seed: int) -> None:
-    values = symmetry(steps=20, seed=seed).values
-    spread = {name: value for name, value in values.items() if name.startswith("|Θ⁽¹⁾ row 1 − row 2|")}
-    assert spread["|Θ⁽¹⁾ row 1 − row 2|, equal weights, after 20 updates"] == 0
-    assert spread["|Θ⁽¹⁾ row 1 − row 2|, random weights, after 20 updates"] > 1e-3
+    values = symmetry(seed=seed).values
+    spread, cost = "|Θ⁽¹⁾ row 1 − row 2|", "J of both examples"
+    assert values[f"{spread}, equal weights, after 500 updates"] == 0
+    assert values[f"{cost}, equal weights, after 500 updates"] == pytest.approx(1 / 4, abs=1e-6)
+    assert values[f"{spread}, random weights, at the start"] < 0.2
+    assert values[f"{spread}, random weights, after 500 updates"] > 1
+    assert values[f"{cost}, random weights, after 500 updates"] < 0.2
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 8, 9])
@@ -325,6 +332,16 @@ def test_report_shows_hand_computation_paths_and_autograd() -> None:
     assert "3069λ/64000" in text
     assert "partial-derivative terms: 3 + 3 + 3 + 3 + 10 + 10 + 10 + 10 = 52" in text
     assert "largest relative error against autograd:" in text
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_report_speaks_to_a_reader_of_the_documents(name: str) -> None:
+    """λ is defined wherever it stands, a minus is one sign, and nothing is named as it is called in Python alone."""
+    text = report(name)
+    assert ("λ = ln 3 ≈ 1.0986" in text) == ("λ" in text)
+    assert re.findall(r"-\d", text) == []
+    assert "Args:" not in text
+    assert set(re.findall(r"`(.*?)`", text)) <= {"half_per_example"}
 
 
 def test_command_prints_every_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,12 +6,11 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from manual_bp.trace import NOTATIONS, compute, render, story
-from manual_bp.trace.run_folder import RunError, read
-from manual_bp.trace.story import Block, Heading
-from manual_bp.worked_examples.networks import NETWORKS, tensor
+from manual_bp.trace import NOTATIONS, compute, numbers, render, story
+from manual_bp.trace.notation import Notation
+from manual_bp.trace.story import Block, Heading, Step
+from manual_bp.worked_examples.networks import NETWORKS, Network, exactly, tensor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     try:
         blocks = _run(args) if args.run is not None else _network(args)
-    except (RunError, ValueError) as error:
+    except ValueError as error:
         print(f"trace: error: {error}", file=sys.stderr)
         return 1
     print(render.markdown(blocks) if args.format == "markdown" else render.text(blocks), end="")
@@ -33,16 +32,22 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--network",
+        "name",
+        nargs="?",
         choices=NETWORKS,
         metavar="NAME",
         help=f"one of the documents' networks: {', '.join(NETWORKS)} (default: two-two-two)",
     )
-    what.add_argument("--run", type=Path, metavar="DIR", help="a run folder that train.py wrote, such as runs/NAME")
+    what.add_argument("--network", choices=NETWORKS, metavar="NAME", help="the same")
+    what.add_argument(
+        "--run",
+        metavar="RUN",
+        help="a run that train.py wrote: its folder, its name in runs/, or latest, the one in runs/ written last",
+    )
     parser.add_argument(
         "--example", type=int, metavar="I", help="with --run: which image of the test part (default: 0)"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="with --network: random weights from this seed")
+    parser.add_argument("--seed", type=int, metavar="N", help="a network's weights drawn at random from this seed")
     parser.add_argument(
         "--notation",
         type=int,
@@ -54,28 +59,55 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.run is None and args.example is not None:
         parser.error("--example chooses an image of a run: give --run too")
     if args.run is not None and args.seed is not None:
-        parser.error("--seed draws the weights of --network: a run has its own")
+        parser.error("--seed draws the weights of a document's network: a run has its own")
     if args.seed is not None and not 0 <= args.seed < 2**63:
         parser.error(f"--seed {args.seed}: 0 to 2^63 − 1 expected")
     return args
 
 
 def _network(args: argparse.Namespace) -> list[Block]:
-    network = NETWORKS[args.network or "two-two-two"]
+    network = NETWORKS[args.name or args.network or "two-two-two"]
     trace = compute(network.model(args.seed), tensor(network.x), tensor(network.y), cost=network.cost, lr=network.lr)
     drawn = "" if args.seed is None else f", random weights from seed {args.seed}"
     title = Heading(f"Document {network.document}, {network.name}: {network.title}{drawn}")
-    return [title, *story(trace, args.notation or network.document, network.units)]
+    number = args.notation or network.document
+    weights = [] if args.seed is not None else [_weights(network, NOTATIONS[number](network.sizes, network.units))]
+    return [title, *weights, *story(trace, number, network.units)]
+
+
+def _weights(network: Network, notation: Notation) -> Step:
+    """The weights as they are meant, because 2.197 = 2 ln 3 is what lets σ be worked with a pencil."""
+    meant = [
+        (notation.weight(layer, (i, j)), weight)
+        for layer, matrix in enumerate(network.weights, start=1)
+        for i, row in enumerate(matrix)
+        for j, weight in enumerate(row)
+    ]
+    meant += [
+        (notation.symbol("b", layer, i), bias)
+        for layer, row in enumerate(network.biases or (), start=1)
+        for i, bias in enumerate(row)
+    ]
+    lines = []
+    for symbol, value in meant:
+        exact, rounded = exactly(value), numbers.number(value)
+        lines.append(f"{symbol} = {exact}" + (f" = {rounded}" if exact != rounded else ""))
+    return Step("weights, for which σ(k ln 3) = 3ᵏ/(1 + 3ᵏ)", f"{len(lines)} numbers", tuple(lines))
 
 
 def _run(args: argparse.Namespace) -> list[Block]:
+    # Training stands above this package and takes a second to import: both only where a run is read.
+    from manual_bp.training import traced_run
+    from manual_bp.training.errors import UserError
+
     number = args.example or 0
-    example = read(args.run, number)
-    trace = compute(example.model, example.x, example.y, cost=example.cost, lr=example.lr)
+    try:
+        run = traced_run.read(args.run, number)
+    except (UserError, OSError) as error:  # an OSError for a name that no file system takes
+        raise ValueError(str(error)) from error
+    trace = compute(run.model, run.x, run.y, cost=run.cost, lr=run.lr)
     output = int(trace.layers[-1].a.argmax())
-    title = Heading(
-        f"{args.run}: {example.dataset}, test image {number}, label {example.label}, largest output: {output}"
-    )
+    title = Heading(f"{run.folder}: {run.dataset}, test image {number}, label {run.label}, largest output: {output}")
     return [title, *story(trace, args.notation or 1)]
 
 

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manual_bp.modules import Linear, Sigmoid
+from manual_bp.direct.layers import Layer, is_linear
+from manual_bp.modules import Sigmoid
 from manual_bp.ops.mse import REDUCTIONS, scale
 
 COSTS = tuple(name for name in REDUCTIONS if name != "none")  # "none" is no single number
@@ -95,14 +96,6 @@ class Trace:
         return max(e for layer in self.layers for e in (layer.dW_error, layer.db_error) if e is not None)
 
 
-@dataclass(frozen=True)
-class _Layer:
-    name: str
-    weight: Tensor
-    bias: Tensor | None
-    sigmoid: bool
-
-
 def compute(model: nn.Module | Iterable[nn.Module], x: Tensor, y: Tensor, *, cost: str, lr: float) -> Trace:
     """Trace one example through a sequence of Linear and Sigmoid layers (documents 1, 2 and 3).
 
@@ -172,20 +165,17 @@ def _compute(model: nn.Module | Iterable[nn.Module], x: Tensor, y: Tensor, cost:
     return Trace(x, y, cost, s, lr, tuple(passes), _cost(a[-1], y, s), _cost_after(passes, x, y, s))
 
 
-def _layers(model: nn.Module | Iterable[nn.Module]) -> list[_Layer]:
+def _layers(model: nn.Module | Iterable[nn.Module]) -> list[Layer]:
     if isinstance(model, nn.Module) and not isinstance(model, (nn.Sequential, nn.ModuleList)):
         raise TypeError(f"trace: {type(model).__name__}: a sequence of Linear and Sigmoid layers is needed")
-    layers: list[_Layer] = []
+    layers: list[Layer] = []
     after_linear = False
     for position, module in enumerate(model):
-        if isinstance(module, nn.Linear) and type(module) in (
-            Linear,
-            nn.Linear,
-        ):  # a subclass may compute something else
+        if isinstance(module, nn.Linear) and is_linear(module):  # a subclass may compute something else
             bias = None if module.bias is None else _double(module.bias)
-            layers.append(_Layer(str(position), _double(module.weight), bias, sigmoid=False))
+            layers.append(Layer(str(position), _double(module.weight), bias, sigmoid=False))
         elif type(module) in (Sigmoid, nn.Sigmoid) and after_linear:
-            layers[-1] = _Layer(layers[-1].name, layers[-1].weight, layers[-1].bias, sigmoid=True)
+            layers[-1] = Layer(layers[-1].name, layers[-1].weight, layers[-1].bias, sigmoid=True)
         else:
             raise ValueError(
                 f"trace: layer {position} is {type(module).__name__}: only Linear layers, each with or without a "
@@ -221,7 +211,7 @@ def _cost_after(passes: list[LayerPass], x: Tensor, y: Tensor, s: float) -> floa
     return _cost(a, y, s)
 
 
-def _autograd(layers: list[_Layer], x: Tensor, y: Tensor, s: float) -> list[tuple[Tensor, Tensor | None]]:
+def _autograd(layers: list[Layer], x: Tensor, y: Tensor, s: float) -> list[tuple[Tensor, Tensor | None]]:
     """∂C/∂W and ∂C/∂b of each layer through torch's own operations: the oracle, which shares no formula with us."""
     leaves = [
         (layer.weight.clone().requires_grad_(), None if layer.bias is None else layer.bias.clone().requires_grad_())

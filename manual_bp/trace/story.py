@@ -10,6 +10,7 @@ from torch import Tensor
 from manual_bp.trace.notation import Notation
 from manual_bp.trace.numbers import factor, largest_entry, matrix, number, sum_of_products, vector, written_out
 from manual_bp.trace.passes import LayerPass, Trace
+from manual_bp.worked_examples.networks import minus
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,10 @@ def _vanishing(trace: Trace, n: Notation) -> Iterator[Block]:
     yield Paragraph(
         "A sigmoid's slope is at most ¼, so a layer with one takes at least three quarters of its error away."
     )
+    linear = [n.layer(layer.number) for layer in trace.layers if not layer.sigmoid]
+    if linear:
+        yield Paragraph(f"A linear layer passes its error on unchanged: here {' and '.join(linear)}.")
+    yield Paragraph("What arrives at the layer before is δ times the weights: small weights shorten it further.")
 
 
 def _check(trace: Trace, n: Notation) -> Iterator[Block]:
@@ -220,7 +225,7 @@ def _check(trace: Trace, n: Notation) -> Iterator[Block]:
 
 
 def _error_text(error: float) -> str:
-    return f"{error:.1e}"
+    return minus(f"{error:.1e}")
 
 
 def _formulas(layer: LayerPass, n: Notation) -> dict[str, str]:

@@ -9,13 +9,18 @@ import sys
 from collections.abc import Sequence
 
 from manual_bp.worked_examples import EXAMPLES, Worked
+from manual_bp.worked_examples.networks import minus
 
 
 def report(name: str) -> str:
     """One example as text: its docstring, the sums over paths where it has them, and every value beside autograd's."""
     example = EXAMPLES[name]
     work = example()
-    lines = [f"=== {name} ===", "", inspect.getdoc(example) or "", ""]
+    title, by_hand = (inspect.getdoc(example) or "").partition("\nArgs:")[0].split("\n", 1)
+    lines = [f"=== {name} ===", "", title]
+    if "λ" in by_hand:
+        lines += ["", "λ = ln 3 ≈ 1.0986"]
+    lines += [by_hand.rstrip(), ""]
     if work.partials:
         lines += ["Every path, term by term:", "", *map(str, work.partials), ""]
         counts = " + ".join(str(partial.terms) for partial in work.partials)
@@ -27,9 +32,9 @@ def _table(work: Worked) -> list[str]:
     width = max(map(len, work.values))
     lines = [f"{'computed':<{width}}  {'value':>18}  {'autograd':>18}"]
     for symbol, value in work.values.items():
-        other = f"{work.autograd[symbol]:18.12g}" if symbol in work.autograd else ""
-        lines.append(f"{symbol:<{width}}  {value:18.12g}  {other}".rstrip())
-    return [*lines, f"largest relative error against autograd: {work.max_relative_error:.1e}"]
+        other = minus(f"{work.autograd[symbol]:18.12g}") if symbol in work.autograd else ""
+        lines.append(f"{symbol:<{width}}  {minus(f'{value:18.12g}')}  {other}".rstrip())
+    return [*lines, f"largest relative error against autograd: {minus(f'{work.max_relative_error:.1e}')}"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

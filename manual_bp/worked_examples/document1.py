@@ -5,6 +5,7 @@ Every number below is worked by hand; λ = ln 3 = 1.0986122886681098 (see `netwo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -88,7 +89,7 @@ def two_two_two() -> Worked:
     return _by_paths(NETWORKS["two-two-two"])
 
 
-def symmetry(steps: int = 100, seed: int = 0) -> Worked:
+def symmetry(steps: int = 500, seed: int = 0) -> Worked:
     """Equal weights keep every hidden unit equal for ever; random ones break the symmetry (document 1).
 
     two-two-two with x = (1, 2), y = (1, 0), every θ⁽¹⁾ = λ/3, every θ⁽²⁾ = 2λ/3:
@@ -104,35 +105,36 @@ def symmetry(steps: int = 100, seed: int = 0) -> Worked:
     leaves the rows and the columns equal, and the argument starts again. It does not reach further: the two output
     units differ as soon as their targets do, and the two columns of ∂J/∂Θ⁽¹⁾ differ as their inputs do.
 
+    What that costs shows with a second example, x = (2, 1), y = (0, 1): the first with its units swapped. Now all four
+    weights of a layer stay equal, both outputs of both examples are one number a, and J = ½ (1 − a)² + ½ a² is ¼ at
+    best. Weights drawn from [−0.1, 0.1] part in the same updates, with η = ½, and learn both examples.
+
     Args:
         steps: how many updates both networks get.
-        seed: of the random weights, uniform in [−0.1, 0.1].
+        seed: of the random weights.
     """
-    network = NETWORKS["symmetric"]
+    network = NETWORKS["symmetry"]
     first = _recursion(network)
     generator = torch.Generator().manual_seed(seed)
     random = [torch.rand(2, 2, generator=generator, dtype=torch.float64) * 0.2 - 0.1 for _ in network.weights]
     values = _named(network, first)
-    values[f"|Θ⁽¹⁾ row 1 − row 2|, equal weights, after {steps} updates"] = _spread(network, _weights(network), steps)
-    values["|Θ⁽¹⁾ row 1 − row 2|, random weights, at the start"] = _spread(network, random, 0)
-    values[f"|Θ⁽¹⁾ row 1 − row 2|, random weights, after {steps} updates"] = _spread(network, random, steps)
+    x, y = tensor([network.x, (2.0, 1.0)]), tensor([network.y, (0.0, 1.0)])
+    for kind, weights in (("equal", _weights(network)), ("random", random)):
+        told = list(updates(weights, x, y, lr=network.lr, steps=steps))
+        for when, (theta1, theta2) in (("at the start", told[0]), (f"after {steps} updates", told[-1])):
+            a = torch.sigmoid(torch.sigmoid(x @ theta1.t()) @ theta2.t())
+            values[f"|Θ⁽¹⁾ row 1 − row 2|, {kind} weights, {when}"] = float((theta1[0] - theta1[1]).abs().max())
+            values[f"J of both examples, {kind} weights, {when}"] = float(((y - a) ** 2).sum() / (2 * len(y)))
     return Worked(values, _autograd(network))
 
 
-def hidden_gradients(network: Network, weights: list[Tensor], steps: int) -> list[Tensor]:
-    """∂J/∂Θ⁽¹⁾ at each of `steps` updates Θ := Θ − η ∂J/∂Θ; one row for each hidden unit."""
-    seen = []
+def updates(weights: list[Tensor], x: Tensor, y: Tensor, *, lr: float, steps: int) -> Iterator[list[Tensor]]:
+    """The weights before the first and after each of `steps` updates Θ := Θ − η ∂J/∂Θ; shapes as in `backpropagate`."""
+    yield weights
     for _ in range(steps):
-        backward = backpropagate(weights, tensor([network.x]), tensor([network.y]))
-        seen.append(backward.gradients[0])
-        weights = [theta - network.lr * grad for theta, grad in zip(weights, backward.gradients, strict=True)]
-    return seen
-
-
-def _spread(network: Network, weights: list[Tensor], steps: int) -> float:
-    """The largest difference between the two hidden units' rows of Θ⁽¹⁾ after `steps` updates."""
-    theta = weights[0] - network.lr * sum(hidden_gradients(network, weights, steps), torch.zeros_like(weights[0]))
-    return float((theta[0] - theta[1]).abs().max())
+        gradients = backpropagate(weights, x, y).gradients
+        weights = [theta - lr * gradient for theta, gradient in zip(weights, gradients, strict=True)]
+        yield weights
 
 
 def _by_paths(network: Network) -> Worked:

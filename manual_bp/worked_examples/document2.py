@@ -117,7 +117,7 @@ def branching() -> Worked:
 def minibatch() -> Worked:
     """The minibatch update Δw_{i→j} = −η/N Σ δ_j z_i over N = 2 instances of case 2's net (document 2).
 
-    The first instance is that of `several_inputs`. The second: z_i = 1, z_j = 3, y = 1.
+    The first instance is that of several-inputs. The second: z_i = 1, z_j = 3, y = 1.
 
         s_k = 2λ − 3λ = −λ    z_k = 1/4    ŷ = 3/4    δ_o = −1/4    δ_k = −1/4 · 3 · 3/16 = −9/64
 

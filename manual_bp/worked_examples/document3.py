@@ -62,7 +62,7 @@ def vector_form() -> Worked:
         ∇W² = δ² (a¹)ᵀ = [[−27/8000, −9/8000], [27/512, 9/512]]          ∇b² = δ²
         ∇W¹ = δ¹ (a⁰)ᵀ = λ/128000 [[3159, 6318], [3591, 7182]]           ∇b¹ = δ¹
     """
-    network = NETWORKS["two-layers"]
+    network = NETWORKS["vector-form"]
     W1, W2 = (tensor(matrix) for matrix in network.weights)
     b1, b2 = (tensor(row).unsqueeze(1) for row in network.biases or ())
     a0, y = tensor(network.x).unsqueeze(1), tensor(network.y).unsqueeze(1)  # columns  (n, 1)
@@ -112,7 +112,9 @@ def descent(
 
 
 def three_descents() -> Worked:
-    """The first update of stochastic, mini-batch and batch gradient descent by the one rule of `descent` (document 3).
+    """The first update of stochastic, mini-batch and batch gradient descent by one rule (document 3).
+
+    Each averages ∇w and ∇b over its batch and steps against them; only the size of the batch differs.
 
     One neuron with one input, w = λ, b = 0, η = 1, N = 4 examples (x, y): (−1, 0), (0, 1), (1, 1), (2, 0).
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import torch
@@ -31,7 +32,7 @@ class Network:
     """One network of the documents with the example it is worked for.
 
     Attributes:
-        name: what `python -m manual_bp.trace --network` calls it.
+        name: what `python -m manual_bp.trace` and `python -m manual_bp.worked_examples` call it.
         document: 1, 2 or 3.
         title: one line about it.
         weights: W of each layer, (n_out, n_in), rows first.
@@ -88,6 +89,20 @@ def autograd(model: nn.Module, x: Tensor, y: Tensor, cost: str) -> dict[str, Ten
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+def minus(number: str) -> str:
+    """A number with the minus sign of the formulas, which is no hyphen."""
+    return number.replace("-", "−")
+
+
+def exactly(value: float) -> str:
+    """A weight as it is meant: 3 ln 3, −ln 3, 8/3 ln 3, or, where it is no multiple of ln 3, the number: 2."""
+    multiple = Fraction(value / LN3).limit_denominator(9)
+    if value == 0 or abs(multiple * LN3 - value) > 1e-12:
+        return minus(f"{value:g}")
+    times = {"1": "", "-1": "-"}.get(str(multiple), f"{multiple} ")
+    return minus(f"{times}ln 3")
+
+
 def _lambdas(rows: Iterable[Iterable[float]]) -> Matrix:
     """Multiples of λ."""
     return tuple(tuple(k * LN3 for k in row) for row in rows)
@@ -115,7 +130,7 @@ NETWORKS: dict[str, Network] = {
             cost="half_per_example",
         ),
         Network(
-            name="symmetric",
+            name="symmetry",
             document=1,
             title="two-two-two with equal weights in each layer",
             weights=(_lambdas([[1 / 3, 1 / 3], [1 / 3, 1 / 3]]), _lambdas([[2 / 3, 2 / 3], [2 / 3, 2 / 3]])),
@@ -167,9 +182,9 @@ NETWORKS: dict[str, Network] = {
             cost="half_per_element",
         ),
         Network(
-            name="two-layers",
+            name="vector-form",
             document=3,
-            title="the vector form: two layers of two neurons, bias",
+            title="two layers of two neurons, bias",
             weights=(_lambdas([[1, -1], [2, -1]]), _lambdas([[2, -2], [2, 2]])),
             biases=_lambdas([[2, -1], [1, -1]]),
             x=(1.0, 2.0),

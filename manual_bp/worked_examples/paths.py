@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from manual_bp.worked_examples.networks import Network
+from manual_bp.worked_examples.networks import Network, minus
 
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -51,7 +51,7 @@ class Partial:
     def __str__(self) -> str:
         chains = (" ".join(f"({factor.symbol})" for factor in path) for path in self.paths)
         numbers = (" · ".join(f"({factor.value:.6g})" for factor in path) for path in self.paths)
-        return f"{self.symbol} = {' + '.join(chains)}\n    = {' + '.join(numbers)}\n    = {self.value:.10g}"
+        return minus(f"{self.symbol} = {' + '.join(chains)}\n    = {' + '.join(numbers)}\n    = {self.value:.10g}")
 
 
 def partials_by_paths(network: Network) -> list[Partial]:
