@@ -28,7 +28,7 @@ def make(text: str, steps: int) -> problem.Problem:
     return problem.make(Configuration.parse(text), (images, labels), steps, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("text", ["20-8-10:4", "20-9-8-3:16", "20-8-10:4:linear"])
+@pytest.mark.parametrize("text", ["20-8-10:4", "20-9-8-3:16", "20-8-10:4:linear", "20-8-10:4:dense"])
 def test_every_contender_reaches_the_same_cost(text: str) -> None:
     table = measure.compare(make(text, 30), QUICK, 2, 1, lambda _: None)
     start = make(text, 30)
@@ -114,6 +114,20 @@ def test_threads_are_given_back() -> None:
     assert torch.get_num_threads() == before
 
 
+def test_a_dense_problem_has_no_zeros() -> None:
+    assert (make("784-10:4", 1).images == 0).any()
+    assert (make("784-10:4:dense", 1).images > 0).all()
+    assert str(Configuration.parse("784-10:4:linear:dense")) == "784-10:4:linear:dense"
+
+
+@pytest.mark.slow
+def test_memory_leaves_the_data_out() -> None:
+    """JAX holds a copy of all images; a step of four takes next to nothing beside it."""
+    pytest.importorskip("jax")
+    peak = memory.of(make("784-10:4", 3), "jax", 1)
+    assert peak is None or peak < 2_000_000
+
+
 @pytest.mark.parametrize("text", ["784", "784-10", "784-10:0", "784-10:x", "10:4", "784-10:4:relu", "0-3:1"])
 def test_bad_configurations_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
@@ -136,5 +150,5 @@ def test_synthetic_images_are_as_sparse_as_mnist(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.slow
 def test_memory_counts_what_the_steps_need() -> None:
     """torch.nn keeps x, a (1000 numbers an example) and the gradients; it cannot take less than x and a."""
-    peak = memory.of(make("784-1000-10:500", 3), "torch")
+    peak = memory.of(make("784-1000-10:500", 3), "torch", 1)
     assert peak is None or 500 * 1784 * 4 < peak < 10 * 500 * 1784 * 4

@@ -1,4 +1,4 @@
-"""Side-by-side timing of one epoch's work against what a user would pick instead: `python -m manual_bp.bench`.
+"""Side-by-side timing of the same steps against what a user would pick instead: `python -m manual_bp.bench`.
 
 problem.py     a configuration; its data, batches and initial weights; the cost that every contender must reach
 torch_peers.py torch.nn, compiled or not, under a CUDA graph; our Functions; `direct`; the matrix products alone

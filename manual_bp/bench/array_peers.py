@@ -62,6 +62,7 @@ class JAX(Contender):
     """jit over lax.scan: one call for all steps."""
 
     name = "JAX jit+scan"
+    compiles = True
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)

@@ -24,6 +24,7 @@ from manual_bp.bench.torch_peers import (
     Skipped,
     TorchCompiled,
     TorchEager,
+    TorchFused,
     TorchGraph,
 )
 
@@ -33,6 +34,7 @@ CONTENDERS: dict[str, type[Contender]] = {
     "direct-torch": DirectTorch,
     "functions": Functions,
     "torch": TorchEager,
+    "torch-fused": TorchFused,
     "compiled": TorchCompiled,
     "cuda-graph": TorchGraph,
     "numpy": NumPy,
@@ -137,7 +139,8 @@ def compare(
             ready.append((contender, result))
         for repeat in range(repeats):
             progress(f"{problem.configuration}: round {repeat + 1} of {repeats}")
-            for contender, result in ready:
+            turn = repeat % max(1, len(ready))  # another order each round: nobody always follows the same one
+            for contender, result in ready[turn:] + ready[:turn]:
                 contender.load()
                 begin = time.perf_counter()
                 contender.run()

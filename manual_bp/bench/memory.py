@@ -1,4 +1,4 @@
-"""Peak memory of one contender's training, on top of its data and weights: measured in a process of its own."""
+"""Peak memory of a contender's steps, on top of its data, weights and code: measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -6,34 +6,48 @@ import ctypes
 import gc
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from manual_bp.bench import problem as problems
 from manual_bp.bench.problem import Configuration, Problem
+from manual_bp.bench.torch_peers import Contender
 
 STEPS = 3
 
 
-def of(problem: Problem, contender: str) -> int | None:
+def of(problem: Problem, contender: str, threads: int) -> int | None:
     """Bytes, or None where this system cannot tell."""
     if problem.device.type == "cuda":
         return _on_cuda(problem, contender)
     if not Path("/proc/self/clear_refs").exists():
         return None
-    command = [sys.executable, "-m", "manual_bp.bench.memory", str(problem.configuration), contender]
+    command = [sys.executable, "-m", "manual_bp.bench.memory", str(problem.configuration), contender, str(threads)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(result.stdout.split()[-1]) if result.returncode == 0 and result.stdout.strip() else None
 
 
-def _on_cuda(problem: Problem, contender: str) -> int:
+def _ready(problem: Problem, contender: str) -> Contender:
+    """With its data, its weights, and what it compiles: what comes on top of them is activations and gradients."""
     from manual_bp.bench.measure import CONTENDERS
 
+    ready = CONTENDERS[contender](problem)
+    if ready.compiles:
+        ready.run()
+    ready.load()
+    return ready
+
+
+def _on_cuda(problem: Problem, contender: str) -> int | None:
+    if contender == "jax":
+        return None  # it has an allocator of its own
+    ready = _ready(problem, contender)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    CONTENDERS[contender](problem).run()
-    weights = sum(t.numel() * t.element_size() for pair in problem.weights for t in pair)
-    return torch.cuda.max_memory_allocated() - before - weights
+    ready.run()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def _status(field: str) -> int:
@@ -41,26 +55,23 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) * 1024
 
 
-def _main(configuration: Configuration, contender: str) -> int:
+def _main(configuration: Configuration, contender: str, thread_count: int) -> int:
     """A small run first brings in code and threads; what the steps then take on top is the answer."""
-    from manual_bp.bench import problem as problems
-    from manual_bp.bench.measure import CONTENDERS
+    from manual_bp.bench.measure import threads
 
     images, labels, _ = problems.load_data()
-    data = (images, labels)
-    kind = CONTENDERS[contender]
-    small = Configuration(configuration.sizes, 2, configuration.linear)
-    kind(problems.make(small, data, STEPS, torch.device("cpu"))).run()
-    problem = problems.make(configuration, data, STEPS, torch.device("cpu"))
-    gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)  # memory that is free but still held would hide what the steps need
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
-    kind(problem).run()
-    weights = sum(t.numel() * t.element_size() for pair in problem.weights for t in pair)
-    return _status("VmHWM") - before - weights
+    small = replace(configuration, batch=2)
+    with threads(thread_count):
+        _ready(problems.make(small, (images, labels), STEPS, torch.device("cpu")), contender).run()
+        ready = _ready(problems.make(configuration, (images, labels), STEPS, torch.device("cpu")), contender)
+        gc.collect()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)  # memory that is free but still held would hide what the steps need
+        before = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
+        ready.run()
+    return _status("VmHWM") - before
 
 
 if __name__ == "__main__":
-    print(_main(Configuration.parse(sys.argv[1]), sys.argv[2]))
+    print(_main(Configuration.parse(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

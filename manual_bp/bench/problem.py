@@ -21,31 +21,36 @@ COST_EXAMPLES = 2_000
 
 @dataclass(frozen=True)
 class Configuration:
-    """`sizes` and `batch` as in "784-30-10:10"; "784-30-10:10:linear" has a linear output layer."""
+    """`sizes` and `batch` as in "784-30-10:10"; behind it ":linear" for a linear output layer, ":dense" for inputs
+    without zeros.
+    """
 
     sizes: tuple[int, ...]
     batch: int
     linear: bool = False
+    dense: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Configuration:
-        """Read "784-30-10:10" or "784-30-10:10:linear".
+        """Read "784-30-10:10", "784-30-10:10:linear" or "784-30-10:10:dense".
 
         Raises:
             ValueError: anything else.
         """
         sizes, _, rest = text.partition(":")
-        batch, _, output = rest.partition(":")
+        batch, *kinds = rest.split(":")
         try:
-            found = cls(tuple(map(int, sizes.split("-"))), int(batch), output == "linear")
+            found = cls(tuple(map(int, sizes.split("-"))), int(batch), "linear" in kinds, "dense" in kinds)
         except ValueError:
             found = None
-        if found is None or len(found.sizes) < 2 or min(*found.sizes, found.batch) < 1 or output not in ("", "linear"):
+        known = set(kinds) <= {"linear", "dense"}
+        if found is None or len(found.sizes) < 2 or min(*found.sizes, found.batch) < 1 or not known:
             raise ValueError(f"{text!r}: a network and a batch size such as 784-30-10:10 or 784-30-10:10:linear")
         return found
 
     def __str__(self) -> str:
-        return "-".join(map(str, self.sizes)) + f":{self.batch}" + (":linear" if self.linear else "")
+        kinds = ":linear" * self.linear + ":dense" * self.dense
+        return "-".join(map(str, self.sizes)) + f":{self.batch}{kinds}"
 
     @property
     def flops(self) -> int:
@@ -99,6 +104,8 @@ def make(configuration: Configuration, data: tuple[Tensor, Tensor], steps: int, 
     if pixels.shape[1] != n_in:
         pixels = pixels.repeat(1, math.ceil(n_in / pixels.shape[1]))[:, :n_in].contiguous()
     generator = torch.Generator().manual_seed(0)
+    if configuration.dense:
+        pixels = pixels.clamp(min=1)
     passes = steps * configuration.batch // len(pixels) + 1
     order = torch.cat([torch.randperm(len(pixels), generator=generator) for _ in range(passes)])
     weights = []

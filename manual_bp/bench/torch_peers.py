@@ -28,6 +28,7 @@ class Contender(ABC):
 
     name: ClassVar[str]
     trains: ClassVar[bool] = True
+    compiles: ClassVar[bool] = False  # on the first run
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -61,6 +62,7 @@ class ModuleContender(Contender):
 
     @torch.no_grad()
     def load(self) -> None:
+        self.model.zero_grad()
         for module, (weight, bias) in zip(self.linears(), self.problem.weights, strict=True):
             module.weight.copy_(weight)
             module.bias.copy_(bias)
@@ -98,6 +100,16 @@ class TorchEager(ModuleContender):
         self.finish()
 
 
+class TorchFused(TorchEager):
+    """With the optimizer's one kernel for all parameters, which has to be asked for."""
+
+    name = "torch.nn, fused SGD"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=problem.lr, fused=True)
+
+
 class Functions(TorchEager):
     name = "Functions, autograd"
 
@@ -112,6 +124,7 @@ class TorchCompiled(ModuleContender):
     """The whole step, gather and update included, as one compiled graph."""
 
     name = "torch.nn compiled"
+    compiles = True
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
