@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ TAGS = (
     "accuracy/",
     "grad_norm/",
     "delta_norm/",
+    "delta_norm_log10/",
     "slope/",
     "saturated/",
     "passed/",
@@ -46,7 +48,10 @@ LAYOUT = {
         "‖∂C/∂b‖ by layer": [r"grad_norm/.*\.bias"],
         "all parameters as one vector": ["grad_norm/total"],
     },
-    "δ per layer": {"‖δ‖ = ‖∂C/∂z‖ by layer": ["delta_norm/.*"]},
+    "δ per layer": {
+        "log₁₀ ‖δ‖ by layer": ["delta_norm_log10/.*"],
+        "‖δ‖ = ‖∂C/∂z‖ by layer": ["delta_norm/.*"],
+    },
     "slope × error": {
         "slope: mean σ′(z) by layer, at most ¼": ["slope/.*"],
         "error let through: ‖δ‖ / ‖∂C/∂a‖ by layer, at most ¼": ["passed/.*"],
@@ -72,9 +77,11 @@ class Board:
         self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
 
     def scalars(self, row: Mapping[str, Any], epoch: int) -> None:
-        """Write every entry of a metrics row whose name is a tag, as one event."""
+        """Write every entry of a metrics row whose name is a tag, and the logarithm of each ‖δ‖, as one event."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
+        deltas = {tag: value for tag, value in row.items() if tag.startswith("delta_norm/") and 0 < value < math.inf}
+        row = {**row, **{tag.replace("/", "_log10/"): math.log10(value) for tag, value in deltas.items()}}
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in row.items() if tag.startswith(TAGS)]
         self._add(Summary(value=values), epoch)
 

@@ -21,6 +21,7 @@ _TAGS = {
     "of the test images once, at the end",
     "grad_norm/*": "‖∂C/∂W‖ and ‖∂C/∂b‖ by parameter, and of all as one vector: mean over the epoch's steps",
     "delta_norm/*": "‖δ‖ = ‖∂C/∂z‖ by layer: mean over the epoch's steps",
+    "delta_norm_log10/*": "its logarithm: −3 is 0.001; where the gradient vanishes the layers lie in steps",
     "slope/*": "mean σ′(z) = a(1 − a) by layer, at most ¼",
     "passed/*": "‖δ‖ / ‖∂C/∂a‖ by layer: the share of the error that the slope lets through, at most ¼",
     "saturated/*": "share of σ′(z) < 0.01 by layer",

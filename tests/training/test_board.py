@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -64,7 +65,8 @@ def test_every_measure_of_metrics_jsonl_is_a_curve_over_the_epochs(run: Result, 
     assert run.folder is not None
     *rows, last = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     tags = set(rows[0]) - {"epoch"}
-    assert set(events.Tags()["scalars"]) == tags | {"cost/test", "accuracy/test"}
+    logarithms = {f"delta_norm_log10/{layer}" for layer in "024"}
+    assert set(events.Tags()["scalars"]) == tags | logarithms | {"cost/test", "accuracy/test"}
     for tag in tags:
         points = events.Scalars(tag)
         assert [point.step for point in points] == list(range(1, EPOCHS + 1))
@@ -105,6 +107,7 @@ def test_every_line_of_the_custom_scalars_layout_finds_a_curve(events: EventAccu
                 found[pattern] = [tag for tag in scalars if re.match(pattern, tag)]  # as TensorBoard does
                 assert found[pattern], pattern
     assert found["delta_norm/.*"] == ["delta_norm/0", "delta_norm/2", "delta_norm/4"]
+    assert found["delta_norm_log10/.*"] == ["delta_norm_log10/0", "delta_norm_log10/2", "delta_norm_log10/4"]
     assert found[r"grad_norm/.*\.weight"] == ["grad_norm/0.weight", "grad_norm/2.weight", "grad_norm/4.weight"]
 
 
@@ -153,6 +156,19 @@ def test_text_tells_configuration_environment_formulas_and_an_example(run: Resul
     assert "| `2` | `δ = ∂C/∂z = δ[4] W[4] ⊙ a ⊙ (1 − a)` | `(7)` |" in formulas
     assert "| `2` | `∂C/∂W = δᵀ a[0]` | `(7, 12)` |" in formulas
     assert "64-12-7-10 network, one example" in text(events, "trace of one validation image")
+
+
+def test_the_logarithm_of_a_delta_is_there_where_there_is_one(run: Result, events: EventAccumulator) -> None:
+    logarithms = [event.value for event in events.Scalars("delta_norm_log10/2")]
+    assert logarithms == pytest.approx([math.log10(row["delta_norm/2"]) for row in run.metrics[:-1]], abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, math.inf, math.nan])
+def test_no_logarithm_of_nothing(value: float, tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    board.scalars({"delta_norm/0": value}, 1)
+    board.close()
+    assert read(tmp_path).Tags()["scalars"] == ["delta_norm/0"]
 
 
 def test_formulas_of_a_linear_output_have_no_slope() -> None:
