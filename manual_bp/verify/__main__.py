@@ -21,7 +21,7 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. 0: nothing found, 1: a finding, 2: wrong usage."""
+    """Run the command. 0: nothing found, 1: a finding, 2: wrong usage, 3: no finding, but not all was looked at."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.kinds:
@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(parts[0] if args.function else parts, indent=2, ensure_ascii=False))
     else:
         print("\n\n".join(str(report) for report in reports))
-    return 0 if all(report.ok for report in reports) else 1
+    if any(report.findings for report in reports):
+        return 1
+    return 0 if all(report.ok for report in reports) else 3
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog='Example: python -m manual_bp.verify my_ops.py:MyLinear --inputs "randn(4,3) randn(5,3) randn(5)". '
         "Inputs are randn(…), rand(…), ones(…), zeros(…), randint(high, …), arange(n), numbers, None, True, False and "
         "words; randn!(…) requires a gradient, and then only such are checked. Exit status: 0 nothing found, 1 a "
-        "finding, 2 wrong usage.",
+        "finding, 2 wrong usage, 3 not everything could be looked at.",
     )
     parser.add_argument("function", nargs="?", metavar="MODULE_OR_FILE:NAME", help="what to check")
     parser.add_argument("--inputs", metavar='"…"', help="the arguments of one call, separated by spaces")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -47,15 +48,19 @@ class Diagnosis:
         known = ~torch.isnan(self.expected[0][0])
         if any(not bool(torch.isfinite(g[known]).all()) for g in self.gradient):
             return "wrong-values", describe(self.experiment, self.position)
-        tests = (self._missing, self._ignores, self._precision, self._nonlinear, self._one_output, self._factor)
-        for test in (*tests, self._transposed, self._another, self._point, self._unstable_factor):
+        tests = [self._missing, self._ignores, self._precision, self._nonlinear, self._one_output, self._factor]
+        tests += [self._transposed, self._another]
+        # what follows looks at differences of the values, which a reference's gradient need not be
+        by_values = self.position not in self.experiment.by_reference
+        tests += [self._point, self._unstable_factor, self._slope] if by_values else [self._unstable_factor]
+        for test in tests:
             found = test()
             if found is not None:
                 return found
-        return wrong_slope(self.experiment, self.position) or (
-            "wrong-values",
-            describe(self.experiment, self.position),
-        )
+        return "wrong-values", describe(self.experiment, self.position)
+
+    def _slope(self) -> tuple[str, str] | None:
+        return wrong_slope(self.experiment, self.position)
 
     def _missing(self) -> tuple[str, str] | None:
         if self.experiment.gradients[self.position] is None:
@@ -238,13 +243,16 @@ def diagnose(experiment: Experiment, position: int) -> tuple[Finding | None, Row
     """The finding on one argument's gradient, if there is one, and its row in the table."""
     name = experiment.case.subject.names[position]
     row = _row(experiment, position)
+    undefined = experiment.undefined(position)
+    if bool(undefined.any()):
+        return _not_a_number(name, undefined), replace(row, verdict="wrong-values")
     if experiment.right(position):
         fault = experiment.directional_fault(position) if experiment.columns[position] is not None else None
         wrong = ("wrong-values", fault) if fault is not None else Diagnosis(experiment, position).scaled()
-        return (None, row) if wrong is None else (Finding(wrong[0], name, wrong[1]), _with_verdict(row, wrong[0]))
+        return (None, row) if wrong is None else (Finding(wrong[0], name, wrong[1]), replace(row, verdict=wrong[0]))
     kind, text = Diagnosis(experiment, position).explain()
     worst = locate(experiment, position)
-    return Finding(kind, name, f"{text}.\n{worst[0]}", *worst[1:]), _with_verdict(row, kind)
+    return Finding(kind, name, f"{text}.\n{worst[0]}", *worst[1:]), replace(row, verdict=kind)
 
 
 def locate(experiment: Experiment, position: int) -> tuple[str, tuple[int, ...], float, float, float]:
@@ -284,8 +292,15 @@ def _row(experiment: Experiment, position: int) -> Row:
     return Row(name, shape, worst, worst / scale if scale else 0.0, "ok")
 
 
-def _with_verdict(row: Row, verdict: str) -> Row:
-    return Row(row.tensor, row.shape, row.max_abs, row.max_rel, verdict)
+def _not_a_number(name: str, undefined: Tensor) -> Finding:
+    index = tuple(undefined.nonzero()[0].tolist())
+    where = f"{name}[{', '.join(map(str, index))}]" if index else name
+    text = (
+        f"the gradient is NaN at {int(undefined.sum())} of {undefined.numel()} elements where the function's value is "
+        f"finite, first at {where}: a 0/0, 0·∞ or ∞ − ∞. At a kink any slope between those beside it will do, such as "
+        "0, but NaN spreads to everything before it"
+    )
+    return Finding("wrong-values", name, text, index)
 
 
 def same_numbers(a: Tensor, b: Tensor) -> bool:

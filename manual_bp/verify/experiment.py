@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from manual_bp.verify.case import Case, CrashError, flat
-from manual_bp.verify.truth import Differences, Truth, spread, unit
+from manual_bp.verify.truth import Differences, Truth, length, spread, unit
+from manual_bp.verify.widths import computes_in
 
 EVALUATIONS = 12000  # forwards that a full Jacobian may cost
 SECONDS = 1.2  # and the time
@@ -37,12 +38,15 @@ class Experiment:
         self.cotangents = torch.stack(rows)
         self.differences = Differences(case, self.cotangents)
         self.cotangents = self.differences.cotangents
-        self.differences.measure_noise(case.checked, self.generator)
+        self.lower = computes_in(case)
+        narrow = torch.finfo(self.lower or case.dtype).bits <= 16
+        self.differences.measure_noise(case.checked, self.generator, stairs=narrow)
         self.rtol = min(0.05, max(1e-6, 3e3 * self.differences.relative_noise))
         self.rtols: dict[int, float] = {}  # wider ones, for a gradient in a coarser dtype
         self.columns = self._plan()
         self.truths: dict[int, Truth] = {}
         self.gradients: dict[int, Tensor | None] = {}  # (K, n), or None where the function gives none
+        self.by_reference: set[int] = set()  # where a reference's gradient, not the derivative, is what is right
 
     @property
     def sampled(self) -> bool:
@@ -51,7 +55,7 @@ class Experiment:
 
     def _plan(self) -> dict[int, list[int] | None]:
         """Every coordinate if that is affordable, else the same share of each argument."""
-        lengths = {i: self._length(i) for i in self.case.checked}
+        lengths = {i: length(self.case.args[i]) for i in self.case.checked}
         started = time.monotonic()
         for _ in range(3):
             self.case.vector()
@@ -74,10 +78,6 @@ class Experiment:
         index = torch.arange(self.case.args[position].numel()).reshape(shape)
         return [int(j) for j in index.mT.reshape(-1)[list(chosen)]]
 
-    def _length(self, position: int) -> int:
-        tensor = self.case.args[position]
-        return int(tensor.numel()) * (2 if tensor.is_complex() else 1)
-
     def measure_truth(self) -> None:
         """Fill `truths`."""
         for i in self.case.checked:
@@ -90,7 +90,7 @@ class Experiment:
         """Fill `gradients`, each row from a fresh graph."""
         found = [self.case.gradients(row) for row in self.cotangents]
         for i in self.case.checked:
-            self.gradients[i] = stack([gradients[i] for gradients in found], self._length(i))
+            self.gradients[i] = stack([gradients[i] for gradients in found], length(self.case.args[i]))
 
     def gradient(self, position: int, row: int) -> Tensor:
         """The function's gradient in its argument's shape; None is 0."""
@@ -119,6 +119,16 @@ class Experiment:
         largest = 0.0 if own is None else float(own.abs().nan_to_num(0, 0, 0).max())
         return 100 * self.differences.relative_noise * max(float(size) * float(self.cotangents.abs().max()), largest)
 
+    def undefined(self, position: int) -> Tensor:
+        """Where the gradient is NaN though input and values are finite: at a kink any slope will do, NaN is none."""
+        shape = self.shape(position)
+        found = self.gradients[position]
+        if found is None or not bool(self.differences.finite.all()):
+            return torch.zeros(shape, dtype=torch.bool)
+        x = self.case.args[position]
+        usable = torch.isfinite((torch.view_as_real(x) if x.is_complex() else x).cpu())
+        return found[:2].isnan().any(0).reshape(shape) & usable  # the other rows hold zeros, and 0 · inf is NaN
+
     def right(self, position: int) -> bool:
         """Whether the gradient is the derivative, for every cotangent."""
         return all(
@@ -131,7 +141,7 @@ class Experiment:
 
         Each (2, *shape), for the two random cotangents; the derivative is NaN where it is not known.
         """
-        n = self._length(position)
+        n = length(self.case.args[position])
         known = self.truths[position].known.nonzero().reshape(-1).tolist()
         columns = known if len(known) <= limit else known[:: len(known) // limit + 1]
         differences = Differences(self.case, self.cotangents[:2], args)
@@ -147,9 +157,9 @@ class Experiment:
         """Compare along random directions through the whole argument: what a sample of coordinates may miss."""
         gradients = self.gradients[position]
         if gradients is None:
-            gradients = torch.zeros(len(self.cotangents), self._length(position)).double()
+            gradients = torch.zeros(len(self.cotangents), length(self.case.args[position])).double()
         for _ in range(6):
-            v = unit(self._length(position), self.generator)
+            v = unit(length(self.case.args[position]), self.generator)
             for h in (1e-5, 1e-6, 1e-4):
                 try:
                     slope, error = self.differences.stencil(position, v, h)
