@@ -43,7 +43,7 @@ def listening(graph: Graph) -> Iterator[list[Heard]]:
     """Record each call of a Function's backward in this graph while the block runs."""
     heard: list[Heard] = []
     patched: list[tuple[type, str, Any]] = []
-    for cls in dict.fromkeys(_functions(graph)):
+    for cls in dict.fromkeys(written_functions(graph)):
         name = "backward" if cls.vjp is torch.autograd.Function.vjp else "vjp"
         patched.append((cls, name, cls.__dict__.get(name)))
         setattr(cls, name, staticmethod(_recorder(cls, getattr(cls, name), heard)))
@@ -82,7 +82,7 @@ def _recorder(cls: type[torch.autograd.Function], backward: Any, heard: list[Hea
     return record
 
 
-def _functions(graph: Graph) -> Iterator[type[torch.autograd.Function]]:
+def written_functions(graph: Graph) -> Iterator[type[torch.autograd.Function]]:
     """The Function classes of the Python nodes that the outputs lead back to."""
     pending = [o.grad_fn for o in (*graph.outputs, *graph.returned) if o.grad_fn is not None]
     seen = set(pending)

@@ -14,7 +14,6 @@ and r_o says what was done, once f is known. For each common activation z follow
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 
 import torch
@@ -79,7 +78,7 @@ def _factors(experiment: Experiment, position: int) -> tuple[Tensor, Tensor] | N
     rows = torch.zeros(len(chosen), total).double()
     rows[torch.arange(len(chosen)), chosen] = 1.0
     differences = Differences(case, rows)
-    truth = differences.truth(position, None, time.monotonic() + 0.5)
+    truth = differences.truth(position, None, int(0.5 / experiment.cost))
     factors, values = [], []
     for k, o in enumerate(chosen):
         try:

@@ -11,7 +11,6 @@ not differentiable there, or too rough to measure: the coordinate is `rough`, an
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,8 +139,11 @@ class Differences:
         """The noise of ⟨cotangent, f⟩ that the noise of each output element makes. (K, 1)"""
         return (self.cotangents * rough.nan_to_num(0, 0, 0)).square().sum(1, keepdim=True).sqrt()
 
-    def truth(self, position: int, columns: Sequence[int] | None, deadline: float) -> Truth:
-        """The derivative by every coordinate of one argument, or by those in `columns`."""
+    def truth(self, position: int, columns: Sequence[int] | None, evaluations: int) -> Truth:
+        """The derivative by every coordinate of one argument, or by those in `columns`.
+
+        Each is measured with one step; what is not sharp then is tried with others, until `evaluations` are spent.
+        """
         n = length(self.args[position])
         k = len(self.cotangents)
         which = list(range(n)) if columns is None else list(columns)
@@ -150,12 +152,11 @@ class Differences:
         ladder = FINE if self.relative_noise < 1e-11 else COARSE
         pending = which
         rounding = torch.zeros(k, n).double()
-        tried = 0
         for level, factor in enumerate(ladder):
             for j in pending:
-                if time.monotonic() > deadline and (level or tried):
+                if level and evaluations <= 0:
                     break
-                tried += not level
+                evaluations -= 4
                 h = factor * float(steps[j])
                 try:
                     d, e = self.stencil(position, j, h)
@@ -167,12 +168,11 @@ class Differences:
                     value[:, j] = torch.where(better, d, value[:, j])
                     rounding[:, j] = torch.where(better, around, rounding[:, j])
                     error[:, j] = torch.where(better, e, error[:, j])
-            which = which[:tried]  # in a slow function the rest stays unmeasured
             scale = _robust_scale(value, error, which)
             total = error[:, which]
             bad = (total > CONVERGED * scale + 2 * rounding[:, which]).any(0)
             pending = [j for j, again in zip(which, bad.tolist(), strict=True) if again]
-            if not pending or time.monotonic() > deadline:
+            if not pending:
                 break
         scale = _robust_scale(value, error, which)
         measured = torch.zeros(n, dtype=torch.bool)
@@ -258,6 +258,11 @@ def unit(n: int, generator: torch.Generator) -> Tensor:
     """n numbers with random signs and sizes between ½ and 3/2: none is near 0."""
     sign = torch.randint(0, 2, (n,), generator=generator).double() * 2 - 1
     return sign * (0.5 + torch.rand(n, generator=generator, dtype=torch.float64))
+
+
+def some(n: int, count: int) -> list[int]:
+    """At most `count` of the numbers below n, evenly."""
+    return list(range(n)) if n <= count else list(range(0, n, n // count + 1))
 
 
 def length(tensor: Tensor) -> int:

@@ -12,7 +12,7 @@ from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.truth import spread, third_difference, unit
 
-POINTS = 16  # of a walk; few of them may look smooth by chance
+POINTS = 16  # of a walk; few of them may look smooth by chance, where there are few elements too
 
 
 def roughness(experiment: Experiment, position: int, steps: Sequence[float] = (1e-6, 1e-4, 3e-3)) -> float:
@@ -34,14 +34,15 @@ def roughness(experiment: Experiment, position: int, steps: Sequence[float] = (1
 
     if x.is_complex() or not x.numel():
         return 0.0
-    walks = [_noise(by_input, h) for h in steps]
-    return max(walks) if len(steps) == 1 else max(_noise(by_gradient, 0.05), *walks)
+    points = POINTS if x.numel() < 100 else POINTS // 2
+    walks = [_noise(by_input, h, points) for h in steps]
+    return max(walks) if len(steps) == 1 else max(_noise(by_gradient, 0.05, points), *walks)
 
 
-def _noise(walk: Callable[[float], Tensor], h: float) -> float:
+def _noise(walk: Callable[[float], Tensor], h: float, points: int) -> float:
     try:
-        whole = third_difference(torch.stack([walk(t * h) for t in range(1, POINTS)]))
-        half = third_difference(torch.stack([walk(t * h / 2) for t in range(1, POINTS)]))
+        whole = third_difference(torch.stack([walk(t * h) for t in range(1, points)]))
+        half = third_difference(torch.stack([walk(t * h / 2) for t in range(1, points)]))
     except CrashError:
         return 0.0
     steady = half > whole / 4  # an element at a kink may pass too; it is outvoted
