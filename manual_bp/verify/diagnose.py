@@ -252,7 +252,7 @@ def diagnose(experiment: Experiment, position: int) -> tuple[Finding | None, Row
         return (None, row) if wrong is None else (Finding(wrong[0], name, wrong[1]), replace(row, verdict=wrong[0]))
     kind, text = Diagnosis(experiment, position).explain()
     worst = locate(experiment, position)
-    return Finding(kind, name, f"{text}.\n{worst[0]}", *worst[1:]), replace(row, verdict=kind)
+    return Finding(kind, name, f"{text.rstrip('.')}.\n{worst[0]}", *worst[1:]), replace(row, verdict=kind)
 
 
 def locate(experiment: Experiment, position: int) -> tuple[str, tuple[int, ...], float, float, float]:

@@ -36,7 +36,8 @@ def has_graph(record: Record, experiment: Experiment, graph: Graph) -> bool:
 def first_order(record: Record, experiment: Experiment, given: Case) -> bool:
     """Look at one backward, then at its numbers. False when there is a finding on these."""
     case, before = experiment.case, len(record.findings)
-    heard, crash = backward.listen(case, experiment.cotangents[0])
+    heard, kept, crash = backward.listen(case, experiment.cotangents[0])
+    record.notes += kept
     record.findings += backward.written(case.subject, heard)
     shapes, shaped = backward.shapes(experiment, heard)
     if crash is not None:

@@ -28,6 +28,7 @@ class Heard:
     expected: dict[int, tuple[torch.Size, torch.dtype]] = field(default_factory=dict)  # by the argument's position
     written_gradients: list[int] = field(default_factory=list)
     written_saved: list[str] = field(default_factory=list)
+    attributes: dict[str, Tensor] = field(default_factory=dict)  # kept as ctx.name, past save_for_backward
 
     def tensor_name(self, subject: Subject, position: int) -> str:
         """The argument's name in `forward`; with the Function's in front where it is inside something else."""
@@ -63,6 +64,7 @@ def _recorder(cls: type[torch.autograd.Function], backward: Any, heard: list[Hea
         saved = _saved(ctx)
         kept = {name: t.detach().clone() for name, t in saved.items()}
         event = Heard(cls, tuple(ctx.needs_input_grad), None, _expected(ctx))
+        event.attributes = {name: t for name, t in saved.items() if "[" not in name}
         heard.append(event)
         try:
             result = backward(ctx, *gradients)

@@ -42,6 +42,13 @@ def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None
     factors, y = measured
     if len(factors) < 3 or float((factors - factors.mean()).abs().max()) < 1e-4 * float(factors.abs().max()):
         return None
+    lost = factors.abs() < 1e-4
+    if bool((lost | ((factors - 1).abs() < 1e-4)).all()):
+        return (
+            "wrong-values",
+            f"what comes from {int(lost.sum())} of {len(factors)} output elements is lost, the rest is right: an "
+            "assignment where contributions must add up (an index that occurs twice), or a block that is skipped",
+        )
     for name, (f, inverse, slope) in ACTIVATIONS.items():
         z = inverse(y)
         if not bool(torch.isfinite(z).all()):
@@ -57,10 +64,11 @@ def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None
         if _same(factors, 1 / true):
             return "wrong-values", f"the slope of the {name}, its derivative, is left out"
     low, high = float(factors.min()), float(factors.max())
+    counts = "" if float((factors - factors.round()).abs().max()) > 1e-4 else "a count that is left out, or "
     return (
         "wrong-values",
-        f"the gradient that comes from each output element is off by a factor of its own, {low:.4g} to {high:.4g}: the "
-        "derivative of a last elementwise step is wrong or left out",
+        f"the gradient that comes from each output element is off by a factor of its own, {low:.4g} to {high:.4g}: "
+        f"{counts}the derivative of a last elementwise step that is wrong or left out",
     )
 
 
