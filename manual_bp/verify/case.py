@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.verify import randomness, strides
+from manual_bp.verify.agreement import same
 from manual_bp.verify.subject import Subject
 
 Gradients = dict[int, Tensor | None]  # by the argument's position
@@ -193,13 +194,6 @@ def tensors(result: Any) -> list[Tensor]:
 def flat(parts: Sequence[Tensor]) -> Tensor:
     """Tensors as one flat float64 vector on the CPU."""
     return torch.cat([p.detach().reshape(-1).to("cpu", torch.float64) for p in parts] or [torch.zeros(0).double()])
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same values, NaN equal to NaN."""
-    if a.shape != b.shape:
-        return False
-    return bool(torch.equal(a, b)) or bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _real(tensor: Tensor) -> Tensor:

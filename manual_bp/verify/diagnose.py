@@ -12,8 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from manual_bp.verify.agreement import close, equal, near, telling
 from manual_bp.verify.case import CrashError
-from manual_bp.verify.experiment import Experiment, close, telling
+from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.factor import explain
 from manual_bp.verify.patterns import describe
 from manual_bp.verify.points import wrong_point
@@ -81,7 +82,7 @@ class Diagnosis:
         if all(bool((g == 0).all()) for g in self.gradient):
             return None
         third = self._own(2 * self.experiment.cotangents[0])
-        if same_numbers(g1, g2) and same_numbers(g1, third):
+        if equal(g1, g2) and equal(g1, third):
             value, error = self.experiment.expected(self.position, 2)
             ones = " It is the derivative for a gradient of ones." if close(g1, value, error, self.rtol) else ""
             return "ignores-grad-output", f"the same gradient for every grad_output: it is not multiplied by it.{ones}"
@@ -93,11 +94,11 @@ class Diagnosis:
         total = self._own(first + second)
         tolerance = max(1e-3, self.rtol)  # rounding in low precision is not linear either; that is `precision`
         zero = self._own(0 * first)
-        if not _near(total, g1 + g2, tolerance) or float(zero.abs().max()) > 1e-9 * float(g1.abs().max()):
+        if not near(total, g1 + g2, tolerance) or float(zero.abs().max()) > 1e-9 * float(g1.abs().max()):
             doubled = self._own(2 * first)
             shift = "; for a grad_output of 0 it is not 0: something is added" if bool((zero != 0).any()) else ""
-            square = "; twice the grad_output gives four times the gradient" if _near(doubled, 4 * g1, 1e-6) else ""
-            even = "; twice the grad_output gives the same gradient" if _near(doubled, g1, 1e-6) else ""
+            square = "; twice the grad_output gives four times the gradient" if near(doubled, 4 * g1, 1e-6) else ""
+            even = "; twice the grad_output gives the same gradient" if near(doubled, g1, 1e-6) else ""
             text = "the gradient for g₁ + g₂ is not the sum of those for g₁ and g₂"
             return "not-linear-in-grad-output", f"{text}{shift}{square}{even}"
         return self.scaled()
@@ -108,7 +109,7 @@ class Diagnosis:
         for scale in (1000.0, -1.0, 1e-3):
             known = ~torch.isnan(self.expected[0][0])
             floor = abs(scale) * self.experiment.floor(self.position)
-            if not _near(self._own(scale * first)[known], scale * g1[known], max(1e-3, self.rtol), floor):
+            if not near(self._own(scale * first)[known], scale * g1[known], max(1e-3, self.rtol), floor):
                 text = f"the gradient for {scale:g}·g is not {scale:g} times that for g"
                 return "not-linear-in-grad-output", f"{text}: clipped, rectified or cut off"
         return None
@@ -301,13 +302,3 @@ def _not_a_number(name: str, undefined: Tensor) -> Finding:
         "0, but NaN spreads to everything before it"
     )
     return Finding("wrong-values", name, text, index)
-
-
-def same_numbers(a: Tensor, b: Tensor) -> bool:
-    """Equal up to the last bits."""
-    return _near(a, b, 1e-9)
-
-
-def _near(a: Tensor, b: Tensor, rtol: float, floor: float = 0.0) -> bool:
-    scale = b.abs().max() if b.numel() else torch.tensor(0.0)
-    return bool(((a - b).abs() <= floor + rtol * scale).all())

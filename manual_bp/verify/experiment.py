@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.verify.agreement import close
 from manual_bp.verify.case import Case, CrashError, flat
 from manual_bp.verify.cost import estimate
 from manual_bp.verify.truth import Differences, Truth, length, spread, unit
@@ -179,18 +180,3 @@ def stack(rows: Sequence[Tensor | None], n: int) -> Tensor | None:
     if all(r is None for r in rows):
         return None
     return torch.stack([torch.zeros(n).double() if r is None else flat([r]) for r in rows])
-
-
-def close(value: Tensor, expected: Tensor, error: Tensor, rtol: float) -> bool:
-    """Whether they agree where `expected` is known, to rtol of its largest element plus the error; NaN never agrees."""
-    known = ~torch.isnan(expected)
-    if not bool(known.any()):
-        return True
-    scale = expected[known].abs().max()
-    return bool(((value - expected).abs()[known] <= rtol * scale + 3 * error[known]).all())
-
-
-def telling(expected: Tensor, error: Tensor) -> bool:
-    """Whether the derivative is measurably different from 0 somewhere."""
-    known = ~torch.isnan(expected)
-    return bool((expected[known].abs() > 10 * error[known]).any())

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Graph, same
+from manual_bp.verify.agreement import same
+from manual_bp.verify.case import Graph
 from manual_bp.verify.subject import Subject, parameter_names
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.verify.agreement import close
 from manual_bp.verify.case import Case, CrashError, flat
-from manual_bp.verify.experiment import Experiment, close, stack
+from manual_bp.verify.experiment import Experiment, stack
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.subject import subject_of
 from manual_bp.verify.truth import Truth

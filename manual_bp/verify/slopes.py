@@ -19,6 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from manual_bp.verify.agreement import each_near
 from manual_bp.verify.case import CrashError, flat
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.truth import Differences
@@ -54,14 +55,14 @@ def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None
         if not bool(torch.isfinite(z).all()):
             continue
         true = slope(y)
-        if _same(factors, slope(f(y)) / true):
+        if each_near(factors, slope(f(y)) / true):
             return "derivative-at-wrong-point", f"the slope of the {name} is taken at its output instead of its input"
-        if _same(factors, slope(z) / true):
+        if each_near(factors, slope(z) / true):
             return (
                 "derivative-at-wrong-point",
                 f"the slope of the {name} is written for its output and is given its input",
             )
-        if _same(factors, 1 / true):
+        if each_near(factors, 1 / true):
             return "wrong-values", f"the slope of the {name}, its derivative, is left out"
     low, high = float(factors.min()), float(factors.max())
     counts = "" if float((factors - factors.round()).abs().max()) > 1e-4 else "a count that is left out, or "
@@ -106,7 +107,3 @@ def _factors(experiment: Experiment, position: int) -> tuple[Tensor, Tensor] | N
         factors.append(factor)
         values.append(float(differences.start[o]))
     return torch.tensor(factors).double(), torch.tensor(values).double()
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return bool(torch.isfinite(b).all()) and bool(torch.allclose(a, b, rtol=1e-4, atol=1e-8))

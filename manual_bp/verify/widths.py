@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Case, CrashError, same
+from manual_bp.verify.agreement import same
+from manual_bp.verify.case import Case, CrashError
 
 NEARER = (1.0, 0.6, 0.35, 0.2)  # the inputs times this: a quantiser's grid is absolute, that of a dtype shrinks along
 

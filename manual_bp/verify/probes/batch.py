@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.verify.agreement import close
 from manual_bp.verify.case import Case, CrashError
-from manual_bp.verify.experiment import close
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.truth import Differences, some, unit
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from manual_bp.verify import strides
+from manual_bp.verify.agreement import alike
 from manual_bp.verify.case import CrashError
 from manual_bp.verify.experiment import Experiment
-from manual_bp.verify.probes.repeat import alike
 from manual_bp.verify.probes.result import Result
 
 

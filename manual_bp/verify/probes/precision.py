@@ -56,7 +56,7 @@ def _gradient(case: Case, position: int, row: Tensor, args: list[object] | None)
     return torch.zeros(case.args[position].numel()).double() if found is None else flat([found])
 
 
-def backward_noise(experiment: Experiment, bits: float) -> Result:
+def backward_noise(experiment: Experiment, eps: float) -> Result:
     """A gradient that is right but rough, although the forward is smooth and the user's dtype is finer."""
     result = Result()
     for i in experiment.case.checked:
@@ -65,7 +65,7 @@ def backward_noise(experiment: Experiment, bits: float) -> Result:
         size = float(experiment.gradient(i, 0).abs().median())
         # only tiny steps: over larger ones a gradient that is piecewise constant, as a ReLU network's, jumps too
         rough = roughness(experiment, i, steps=(1e-6,))
-        allowed = 200 * max(bits, experiment.differences.relative_noise)
+        allowed = 200 * max(eps, experiment.differences.relative_noise)
         if size > 0 and rough > max(allowed, 1e-9) * size + experiment.floor(i):
             result.add(
                 "precision",

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from manual_bp.verify import randomness
+from manual_bp.verify.agreement import alike
 from manual_bp.verify.case import Case, CrashError, flat, stage, tensors
 from manual_bp.verify.experiment import Experiment
-from manual_bp.verify.probes.repeat import alike
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.truth import slope, spread, unit
 
