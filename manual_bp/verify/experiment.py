@@ -19,7 +19,7 @@ from manual_bp.verify.truth import Differences, Truth, length, spread, unit
 from manual_bp.verify.widths import computes_in
 
 EVALUATIONS = 12000  # forwards that a full Jacobian may cost
-SECONDS = 1.8  # and the time, as `cost` counts it, which is two or three times what it takes
+SECONDS = 1.2  # and the time, as `cost` counts it, which is two or three times what it takes
 
 
 class Experiment:

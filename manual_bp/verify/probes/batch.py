@@ -109,7 +109,8 @@ def batch_of_one(case: Case, positions: tuple[int, ...], rtol: float, noise: flo
         result.add("crash", "grad_output", f"for a batch of size 1 the {crash.stage} raises {crash.line}")
         return result
     for i in one.checked:
-        truth = differences.truth(i, some(args[i].numel(), 24), EVALUATIONS // len(one.checked))
+        n = args[i].numel()
+        truth = differences.truth(i, some(n, 24 if n < 1000 else 8), EVALUATIONS // len(one.checked))
         gradient = found[i]
         own = torch.zeros(truth.value.shape[1]).double() if gradient is None else gradient.detach().reshape(-1).cpu()
         value = torch.where(truth.known, truth.value[0], torch.nan)
