@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Case, CrashError
+from manual_bp.verify.case import Case, CrashError, Graph
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.listen import Heard, listening
 from manual_bp.verify.report import Finding
@@ -13,15 +13,33 @@ from manual_bp.verify.shapes import wrong_shape
 from manual_bp.verify.subject import Subject
 
 
-def listen(case: Case, row: Tensor) -> tuple[list[Heard], CrashError | None]:
-    """Run one backward for a flat cotangent; what every Function in the graph got and returned, and what was raised."""
+def listen(case: Case, row: Tensor) -> tuple[list[Heard], list[str], CrashError | None]:
+    """One backward for a flat cotangent: what each Function in the graph got and returned, notes, what was raised."""
     graph = case.graph()
+    crashed = None
     with listening(graph) as heard:
         try:
             graph.gradients(case.split(row))
         except CrashError as crash:
-            return heard, crash
-    return heard, None
+            crashed = crash
+    return heard, _kept_on_ctx(graph, heard), crashed
+
+
+def _kept_on_ctx(graph: Graph, heard: list[Heard]) -> list[str]:
+    """Inputs and outputs that a Function keeps as attributes."""
+    places = {t.data_ptr(): "input" for t in graph.passed if isinstance(t, Tensor) and _has_place(t)}
+    places |= {t.data_ptr(): "output" for t in graph.returned if _has_place(t)}
+    return [
+        f"{event.cls.__name__} keeps an {places[t.data_ptr()]} as ctx.{name}: with ctx.save_for_backward autograd "
+        "would notice a later change in place, and an output would not keep its own graph alive"
+        for event in heard
+        for name, t in event.attributes.items()
+        if _has_place(t) and t.data_ptr() in places
+    ]
+
+
+def _has_place(t: Tensor) -> bool:
+    return t.layout == torch.strided and t.numel() > 0
 
 
 def counted(heard: list[Heard]) -> str:

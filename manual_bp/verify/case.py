@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.verify import randomness
+from manual_bp.verify import randomness, strides
+from manual_bp.verify.agreement import same
 from manual_bp.verify.subject import Subject
 
 Gradients = dict[int, Tensor | None]  # by the argument's position
@@ -80,6 +81,7 @@ class Case:
     def __init__(self, subject: Subject, args: Sequence[Any], checked: Sequence[int], seed: int) -> None:
         self.subject = subject
         self.args = [a.detach().clone() if isinstance(a, Tensor) else a for a in args]
+        self.generators = [i for i, a in enumerate(args) if randomness.is_generator(a)]
         self.checked = list(checked)
         self.seed = seed
         self.random = False
@@ -91,7 +93,7 @@ class Case:
         """Run once, and learn which outputs can be differentiated and whether the generators are drawn from."""
         before = randomness.fingerprint()
         graph = self.graph(first=True)
-        self.random = randomness.fingerprint() != before
+        self.random = randomness.fingerprint() != before or bool(self.generators)
         outputs = [_real(o) for o in graph.returned]
         usable = [i for i, o in enumerate(outputs) if o.is_floating_point() and o.requires_grad]
         # A function that cuts the graph has no such output; the floating ones still tell what the derivative is.
@@ -111,8 +113,11 @@ class Case:
         return max(dtypes, key=lambda d: torch.finfo(d).bits, default=torch.float64)
 
     def copies(self, args: Sequence[Any] | None = None) -> list[Any]:
-        """Fresh copies; strides are kept where they can be."""
-        return [a.clone() if isinstance(a, Tensor) else a for a in (self.args if args is None else args)]
+        """Fresh copies with the same strides; of a generator too."""
+        copies = [strides.copy(a) if isinstance(a, Tensor) else a for a in (self.args if args is None else args)]
+        for i in self.generators:
+            copies[i] = randomness.copied(copies[i])
+        return copies
 
     def values(self, args: Sequence[Any] | None = None) -> list[Tensor]:
         """All tensors the function returns, with autograd off."""
@@ -128,13 +133,6 @@ class Case:
             raise CrashError("forward", RuntimeError(f"it returned {len(outputs)} tensors where it had returned more"))
         return flat([_real(outputs[i]) for i in self.differentiable])
 
-    def coarse(self) -> bool:
-        """Whether every number that comes out fits half or bfloat16, though the outputs have a wider dtype."""
-        wide = [o for o in self.values() if o.is_floating_point() and torch.finfo(o.dtype).bits > 16]
-        return bool(wide) and any(
-            all(same(o, o.to(dtype).to(o.dtype)) for o in wide) for dtype in (torch.float16, torch.bfloat16)
-        )
-
     def graph(
         self, args: Sequence[Any] | None = None, needs: Sequence[int] | None = None, first: bool = False
     ) -> Graph:
@@ -144,7 +142,7 @@ class Case:
         for i in self.checked if needs is None else needs:
             leaf = _real(passed[i]).detach().requires_grad_()
             leaves[i] = leaf
-            passed[i] = torch.view_as_complex(leaf.clone()) if passed[i].is_complex() else leaf.clone()
+            passed[i] = torch.view_as_complex(leaf.clone()) if passed[i].is_complex() else strides.copy(leaf)
         before = [a.detach().clone() if isinstance(a, Tensor) else None for a in passed]
         histories = [a.grad_fn if isinstance(a, Tensor) else None for a in passed]
         if self.random:
@@ -196,13 +194,6 @@ def tensors(result: Any) -> list[Tensor]:
 def flat(parts: Sequence[Tensor]) -> Tensor:
     """Tensors as one flat float64 vector on the CPU."""
     return torch.cat([p.detach().reshape(-1).to("cpu", torch.float64) for p in parts] or [torch.zeros(0).double()])
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same values, NaN equal to NaN."""
-    if a.shape != b.shape:
-        return False
-    return bool(torch.equal(a, b)) or bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _real(tensor: Tensor) -> Tensor:

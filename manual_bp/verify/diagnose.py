@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from manual_bp.verify.agreement import close, equal, near, telling
 from manual_bp.verify.case import CrashError
-from manual_bp.verify.experiment import Experiment, close, telling
+from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.factor import explain
 from manual_bp.verify.patterns import describe
 from manual_bp.verify.points import wrong_point
@@ -47,15 +49,19 @@ class Diagnosis:
         known = ~torch.isnan(self.expected[0][0])
         if any(not bool(torch.isfinite(g[known]).all()) for g in self.gradient):
             return "wrong-values", describe(self.experiment, self.position)
-        tests = (self._missing, self._ignores, self._precision, self._nonlinear, self._one_output, self._factor)
-        for test in (*tests, self._transposed, self._another, self._point, self._unstable_factor):
+        tests = [self._missing, self._ignores, self._precision, self._nonlinear, self._one_output, self._factor]
+        tests += [self._transposed, self._another]
+        # what follows looks at differences of the values, which a reference's gradient need not be
+        by_values = self.position not in self.experiment.by_reference
+        tests += [self._point, self._unstable_factor, self._slope] if by_values else [self._unstable_factor]
+        for test in tests:
             found = test()
             if found is not None:
                 return found
-        return wrong_slope(self.experiment, self.position) or (
-            "wrong-values",
-            describe(self.experiment, self.position),
-        )
+        return "wrong-values", describe(self.experiment, self.position)
+
+    def _slope(self) -> tuple[str, str] | None:
+        return wrong_slope(self.experiment, self.position)
 
     def _missing(self) -> tuple[str, str] | None:
         if self.experiment.gradients[self.position] is None:
@@ -76,7 +82,7 @@ class Diagnosis:
         if all(bool((g == 0).all()) for g in self.gradient):
             return None
         third = self._own(2 * self.experiment.cotangents[0])
-        if same_numbers(g1, g2) and same_numbers(g1, third):
+        if equal(g1, g2) and equal(g1, third):
             value, error = self.experiment.expected(self.position, 2)
             ones = " It is the derivative for a gradient of ones." if close(g1, value, error, self.rtol) else ""
             return "ignores-grad-output", f"the same gradient for every grad_output: it is not multiplied by it.{ones}"
@@ -88,11 +94,11 @@ class Diagnosis:
         total = self._own(first + second)
         tolerance = max(1e-3, self.rtol)  # rounding in low precision is not linear either; that is `precision`
         zero = self._own(0 * first)
-        if not _near(total, g1 + g2, tolerance) or float(zero.abs().max()) > 1e-9 * float(g1.abs().max()):
+        if not near(total, g1 + g2, tolerance) or float(zero.abs().max()) > 1e-9 * float(g1.abs().max()):
             doubled = self._own(2 * first)
             shift = "; for a grad_output of 0 it is not 0: something is added" if bool((zero != 0).any()) else ""
-            square = "; twice the grad_output gives four times the gradient" if _near(doubled, 4 * g1, 1e-6) else ""
-            even = "; twice the grad_output gives the same gradient" if _near(doubled, g1, 1e-6) else ""
+            square = "; twice the grad_output gives four times the gradient" if near(doubled, 4 * g1, 1e-6) else ""
+            even = "; twice the grad_output gives the same gradient" if near(doubled, g1, 1e-6) else ""
             text = "the gradient for g₁ + g₂ is not the sum of those for g₁ and g₂"
             return "not-linear-in-grad-output", f"{text}{shift}{square}{even}"
         return self.scaled()
@@ -103,7 +109,7 @@ class Diagnosis:
         for scale in (1000.0, -1.0, 1e-3):
             known = ~torch.isnan(self.expected[0][0])
             floor = abs(scale) * self.experiment.floor(self.position)
-            if not _near(self._own(scale * first)[known], scale * g1[known], max(1e-3, self.rtol), floor):
+            if not near(self._own(scale * first)[known], scale * g1[known], max(1e-3, self.rtol), floor):
                 text = f"the gradient for {scale:g}·g is not {scale:g} times that for g"
                 return "not-linear-in-grad-output", f"{text}: clipped, rectified or cut off"
         return None
@@ -238,13 +244,16 @@ def diagnose(experiment: Experiment, position: int) -> tuple[Finding | None, Row
     """The finding on one argument's gradient, if there is one, and its row in the table."""
     name = experiment.case.subject.names[position]
     row = _row(experiment, position)
+    undefined = experiment.undefined(position)
+    if bool(undefined.any()):
+        return _not_a_number(name, undefined), replace(row, verdict="wrong-values")
     if experiment.right(position):
         fault = experiment.directional_fault(position) if experiment.columns[position] is not None else None
         wrong = ("wrong-values", fault) if fault is not None else Diagnosis(experiment, position).scaled()
-        return (None, row) if wrong is None else (Finding(wrong[0], name, wrong[1]), _with_verdict(row, wrong[0]))
+        return (None, row) if wrong is None else (Finding(wrong[0], name, wrong[1]), replace(row, verdict=wrong[0]))
     kind, text = Diagnosis(experiment, position).explain()
     worst = locate(experiment, position)
-    return Finding(kind, name, f"{text}.\n{worst[0]}", *worst[1:]), _with_verdict(row, kind)
+    return Finding(kind, name, f"{text.rstrip('.')}.\n{worst[0]}", *worst[1:]), replace(row, verdict=kind)
 
 
 def locate(experiment: Experiment, position: int) -> tuple[str, tuple[int, ...], float, float, float]:
@@ -284,15 +293,12 @@ def _row(experiment: Experiment, position: int) -> Row:
     return Row(name, shape, worst, worst / scale if scale else 0.0, "ok")
 
 
-def _with_verdict(row: Row, verdict: str) -> Row:
-    return Row(row.tensor, row.shape, row.max_abs, row.max_rel, verdict)
-
-
-def same_numbers(a: Tensor, b: Tensor) -> bool:
-    """Equal up to the last bits."""
-    return _near(a, b, 1e-9)
-
-
-def _near(a: Tensor, b: Tensor, rtol: float, floor: float = 0.0) -> bool:
-    scale = b.abs().max() if b.numel() else torch.tensor(0.0)
-    return bool(((a - b).abs() <= floor + rtol * scale).all())
+def _not_a_number(name: str, undefined: Tensor) -> Finding:
+    index = tuple(undefined.nonzero()[0].tolist())
+    where = f"{name}[{', '.join(map(str, index))}]" if index else name
+    text = (
+        f"the gradient is NaN at {int(undefined.sum())} of {undefined.numel()} elements where the function's value is "
+        f"finite, first at {where}: a 0/0, 0·∞ or ∞ − ∞. At a kink any slope between those beside it will do, such as "
+        "0, but NaN spreads to everything before it"
+    )
+    return Finding("wrong-values", name, text, index)

@@ -6,18 +6,20 @@ are several outputs the first one restricted to each output.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from manual_bp.verify.agreement import close
 from manual_bp.verify.case import Case, CrashError, flat
-from manual_bp.verify.truth import Differences, Truth, spread, unit
+from manual_bp.verify.cost import estimate
+from manual_bp.verify.truth import Differences, Truth, length, spread, unit
+from manual_bp.verify.widths import computes_in
 
 EVALUATIONS = 12000  # forwards that a full Jacobian may cost
-SECONDS = 1.2  # and the time
+SECONDS = 1.2  # and the time, as `cost` counts it, which is two or three times what it takes
 
 
 class Experiment:
@@ -37,12 +39,16 @@ class Experiment:
         self.cotangents = torch.stack(rows)
         self.differences = Differences(case, self.cotangents)
         self.cotangents = self.differences.cotangents
-        self.differences.measure_noise(case.checked, self.generator)
+        self.lower = computes_in(case)
+        narrow = torch.finfo(self.lower or case.dtype).bits <= 16
+        self.differences.measure_noise(case.checked, self.generator, stairs=narrow)
         self.rtol = min(0.05, max(1e-6, 3e3 * self.differences.relative_noise))
         self.rtols: dict[int, float] = {}  # wider ones, for a gradient in a coarser dtype
+        self.cost = estimate(case.vector)  # of a forward
         self.columns = self._plan()
         self.truths: dict[int, Truth] = {}
         self.gradients: dict[int, Tensor | None] = {}  # (K, n), or None where the function gives none
+        self.by_reference: set[int] = set()  # where a reference's gradient, not the derivative, is what is right
 
     @property
     def sampled(self) -> bool:
@@ -51,12 +57,8 @@ class Experiment:
 
     def _plan(self) -> dict[int, list[int] | None]:
         """Every coordinate if that is affordable, else the same share of each argument."""
-        lengths = {i: self._length(i) for i in self.case.checked}
-        started = time.monotonic()
-        for _ in range(3):
-            self.case.vector()
-        seconds = (time.monotonic() - started) / 3 * 1.3
-        affordable = int(min(EVALUATIONS, SECONDS / max(seconds, 1e-7)) / 4)
+        lengths = {i: length(self.case.args[i]) for i in self.case.checked}
+        affordable = int(min(EVALUATIONS, SECONDS / self.cost) / 4)
         if sum(lengths.values()) <= affordable:
             return dict.fromkeys(lengths)
         share = max(4, affordable // max(1, len(lengths)))
@@ -74,23 +76,17 @@ class Experiment:
         index = torch.arange(self.case.args[position].numel()).reshape(shape)
         return [int(j) for j in index.mT.reshape(-1)[list(chosen)]]
 
-    def _length(self, position: int) -> int:
-        tensor = self.case.args[position]
-        return int(tensor.numel()) * (2 if tensor.is_complex() else 1)
-
     def measure_truth(self) -> None:
         """Fill `truths`."""
         for i in self.case.checked:
-            deadline = time.monotonic() + 2 * SECONDS / len(self.case.checked)
-            self.truths[i] = self.differences.truth(i, self.columns[i], deadline)
-            if not bool((self.truths[i].known | self.truths[i].rough).all()):
-                self.columns[i] = (self.truths[i].known | self.truths[i].rough).nonzero().reshape(-1).tolist()
+            evaluations = int(min(2 * EVALUATIONS, SECONDS / self.cost) / len(self.case.checked))
+            self.truths[i] = self.differences.truth(i, self.columns[i], evaluations)
 
     def measure_gradients(self) -> None:
         """Fill `gradients`, each row from a fresh graph."""
         found = [self.case.gradients(row) for row in self.cotangents]
         for i in self.case.checked:
-            self.gradients[i] = stack([gradients[i] for gradients in found], self._length(i))
+            self.gradients[i] = stack([gradients[i] for gradients in found], length(self.case.args[i]))
 
     def gradient(self, position: int, row: int) -> Tensor:
         """The function's gradient in its argument's shape; None is 0."""
@@ -119,6 +115,16 @@ class Experiment:
         largest = 0.0 if own is None else float(own.abs().nan_to_num(0, 0, 0).max())
         return 100 * self.differences.relative_noise * max(float(size) * float(self.cotangents.abs().max()), largest)
 
+    def undefined(self, position: int) -> Tensor:
+        """Where the gradient is NaN though input and values are finite: at a kink any slope will do, NaN is none."""
+        shape = self.shape(position)
+        found = self.gradients[position]
+        if found is None or not bool(self.differences.finite.all()):
+            return torch.zeros(shape, dtype=torch.bool)
+        x = self.case.args[position]
+        usable = torch.isfinite((torch.view_as_real(x) if x.is_complex() else x).cpu())
+        return found[:2].isnan().any(0).reshape(shape) & usable  # the other rows hold zeros, and 0 · inf is NaN
+
     def right(self, position: int) -> bool:
         """Whether the gradient is the derivative, for every cotangent."""
         return all(
@@ -126,17 +132,18 @@ class Experiment:
             for row in range(len(self.cotangents))
         )
 
-    def at(self, args: Sequence[Any], position: int, limit: int = 64) -> tuple[Tensor, Tensor, Tensor]:
-        """Derivative, its error and gradient for one argument at another point, on at most `limit` coordinates.
+    def at(self, args: Sequence[Any], position: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Derivative, its error and gradient for one argument at another point, on at most 64 coordinates.
 
         Each (2, *shape), for the two random cotangents; the derivative is NaN where it is not known.
         """
-        n = self._length(position)
+        n = length(self.case.args[position])
+        limit = max(4, min(64, int(0.02 / self.cost)))
         known = self.truths[position].known.nonzero().reshape(-1).tolist()
         columns = known if len(known) <= limit else known[:: len(known) // limit + 1]
         differences = Differences(self.case, self.cotangents[:2], args)
         differences.noise = torch.maximum(differences.noise, self.differences.noise[:2])
-        truth = differences.truth(position, columns, time.monotonic() + 0.3)
+        truth = differences.truth(position, columns, 8 * len(columns))
         found = stack([self.case.gradients(row, args)[position] for row in self.cotangents[:2]], n)
         value = torch.where(truth.known, truth.value, torch.nan)
         gradient = torch.zeros(2, n).double() if found is None else found
@@ -147,9 +154,9 @@ class Experiment:
         """Compare along random directions through the whole argument: what a sample of coordinates may miss."""
         gradients = self.gradients[position]
         if gradients is None:
-            gradients = torch.zeros(len(self.cotangents), self._length(position)).double()
+            gradients = torch.zeros(len(self.cotangents), length(self.case.args[position])).double()
         for _ in range(6):
-            v = unit(self._length(position), self.generator)
+            v = unit(length(self.case.args[position]), self.generator)
             for h in (1e-5, 1e-6, 1e-4):
                 try:
                     slope, error = self.differences.stencil(position, v, h)
@@ -173,18 +180,3 @@ def stack(rows: Sequence[Tensor | None], n: int) -> Tensor | None:
     if all(r is None for r in rows):
         return None
     return torch.stack([torch.zeros(n).double() if r is None else flat([r]) for r in rows])
-
-
-def close(value: Tensor, expected: Tensor, error: Tensor, rtol: float) -> bool:
-    """Whether they agree where `expected` is known, to rtol of its largest element plus the error; NaN never agrees."""
-    known = ~torch.isnan(expected)
-    if not bool(known.any()):
-        return True
-    scale = expected[known].abs().max()
-    return bool(((value - expected).abs()[known] <= rtol * scale + 3 * error[known]).all())
-
-
-def telling(expected: Tensor, error: Tensor) -> bool:
-    """Whether the derivative is measurably different from 0 somewhere."""
-    known = ~torch.isnan(expected)
-    return bool((expected[known].abs() > 10 * error[known]).any())

@@ -45,14 +45,13 @@ def explain(factor: float, case: Case) -> tuple[str, bool]:
     size = abs(factor)
     minus = " and the sign is flipped" if factor < 0 else ""
     found = [
-        (label, reading)
-        for label, value, table in _quantities(case)
+        f"{form.format(symbol)}: {table[form].format(symbol)}, where {meaning}"
+        for symbol, meaning, value, table in _quantities(case)
         for form, number in _forms(value).items()
         if form in table and math.isclose(number, size, rel_tol=1e-4)
-        for reading in (f"{form.format(label, label)}: {table[form].format(label)}",)
     ]
     simple = next((text for value, text in SIMPLE.items() if math.isclose(value, size, rel_tol=1e-4)), None)
-    texts = ([simple] if simple else []) + [reading for _, reading in found]
+    texts = ([simple] if simple else []) + found
     if math.isclose(factor, -1, rel_tol=1e-4):
         return "the sign is flipped", True
     if not texts:
@@ -71,34 +70,38 @@ def _forms(value: float) -> dict[str, float]:
     return forms
 
 
-def _quantities(case: Case) -> Iterator[tuple[str, float, dict[str, str]]]:
-    """Sizes and constants of the case, each value once, under the name people use for it."""
+Quantity = tuple[str, str, float, dict[str, str]]
+
+
+def _quantities(case: Case) -> Iterator[Quantity]:
+    """Sizes and constants of the case, each value once: a symbol, what it is, its value, how to read it."""
     seen: set[float] = set()
 
-    def once(label: str, value: float, table: dict[str, str]) -> Iterator[tuple[str, float, dict[str, str]]]:
+    def once(symbol: str, meaning: str, value: float, table: dict[str, str]) -> Iterator[Quantity]:
         if abs(value) not in seen and value not in (0, 1, -1):
             seen.add(abs(value))
-            yield label, abs(value), table
+            yield symbol, meaning, abs(value), table
 
     names = case.subject.names
     arrays = [(name, a) for name, a in zip(names, case.args, strict=False) if isinstance(a, Tensor)]
     for name, a in zip(names, case.args, strict=False):
         if isinstance(a, int | float) and not isinstance(a, bool):
-            yield from once(f"{name} = {a:g}", float(a), CONSTANTS)
+            yield from once(name, f"{name} is {a:g}", float(a), CONSTANTS)
         if isinstance(a, Tensor) and a.numel() == 1 and not a.is_complex():
-            yield from once(f"{name} = {float(a):g}", float(a), CONSTANTS)
+            yield from once(name, f"{name} is {float(a):g}", float(a), CONSTANTS)
     if arrays and arrays[0][1].dim():
-        size = arrays[0][1].shape[0]
-        yield from once(f"m = {size} (the first dimension of {arrays[0][0]}, usually the batch)", size, READINGS)
+        name, size = arrays[0][0], arrays[0][1].shape[0]
+        yield from once("m", f"m = {size} is the first dimension of {name}, usually the batch", size, READINGS)
     for shape in case.shapes[:1]:
         if len(shape):
-            yield from once(f"n_out = {shape[-1]} (the last dimension of the output)", shape[-1], READINGS)
+            yield from once("n_out", f"n_out = {shape[-1]} is the last dimension of the output", shape[-1], READINGS)
     for name, a in arrays:
         for d, size in enumerate(a.shape):
-            yield from once(f"{size} (dimension {d} of {name})", size, READINGS)
-        yield from once(f"{a.numel()} (the number of elements of {name})", a.numel(), READINGS)
+            yield from once(str(size), f"{size} is dimension {d} of {name}", size, READINGS)
+        count = a.numel()
+        yield from once(str(count), f"{count} is the number of elements of {name}", count, READINGS)
         if a.dim() > 2:
             pixels = math.prod(a.shape[2:])
-            yield from once(f"{pixels} (dimensions 2 and up of {name})", pixels, READINGS)
+            yield from once(str(pixels), f"{pixels} is the product of {name}'s dimensions from 2 on", pixels, READINGS)
             rows = math.prod(a.shape[:-1])
-            yield from once(f"{rows} (the rows of {name})", rows, READINGS)
+            yield from once(str(rows), f"{rows} is the number of rows of {name}", rows, READINGS)

@@ -3,7 +3,8 @@
     randn(4,3)  rand(4,3)  ones(5)  zeros(5)  randint(10, 4)  arange(6)      tensors; randint(high, size…)
     3  -0.5  1e-3  None  True  False  mean  "two words"                      values and strings
 
-`randn`, `rand`, `ones` and `zeros` are floating; `randn!(4,3)` requires a gradient, and then only such are checked.
+Commas between them and `torch.` in front of a tensor may be there. `randn`, `rand`, `ones` and `zeros` are floating;
+`randn!(4,3)` requires a gradient, and then only such are checked.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 ITEM = re.compile(
-    r"""\s*(?:(?P<call>[a-z_]+)(?P<ask>!?)\((?P<args>[^()]*)\)|"(?P<text>[^"]*)"|(?P<word>[\w.+\-/:]+))\s*,?"""
+    r"""\s*(?:(?:torch\.)?(?P<call>[a-z_]+)(?P<ask>!?)\((?P<args>[^()]*)\)|"(?P<text>[^"]*)"|(?P<word>[\w.+\-/:]+))\s*,?"""
 )
 WORDS: dict[str, Any] = {"None": None, "True": True, "False": False}
 MAKERS = ("randn", "rand", "ones", "zeros", "randint", "arange")

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Graph, same
+from manual_bp.verify.agreement import same
+from manual_bp.verify.case import Graph
 from manual_bp.verify.subject import Subject, parameter_names
 
 
@@ -28,6 +29,7 @@ class Heard:
     expected: dict[int, tuple[torch.Size, torch.dtype]] = field(default_factory=dict)  # by the argument's position
     written_gradients: list[int] = field(default_factory=list)
     written_saved: list[str] = field(default_factory=list)
+    attributes: dict[str, Tensor] = field(default_factory=dict)  # kept as ctx.name, past save_for_backward
 
     def tensor_name(self, subject: Subject, position: int) -> str:
         """The argument's name in `forward`; with the Function's in front where it is inside something else."""
@@ -43,7 +45,7 @@ def listening(graph: Graph) -> Iterator[list[Heard]]:
     """Record each call of a Function's backward in this graph while the block runs."""
     heard: list[Heard] = []
     patched: list[tuple[type, str, Any]] = []
-    for cls in dict.fromkeys(_functions(graph)):
+    for cls in dict.fromkeys(written_functions(graph)):
         name = "backward" if cls.vjp is torch.autograd.Function.vjp else "vjp"
         patched.append((cls, name, cls.__dict__.get(name)))
         setattr(cls, name, staticmethod(_recorder(cls, getattr(cls, name), heard)))
@@ -63,6 +65,7 @@ def _recorder(cls: type[torch.autograd.Function], backward: Any, heard: list[Hea
         saved = _saved(ctx)
         kept = {name: t.detach().clone() for name, t in saved.items()}
         event = Heard(cls, tuple(ctx.needs_input_grad), None, _expected(ctx))
+        event.attributes = {name: t for name, t in saved.items() if "[" not in name}
         heard.append(event)
         try:
             result = backward(ctx, *gradients)
@@ -82,7 +85,7 @@ def _recorder(cls: type[torch.autograd.Function], backward: Any, heard: list[Hea
     return record
 
 
-def _functions(graph: Graph) -> Iterator[type[torch.autograd.Function]]:
+def written_functions(graph: Graph) -> Iterator[type[torch.autograd.Function]]:
     """The Function classes of the Python nodes that the outputs lead back to."""
     pending = [o.grad_fn for o in (*graph.outputs, *graph.returned) if o.grad_fn is not None]
     seen = set(pending)

@@ -17,7 +17,7 @@ def load(target: str) -> Any:
     """
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name:
-        raise ValueError(f"{target!r}: expected MODULE_OR_FILE:NAME, such as my_ops.py:MyFunction or my.ops:MyFunction")
+        raise ValueError(f"{target!r}: expected MODULE_OR_FILE:NAME, {_meant(target.rstrip(':'))}")
     found: Any = _module(place)
     for part in name.split("."):
         if not hasattr(found, part):
@@ -25,6 +25,17 @@ def load(target: str) -> Any:
             raise ValueError(f"{target!r}: {place} has no {name}; it has {', '.join(known[:12]) or 'nothing'}")
         found = getattr(found, part)
     return found
+
+
+def _meant(place: str) -> str:
+    """The names in a module that could be meant: what it defines itself and one could call."""
+    try:
+        module = _module(place)
+    except ValueError:
+        return "such as my_ops.py:MyFunction or my.ops:MyFunction"
+    known = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
+    known = [n for n in known if not n.startswith("_")]
+    return f"add :NAME, one of {', '.join(known[:12])}, as in {place}:{known[0]}" if known else "such as torch:sin"
 
 
 def _module(place: str) -> Any:

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from manual_bp.verify.experiment import Experiment, close
+from manual_bp.verify.agreement import close
+from manual_bp.verify.experiment import Experiment
 
 RULED_OUT = "ruled out: a constant factor, a transposition, another input's derivative, another point, a missing sum"
 
@@ -48,12 +49,12 @@ def _shape_of(experiment: Experiment, position: int, expected: list[Tensor]) -> 
     gradients = [experiment.gradient(position, row) for row in (0, 1)]
     errors = [experiment.expected(position, row)[1] for row in (0, 1)]
     known = ~torch.isnan(expected[0])
-    for dims in ([d] for d in range(1, gradients[0].dim() + 1)):
-        flipped = [g.flip([-d for d in range(1, dims[0] + 1)]) for g in gradients]
+    for count in range(1, gradients[0].dim() + 1):
+        flipped = [g.flip([-d for d in range(1, count + 1)]) for g in gradients]
         if gradients[0].dim() > 1 and all(
             close(f, e, s, 1e-5) for f, e, s in zip(flipped, expected, errors, strict=True)
         ):
-            return f"the numbers are right but in reverse order along the last {dims[0]} dimension(s): a flipped kernel"
+            return f"the numbers are right but in reverse order along the last {count} dimension(s): a flipped kernel"
     ratios = [g / e for g, e in zip(gradients, expected, strict=True)]
     solid = known & (expected[0].abs() > 1e3 * errors[0]) & (expected[1].abs() > 1e3 * errors[1])
     if int(solid.sum()) > 3 and torch.allclose(ratios[0][solid], ratios[1][solid], rtol=1e-4, atol=1e-7):

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.verify.agreement import close, telling
 from manual_bp.verify.case import CrashError
-from manual_bp.verify.experiment import Experiment, close, telling
+from manual_bp.verify.experiment import Experiment
 
 
 def wrong_point(experiment: Experiment, position: int) -> str | None:

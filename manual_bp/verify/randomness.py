@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 from collections.abc import Iterator
@@ -48,3 +49,17 @@ def fingerprint() -> tuple[Any, ...]:
     if torch.cuda.is_initialized():
         states.append(bytes(torch.cuda.get_rng_state().numpy().tobytes()))
     return tuple(states)
+
+
+def is_generator(value: Any) -> bool:
+    """Whether it is a generator of its own, of torch, NumPy or Python, that a function may be handed."""
+    numpy = sys.modules.get("numpy")
+    kinds = (torch.Generator, random.Random, *((numpy.random.Generator, numpy.random.RandomState) if numpy else ()))
+    return isinstance(value, kinds)
+
+
+def copied(generator: Any) -> Any:
+    """A generator in the same state: each call gets its own, so that all draw the same numbers."""
+    if not isinstance(generator, torch.Generator):
+        return copy.deepcopy(generator)
+    return torch.Generator(generator.device).set_state(generator.get_state())

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.verify.agreement import close
 from manual_bp.verify.case import Case, CrashError, flat
-from manual_bp.verify.experiment import Experiment, close
+from manual_bp.verify.experiment import Experiment, stack
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.subject import subject_of
+from manual_bp.verify.truth import Truth
 
 
 class Reference:
@@ -20,9 +22,9 @@ class Reference:
         self.experiment = experiment
         self.gradients: list[dict[int, Tensor | None]] = []
         case = experiment.case
-        inputs = case.args[: case.subject.inputs]  # without a module's parameters: the reference has its own
-        subject = subject_of(function, [a.detach() if isinstance(a, Tensor) else a for a in inputs])
-        checked = [i for i in case.checked if i < len(inputs)]
+        count = case.subject.inputs  # without a module's parameters: the reference has its own
+        subject = subject_of(function, case.subject.packed(case.args[:count]))
+        checked = [i for i in case.checked if i < count]
         self.case = Case(subject, subject.args, checked, case.seed)
         try:
             self.case.prepare()
@@ -67,41 +69,30 @@ class Reference:
             return
         self.gradients = [self.case.gradients(row) for row in self.experiment.cotangents]
 
-    def complete(self) -> None:
-        """Where a sample of the coordinates was measured, take the reference's gradient for the rest."""
-        if not self.experiment.sampled:
-            return
+    def adopt(self) -> None:
+        """Make the reference's gradient what the function's own is compared with.
+
+        Where it is the derivative, as far as that was measured, it is the sharper number, and it fills in what was not
+        measured; kinks stay open. Where it is not (straight-through), it is what is asked for, at every element.
+        """
         try:
             self._measure()
         except CrashError:
             return
         for i in self.case.checked:
             truth = self.experiment.truths[i]
-            rows = [g.get(i) for g in self.gradients]
-            if not rows or any(r is None for r in rows):
-                continue
-            theirs = torch.stack([flat([r]) for r in rows if r is not None])
-            if not close(theirs[0], torch.where(truth.known, truth.value[0], torch.nan), truth.error[0], 1e-5):
-                continue  # straight-through, or something else that is not the derivative
-            rest = ~truth.known & ~truth.rough
-            truth.value = torch.where(rest, theirs, truth.value)
-            truth.error = torch.where(rest, 1e-9 * theirs.abs(), truth.error)
-            truth.known = truth.known | rest
-
-    def agrees(self, position: int) -> bool:
-        """Whether the function's gradient is the reference's, for every cotangent."""
-        try:
-            self._measure()
-        except CrashError:
-            return False
-        if not self.gradients or position not in self.case.checked:
-            return False
-        for k, gradients in enumerate(self.gradients):
-            theirs = gradients[position]
+            theirs = stack([g.get(i) for g in self.gradients], truth.value.shape[1]) if self.gradients else None
             if theirs is None:
-                return False
-            own = self.experiment.gradient(position, k)
-            value = flat([theirs]).reshape(own.shape)
-            if not close(own, value, torch.zeros_like(value), max(1e-6, self.experiment.rtol)):
-                return False
-        return True
+                continue
+            finite = torch.isfinite(theirs).all(0)
+            # a softmax gives nothing but rounding for a cotangent of ones: the others say what is small
+            error = torch.full_like(theirs, 1e-12 * float(theirs[:, finite].abs().max() if bool(finite.any()) else 0))
+            rtol = max(1e-5, self.experiment.rtol)
+            for k in range(len(theirs)):
+                known = torch.where(truth.known & finite, truth.value[k], torch.nan)
+                if not close(theirs[k], known, truth.error[k] + error[k], rtol):
+                    self.experiment.by_reference.add(i)
+            rough = torch.zeros_like(finite) if i in self.experiment.by_reference else truth.rough
+            self.experiment.truths[i] = Truth(theirs, error, finite & ~rough, rough)
+            if i in self.experiment.by_reference:
+                self.experiment.columns[i] = None  # nothing is left to chance

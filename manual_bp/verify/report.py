@@ -51,24 +51,29 @@ class VerificationError(AssertionError):
 
 @dataclass(frozen=True)
 class Report:
-    """The result of `check`: `ok` is true when there are no `findings`; they come with the likeliest cause first."""
+    """The result of `check`: `findings` with the likeliest cause first, and in `incomplete` what it did not come to.
+
+    `ok` is true when both are empty: a check that looked at nothing, or tripped on the way, is not ok.
+    """
 
     name: str
     findings: list[Finding] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     checks: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    incomplete: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings
+        """Whether nothing was found, and all was looked at."""
+        return not self.findings and not self.incomplete
 
     def raise_if_failed(self) -> None:
         """Do nothing when `ok`.
 
         Raises:
-            VerificationError: there is a finding; an AssertionError, so pytest shows it as a failed assertion.
+            VerificationError: there is a finding, or the check is incomplete; an AssertionError, so pytest shows it
+                as a failed assertion.
         """
         if not self.ok:
             raise VerificationError("\n" + self.render(colour=False))
@@ -85,7 +90,8 @@ class Report:
         """The report as text: verdict, findings, one row per tensor, the checks made, notes."""
         red, green, bold, plain = ("\033[31m", "\033[32m", "\033[1m", "\033[0m") if colour else ("", "", "", "")
         count = len(self.findings)
-        verdict = f"{green}ok{plain}" if self.ok else f"{red}{count} finding{'s' if count > 1 else ''}{plain}"
+        found = f"{count} finding{'s' if count > 1 else ''}" if count else "incomplete"
+        verdict = f"{green}ok{plain}" if self.ok else f"{red}{found}{plain}"
         lines = [f"{bold}{self.name}{plain}: {verdict}"]
         for finding in self.findings:
             lines += ["", f"  {red}{finding.kind}{plain}  {bold}{finding.tensor}{plain}"]
@@ -98,6 +104,8 @@ class Report:
             for status in dict.fromkeys(self.checks.values()):
                 text = f"{status}: {', '.join(name for name, own in self.checks.items() if own == status)}"
                 lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
+        for text in self.incomplete:
+            lines += textwrap.wrap(f"incomplete: {text}", WIDTH, initial_indent="  ", subsequent_indent="        ")
         for note in self.notes:
             lines += textwrap.wrap(f"note: {note}", WIDTH, initial_indent="  ", subsequent_indent="        ")
         return "\n".join(lines)
@@ -108,7 +116,7 @@ class Report:
         wide = max(len("shape"), *map(len, shapes))
         lines = [f"  {'tensor':<{width}}  {'shape':<{wide}}  {'max abs':>9}  {'max rel':>9}  verdict"]
         for row, shape in zip(self.rows, shapes, strict=True):
-            tint = green if row.verdict == "ok" else red
+            tint = green if row.verdict.startswith("ok") else red
             numbers = f"{_number(row.max_abs):>9}  {_number(row.max_rel):>9}"
             lines.append(f"  {row.tensor:<{width}}  {shape:<{wide}}  {numbers}  {tint}{row.verdict}{plain}")
         return lines

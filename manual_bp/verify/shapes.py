@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from manual_bp.verify.experiment import Experiment, close
+from manual_bp.verify.agreement import close
+from manual_bp.verify.experiment import Experiment
 
 
 def wrong_shape(experiment: Experiment, position: int, raw: Tensor) -> tuple[str, str]:

@@ -14,12 +14,12 @@ and r_o says what was done, once f is known. For each common activation z follow
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from manual_bp.verify.agreement import each_near
 from manual_bp.verify.case import CrashError, flat
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.truth import Differences
@@ -43,25 +43,33 @@ def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None
     factors, y = measured
     if len(factors) < 3 or float((factors - factors.mean()).abs().max()) < 1e-4 * float(factors.abs().max()):
         return None
+    lost = factors.abs() < 1e-4
+    if bool((lost | ((factors - 1).abs() < 1e-4)).all()):
+        return (
+            "wrong-values",
+            f"what comes from {int(lost.sum())} of {len(factors)} output elements is lost, the rest is right: an "
+            "assignment where contributions must add up (an index that occurs twice), or a block that is skipped",
+        )
     for name, (f, inverse, slope) in ACTIVATIONS.items():
         z = inverse(y)
         if not bool(torch.isfinite(z).all()):
             continue
         true = slope(y)
-        if _same(factors, slope(f(y)) / true):
+        if each_near(factors, slope(f(y)) / true):
             return "derivative-at-wrong-point", f"the slope of the {name} is taken at its output instead of its input"
-        if _same(factors, slope(z) / true):
+        if each_near(factors, slope(z) / true):
             return (
                 "derivative-at-wrong-point",
                 f"the slope of the {name} is written for its output and is given its input",
             )
-        if _same(factors, 1 / true):
+        if each_near(factors, 1 / true):
             return "wrong-values", f"the slope of the {name}, its derivative, is left out"
     low, high = float(factors.min()), float(factors.max())
+    counts = "" if float((factors - factors.round()).abs().max()) > 1e-4 else "a count that is left out, or "
     return (
         "wrong-values",
-        f"the gradient that comes from each output element is off by a factor of its own, {low:.4g} to {high:.4g}: the "
-        "derivative of a last elementwise step is wrong or left out",
+        f"the gradient that comes from each output element is off by a factor of its own, {low:.4g} to {high:.4g}: "
+        f"{counts}the derivative of a last elementwise step that is wrong or left out",
     )
 
 
@@ -79,7 +87,7 @@ def _factors(experiment: Experiment, position: int) -> tuple[Tensor, Tensor] | N
     rows = torch.zeros(len(chosen), total).double()
     rows[torch.arange(len(chosen)), chosen] = 1.0
     differences = Differences(case, rows)
-    truth = differences.truth(position, None, time.monotonic() + 0.5)
+    truth = differences.truth(position, None, int(0.5 / experiment.cost))
     factors, values = [], []
     for k, o in enumerate(chosen):
         try:
@@ -99,7 +107,3 @@ def _factors(experiment: Experiment, position: int) -> tuple[Tensor, Tensor] | N
         factors.append(factor)
         values.append(float(differences.start[o]))
     return torch.tensor(factors).double(), torch.tensor(values).double()
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return bool(torch.isfinite(b).all()) and bool(torch.allclose(a, b, rtol=1e-4, atol=1e-8))

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manual_bp.verify.nested import holds_tensors, pack, unpack
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -22,7 +24,16 @@ class Subject:
     args: tuple[Any, ...]
     requires_grad: tuple[bool, ...]
     inputs: int  # how many of the arguments the caller gave; a module's parameters follow them
+    packed: Callable[[Sequence[Any]], list[Any]]  # these arguments as the caller gave them, tensors inside lists
     function_class: type[torch.autograd.Function] | None = None
+    parameters: tuple[str, ...] = ()  # the names of all that the function takes, given or not
+
+    def called(self) -> str:
+        """The call in words, for whoever gave it the wrong arguments."""
+        given = list(zip(self.names, self.args, strict=True))[: self.inputs]
+        seen = ", ".join(f"{name} {_kind(value)}" for name, value in given) or "no arguments"
+        takes = f" It takes {', '.join(self.parameters)}." if self.parameters else ""
+        return f"Called with {seen}.{takes} If that is not the call you meant, mend the inputs (--inputs)"
 
     @property
     def offers_jvp(self) -> bool:
@@ -49,25 +60,41 @@ def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -
     args = (inputs,) if isinstance(inputs, Tensor) or not isinstance(inputs, list | tuple) else tuple(inputs)
     if names is not None and len(names) != len(args):
         raise ValueError(f"check: {len(names)} names for {len(args)} inputs: one name for each input is expected")
-    if isinstance(function, nn.Module):
-        return _module(function, args, names)
     cls = _function_class(function)
     if cls is None and not callable(function):
         seen = type(function).__name__
         raise TypeError(f"check: {seen} is not callable: give a Function, its apply, a function or a module")
-    call = function if cls is None else cls.apply
-    flags = _flags(args)
-    return Subject(
-        _name(function, cls), call, tuple(names or _names(function, cls, len(args))), args, flags, len(args), cls
-    )
+    parameters = parameter_names(cls) if cls is not None else _signature(getattr(function, "forward", function))
+    called = names or parameters[: len(args)] + [f"input {i}" for i in range(len(parameters), len(args))]
+    # autograd gives no gradient to a tensor in a list that is handed to a Function: there it counts as a constant
+    loose = [not holds_tensors(a) or cls is None for a in args]
+    leaves = [(*leaf, free) for a, name, free in zip(args, called, loose, strict=True) for leaf in unpack(a, name)]
+    labels, values = tuple(name for name, _, _ in leaves), tuple(value for _, value, _ in leaves)
+    flags = _flags(values, tuple(free for _, _, free in leaves))
+    nested = len(values) != len(args) or any(map(holds_tensors, args))
+
+    def packed(flat: Sequence[Any]) -> list[Any]:
+        rest = iter(flat)
+        return [pack(a, rest) for a in args]
+
+    if isinstance(function, nn.Module):
+        return _module(function, labels, values, flags, packed, tuple(parameters))
+    plain = function if cls is None else cls.apply
+    call = (lambda *flat: plain(*packed(flat))) if nested else plain
+    # with tensors in lists its arguments are no longer the Function's own: it is looked at as any callable
+    own = None if nested else cls
+    return Subject(_name(function, cls), call, labels, values, flags, len(values), packed, own, tuple(parameters))
 
 
-def _flags(args: tuple[Any, ...]) -> tuple[bool, ...]:
-    """Which arguments to check: those that require a gradient; where none does, every floating tensor."""
+def _flags(args: tuple[Any, ...], free: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Which arguments to check: those that require a gradient; where none does, every floating tensor that is free."""
     asked = [isinstance(a, Tensor) and a.requires_grad for a in args]
     if any(asked):
         return tuple(asked)
-    return tuple(isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex()) for a in args)
+    return tuple(
+        f and isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex())
+        for a, f in zip(args, free, strict=True)
+    )
 
 
 def _function_class(function: Any) -> type[torch.autograd.Function] | None:
@@ -76,7 +103,14 @@ def _function_class(function: Any) -> type[torch.autograd.Function] | None:
     return owner if is_function else None
 
 
-def _module(module: nn.Module, args: tuple[Any, ...], names: Sequence[str] | None) -> Subject:
+def _module(
+    module: nn.Module,
+    names: tuple[str, ...],
+    args: tuple[Any, ...],
+    flags: tuple[bool, ...],
+    packed: Callable[[Sequence[Any]], list[Any]],
+    takes: tuple[str, ...],
+) -> Subject:
     """A module as a function of its inputs and its parameters; its buffers are copied for every call."""
     parameters = dict(module.named_parameters())
     count = len(args)
@@ -88,11 +122,12 @@ def _module(module: nn.Module, args: tuple[Any, ...], names: Sequence[str] | Non
             for name, buffer in module.named_buffers()
         }
         state.update(zip(parameters, values[count:], strict=True))
-        return torch.func.functional_call(module, state, values[:count])
+        return torch.func.functional_call(module, state, tuple(packed(values[:count])))
 
-    flags = (*_flags(args), *(p.requires_grad for p in parameters.values()))
-    called = tuple(names or _names(module.forward, None, count)) + tuple(parameters)
-    return Subject(type(module).__name__, call, called, (*args, *parameters.values()), flags, count)
+    flags = (*flags, *(p.requires_grad for p in parameters.values()))
+    values = (*args, *parameters.values())
+    name = type(module).__name__
+    return Subject(name, call, names + tuple(parameters), values, flags, count, packed, parameters=takes)
 
 
 def _name(function: Any, cls: type | None) -> str:
@@ -109,9 +144,11 @@ def parameter_names(cls: type[torch.autograd.Function]) -> list[str]:
     return names if cls.setup_context is not torch.autograd.Function.setup_context else names[1:]
 
 
-def _names(function: Any, cls: type[torch.autograd.Function] | None, count: int) -> list[str]:
-    names = (parameter_names(cls) if cls is not None else _signature(function))[:count]
-    return names + [f"input {i}" for i in range(len(names), count)]
+def _kind(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return repr(value)
+    size = "×".join(map(str, value.shape)) or "a scalar"
+    return size if value.is_floating_point() else f"{size} {str(value.dtype).removeprefix('torch.')}"
 
 
 def _signature(function: Any) -> list[str]:

@@ -11,7 +11,6 @@ not differentiable there, or too rough to measure: the coordinate is `rough`, an
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,8 +65,8 @@ class Differences:
         used = self.magnitude > 0
         return float((self.noise[used] / self.magnitude[used]).max()) if bool(used.any()) else 2.3e-16
 
-    def at(self, position: int, direction: Callable[[Tensor], None]) -> Tensor:
-        """⟨cotangents, f(x + change) − f(x)⟩, where `direction` writes the change into a flat copy of the argument."""
+    def _change(self, position: int, direction: Callable[[Tensor], None]) -> Tensor:
+        """f(x + change) − f(x), where `direction` writes the change into a flat copy of the argument. (N,)"""
         original = self.args[position]
         moved = torch.view_as_real(original).clone() if original.is_complex() else original.clone()
         moved = moved.contiguous()
@@ -75,9 +74,7 @@ class Differences:
         args = list(self.args)
         args[position] = torch.view_as_complex(moved) if original.is_complex() else moved
         change = self.case.vector(args) - self.start
-        if not bool(self.finite.all()):
-            change = torch.where(self.finite, change, 0.0)
-        return self.cotangents @ change  # (K,)
+        return change if bool(self.finite.all()) else torch.where(self.finite, change, 0.0)
 
     def stencil(self, position: int, along: int | Tensor, h: float) -> tuple[Tensor, Tensor]:
         """Derivative and error along one coordinate or one direction, with step h. Both (K,)."""
@@ -89,7 +86,7 @@ class Differences:
                 else:
                     x.add_(along.to(x), alpha=t)
 
-            return self.at(position, write)
+            return self.cotangents @ self._change(position, write)  # (K,)
 
         p1, m1, p2, m2 = step(h), step(-h), step(h / 2), step(-h / 2)
         value, error = _extrapolate(p1, m1, p2, m2, h)
@@ -97,45 +94,57 @@ class Differences:
         still = (p1 == 0) & (m1 == 0) & (p2 == 0) & (m2 == 0)
         return value, error + still * (2.3e-16 * self.sizes[position] / h)
 
-    def measure_noise(self, positions: Sequence[int], generator: torch.Generator) -> None:
+    def measure_noise(self, positions: Sequence[int], generator: torch.Generator, *, stairs: bool = False) -> None:
         """Raise `noise` to the roughness of the values over tiny steps: third differences, which kill smooth change.
 
-        Half and bfloat16 do not move at all over tiny steps; only then are their stairs looked for from further away.
+        Half and bfloat16 do not move at all over tiny steps: with `stairs` their steps are looked for from further
+        away. Only for a function that is known to compute in such a dtype: a quantiser has stairs on purpose.
         """
-        found, still = torch.zeros_like(self.noise), []
-        walks = {}
+        found = torch.zeros_like(self.noise)
         for position in positions:
-            n = _length(self.args[position])
+            n = length(self.args[position])
             if n == 0:
                 continue
-            v = walks[position] = unit(n, generator) * spread(self.args[position])
+            v = unit(n, generator) * spread(self.args[position])
             sides = []
             for sign in (1.0, -1.0):  # an element next to a kink crosses it on one side only
                 try:
-                    walk = self._walk(position, v, sign * 1e-6)
+                    sides.append(third_difference(self._walk(position, v, sign * 1e-6)))
                 except CrashError:  # the edge of the function's domain
                     continue
-                sides.append(third_difference(walk))
-                still.append((walk[1:] == walk[:-1]).double().mean())
             if sides:
-                found = torch.maximum(found, torch.stack(sides).amin(0).unsqueeze(1))
-        if still and min(float(s) for s in still) > 0.5:
-            for position, v in walks.items():
-                for h in (1e-3, 1e-2):
-                    try:
-                        stairs = third_difference(self._walk(position, v, h)).unsqueeze(1)
-                    except CrashError:
-                        continue
-                    found = torch.maximum(found, torch.where(stairs < 0.02 * self.magnitude, stairs, 0.0))
+                found = torch.maximum(found, self._projected(self._common(torch.stack(sides).amin(0))))
+            for h in (1e-3, 1e-2) if stairs else ():
+                try:
+                    steps = self._projected(third_difference(self._walk(position, v, h)))
+                except CrashError:
+                    continue
+                found = torch.maximum(found, torch.where(steps < 0.02 * self.magnitude, steps, 0.0))
         self.noise = torch.maximum(self.noise, torch.nan_to_num(found))
 
     def _walk(self, position: int, v: Tensor, h: float) -> Tensor:
-        """Seven steps of size h along v. (7, K)"""
-        return torch.stack([self.at(position, _adding(v, h * t)) for t in range(1, 8)])
+        """Seven steps of size h along v. (7, N)"""
+        return torch.stack([self._change(position, _adding(v, h * t)) for t in range(1, 8)])
 
-    def truth(self, position: int, columns: Sequence[int] | None, deadline: float) -> Truth:
-        """The derivative by every coordinate of one argument, or by those in `columns`."""
-        n = _length(self.args[position])
+    def _common(self, rough: Tensor) -> Tensor:
+        """Without the few elements of an output that jump where the rest does not: rounding is in all of them."""
+        sizes = [s.numel() for s in self.case.shapes]
+        parts = list(zip(rough.split(sizes), self.start.abs().split(sizes), strict=True))
+        for own, y in parts:
+            if own.numel():
+                own.clamp_(max=30 * (own.median() + y * (own / y).nan_to_num(0, 0, 0).median()))
+        return torch.cat([own for own, _ in parts] or [rough])
+
+    def _projected(self, rough: Tensor) -> Tensor:
+        """The noise of ⟨cotangent, f⟩ that the noise of each output element makes. (K, 1)"""
+        return (self.cotangents * rough.nan_to_num(0, 0, 0)).square().sum(1, keepdim=True).sqrt()
+
+    def truth(self, position: int, columns: Sequence[int] | None, evaluations: int) -> Truth:
+        """The derivative by every coordinate of one argument, or by those in `columns`.
+
+        Each is measured with one step; what is not sharp then is tried with others, until `evaluations` are spent.
+        """
+        n = length(self.args[position])
         k = len(self.cotangents)
         which = list(range(n)) if columns is None else list(columns)
         value, error = torch.zeros(k, n).double(), torch.full((k, n), torch.inf).double()
@@ -143,12 +152,11 @@ class Differences:
         ladder = FINE if self.relative_noise < 1e-11 else COARSE
         pending = which
         rounding = torch.zeros(k, n).double()
-        tried = 0
         for level, factor in enumerate(ladder):
             for j in pending:
-                if time.monotonic() > deadline and (level or tried):
+                if level and evaluations <= 0:
                     break
-                tried += not level
+                evaluations -= 4
                 h = factor * float(steps[j])
                 try:
                     d, e = self.stencil(position, j, h)
@@ -160,12 +168,11 @@ class Differences:
                     value[:, j] = torch.where(better, d, value[:, j])
                     rounding[:, j] = torch.where(better, around, rounding[:, j])
                     error[:, j] = torch.where(better, e, error[:, j])
-            which = which[:tried]  # in a slow function the rest stays unmeasured
             scale = _robust_scale(value, error, which)
             total = error[:, which]
             bad = (total > CONVERGED * scale + 2 * rounding[:, which]).any(0)
             pending = [j for j, again in zip(which, bad.tolist(), strict=True) if again]
-            if not pending or time.monotonic() > deadline:
+            if not pending:
                 break
         scale = _robust_scale(value, error, which)
         measured = torch.zeros(n, dtype=torch.bool)
@@ -200,6 +207,7 @@ def slope(function: Callable[[float], Tensor], noise: float, magnitude: Tensor |
     start = function(0.0)
     magnitude = start.abs() if magnitude is None else torch.maximum(magnitude, start.abs())
     value, error = torch.zeros_like(start), torch.full_like(start, torch.inf)
+    flat_here = torch.zeros_like(start, dtype=torch.bool)
     for h in FINE[:5] if noise < 1e-11 else COARSE:
         try:
             p1, m1, p2, m2 = (function(t) - start for t in (h, -h, h / 2, -h / 2))
@@ -207,7 +215,10 @@ def slope(function: Callable[[float], Tensor], noise: float, magnitude: Tensor |
             continue
         d, e = _extrapolate(p1, m1, p2, m2, h)
         e = (e + 8 * noise * magnitude / h).nan_to_num(torch.inf)
-        value, error = torch.where(e < error, d, value), torch.minimum(e, error)
+        better = (e < error) & ~flat_here
+        # a staircase that does not move may look like a slope over the larger steps that follow
+        flat_here |= (p1 == 0) & (m1 == 0) & (p2 == 0) & (m2 == 0)
+        value, error = torch.where(better, d, value), torch.where(better, e, error)
         if bool((error <= 1e-7 * value.abs().max()).all()):
             break
     return value, error
@@ -249,5 +260,11 @@ def unit(n: int, generator: torch.Generator) -> Tensor:
     return sign * (0.5 + torch.rand(n, generator=generator, dtype=torch.float64))
 
 
-def _length(tensor: Tensor) -> int:
+def some(n: int, count: int) -> list[int]:
+    """At most `count` of the numbers below n, evenly."""
+    return list(range(n)) if n <= count else list(range(0, n, n // count + 1))
+
+
+def length(tensor: Tensor) -> int:
+    """How many real numbers a tensor holds."""
     return tensor.numel() * (2 if tensor.is_complex() else 1)

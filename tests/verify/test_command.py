@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+import manual_bp as mbp
 from manual_bp.verify.__main__ import main
 from manual_bp.verify.inputs import parse_inputs
 
@@ -45,6 +46,14 @@ def test_without_arguments_everything_of_ours_is_right(capsys):
     out = capsys.readouterr().out
     for name in ("linear:", "linear without bias:", "sigmoid:", "mse_loss half_per_example:", "mse_loss none:"):
         assert f"{name} ok" in out
+    assert out.count("jvp, vmap") == out.count("note: measured on float64 copies")
+    assert "not offered" not in out
+
+
+def test_an_operation_of_ours_without_vmap_is_a_finding(capsys, monkeypatch):
+    monkeypatch.setattr(mbp.functional, "sigmoid", lambda x: x.sigmoid() * (1.0 if x.sum().item() < 1e9 else 2.0))
+    assert main([]) == 1
+    assert "vmap-wrong  forward\n    vmap is not offered" in capsys.readouterr().out
 
 
 def test_somebodys_function_and_its_fault(ops, capsys):
@@ -75,6 +84,7 @@ def test_a_module_by_its_import_path(capsys):
         (["no_such_module:F", "--inputs", "randn(3)"], "ModuleNotFoundError"),
         (["torch", "--inputs", "randn(3)"], "expected MODULE_OR_FILE:NAME"),
         (["torch:sin"], "no inputs given"),
+        (["manual_bp.verify.load"], "add :NAME, one of load"),
         (["torch:sin", "--inputs", "randn(3"], "cannot read '(3'"),
         (["torch:sin", "--inputs", "eval(3)"], "eval(3) is not known"),
         (["torch:sin", "--inputs", "randn(a)"], "sizes must be integers"),
@@ -89,6 +99,22 @@ def test_wrong_usage_is_one_line_and_status_2(arguments, message, capsys):
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_file_without_a_name_lists_what_could_be_meant(ops, capsys):
+    assert main([ops]) == 2
+    assert f"add :NAME, one of Forgets, right, off, as in {ops}:Forgets" in capsys.readouterr().err
+
+
+def test_arguments_that_do_not_fit_are_answered_with_what_it_takes(ops, capsys):
+    assert main([f"{ops}:Forgets", "--inputs", "randn(4,3)"]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Called with x 4×3. It takes x, weight, mode. If that is not the call you meant, mend the inputs" in out
+
+
+def test_inputs_as_python_would_have_them():
+    a, b = parse_inputs("torch.randn(4, 3), torch.randn(2,3)", torch.float32, 0)
+    assert (tuple(a.shape), tuple(b.shape)) == ((4, 3), (2, 3))
 
 
 def test_the_language_of_inputs():

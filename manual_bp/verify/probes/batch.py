@@ -6,19 +6,18 @@ Which arguments carry the batch is found by doubling them: the set is right when
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from manual_bp.verify.agreement import close
 from manual_bp.verify.case import Case, CrashError
-from manual_bp.verify.experiment import close
 from manual_bp.verify.probes.result import Result
-from manual_bp.verify.truth import Differences, unit
+from manual_bp.verify.truth import Differences, some, unit
 
-SECONDS = 0.6
+EVALUATIONS = 2000
 
 
 def batched(case: Case) -> tuple[int, ...] | None:
@@ -110,7 +109,8 @@ def batch_of_one(case: Case, positions: tuple[int, ...], rtol: float, noise: flo
         result.add("crash", "grad_output", f"for a batch of size 1 the {crash.stage} raises {crash.line}")
         return result
     for i in one.checked:
-        truth = differences.truth(i, list(_some(args[i].numel())), time.monotonic() + SECONDS / len(one.checked))
+        n = args[i].numel()
+        truth = differences.truth(i, some(n, 24 if n < 1000 else 8), EVALUATIONS // len(one.checked))
         gradient = found[i]
         own = torch.zeros(truth.value.shape[1]).double() if gradient is None else gradient.detach().reshape(-1).cpu()
         value = torch.where(truth.known, truth.value[0], torch.nan)
@@ -123,10 +123,6 @@ def batch_of_one(case: Case, positions: tuple[int, ...], rtol: float, noise: flo
 
 def _rows(case: Case) -> int:
     return next(int(a.shape[0]) for a in case.args if isinstance(a, Tensor) and a.dim())
-
-
-def _some(n: int) -> Iterator[int]:
-    yield from range(n) if n <= 24 else range(0, n, n // 24 + 1)
 
 
 def _named_in(line: str, case: Case) -> str | None:

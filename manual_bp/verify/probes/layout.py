@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from manual_bp.verify import strides
+from manual_bp.verify.agreement import alike
 from manual_bp.verify.case import CrashError
 from manual_bp.verify.experiment import Experiment
-from manual_bp.verify.probes.repeat import alike
 from manual_bp.verify.probes.result import Result
 
 
@@ -20,8 +21,8 @@ def layout(experiment: Experiment) -> Result:
     row = case.split(experiment.cotangents[0])
     constant = case.split(torch.full_like(experiment.cotangents[0], 0.75))
     for what, plain, other in (
-        ("with transposed strides", row, [_transposed(r) for r in row]),
-        ("that is every second element of a larger one", row, [_strided(r) for r in row]),
+        ("with transposed strides", row, [strides.transposed(r) for r in row]),
+        ("that is every second element of a larger one", row, [strides.every_second(r) for r in row]),
         ("with stride 0, as sum().backward() sends", constant, [_stride_zero(r) for r in constant]),
     ):
         if all(a.is_contiguous() for a in other):
@@ -36,28 +37,33 @@ def layout(experiment: Experiment) -> Result:
             if not alike(expected[i], found[i], experiment.rtol, experiment.floor(i)):
                 result.add("non-contiguous", names[i], f"a grad_output {what} gives another gradient")
     # a mask that is drawn with the input's strides is another mask
-    for i, args in () if case.random else _moved_inputs(experiment):
+    for i, what, own, args in () if case.random else _moved_inputs(experiment):
+        moved = f"{names[i]} {what}"
         try:
             graph = case.graph(args)
         except CrashError as crash:
-            result.notes.append(f"the forward takes no {names[i]} with transposed strides: {crash.line}")
+            if own:
+                result.add("non-contiguous", names[i], f"{moved}: the forward raises {crash.line}")
+            else:
+                result.notes.append(f"the forward takes no {moved}: {crash.line}")
             continue
         expected = case.graph().gradients(row)
         try:
             found = graph.gradients(row)
         except CrashError as crash:
-            result.add(
-                "non-contiguous", names[i], f"{names[i]} with transposed strides: the backward raises {crash.line}"
-            )
+            result.add("non-contiguous", names[i], f"{moved}: the backward raises {crash.line}")
             continue
-        if not bool(torch.allclose(case.vector(), case.vector(args), rtol=experiment.rtol, atol=0, equal_nan=True)):
-            scale = case.vector().abs().nan_to_num().max()
-            if not alike(case.vector() / scale, case.vector(args) / scale, experiment.rtol):
-                result.add("non-contiguous", names[i], f"{names[i]} with transposed strides gives another output")
+        before, after = case.vector(), case.vector(args)
+        if not bool(torch.allclose(before, after, rtol=experiment.rtol, atol=0, equal_nan=True)):
+            scale = before.abs().nan_to_num(0, 0, 0).max()
+            if not bool((before.isfinite() == after.isfinite()).all()) or not alike(
+                before / scale, after / scale, experiment.rtol
+            ):
+                result.add("non-contiguous", names[i], f"{moved} gives another output")
                 continue
         for j in case.checked:
             if not alike(expected[j], found[j], experiment.rtol, experiment.floor(j)):
-                result.add("non-contiguous", names[j], f"{names[i]} with transposed strides gives another gradient")
+                result.add("non-contiguous", names[j], f"{moved} gives another gradient")
     return result
 
 
@@ -67,25 +73,23 @@ def _gradients_as_given(experiment: Experiment, cotangents: list[Tensor]) -> dic
     return graph.gradients(cotangents)
 
 
-def _transposed(t: Tensor) -> Tensor:
-    return t.mT.contiguous().mT if t.dim() >= 2 else t
-
-
-def _strided(t: Tensor) -> Tensor:
-    if t.dim() == 0:
-        return t
-    wide = torch.full((*t.shape, 2), torch.nan, dtype=t.dtype)
-    wide[..., 0] = t
-    return wide[..., 0]
-
-
 def _stride_zero(t: Tensor) -> Tensor:
     return t.new_tensor(0.75).expand(t.shape) if t.dim() else t
 
 
-def _moved_inputs(experiment: Experiment) -> Iterator[tuple[int, list[object]]]:
-    for i, a in enumerate(experiment.case.args):
-        if isinstance(a, Tensor) and a.dim() >= 2 and not a.is_complex() and min(a.shape[-2:]) > 1:
-            args = list(experiment.case.args)
-            args[i] = _transposed(a)
-            yield i, args
+def _moved_inputs(experiment: Experiment) -> Iterator[tuple[int, str, bool, list[object]]]:
+    """Argument, what is done to it, whether that is how the caller gave it, and the call's arguments."""
+    case = experiment.case
+    for i, a in enumerate(case.args[: case.subject.inputs]):  # a module's parameters lie as they lie
+        if not isinstance(a, Tensor) or not a.is_floating_point() or not a.numel():
+            continue
+        given = case.subject.args[i]
+        ways = []
+        if isinstance(given, Tensor) and not strides.kept(given) and strides.injective(given):
+            ways.append(("in the strides it was given", True, strides.like(a, given)))
+        if a.dim() >= 2 and min(a.shape[-2:]) > 1:
+            ways.append(("with transposed strides", False, strides.transposed(a)))
+        if a.dim():
+            ways.append(("that is every second element of a larger tensor", False, strides.every_second(a)))
+        for what, own, moved in ways:
+            yield i, what, own, [*case.args[:i], moved, *case.args[i + 1 :]]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
+from torch import Tensor
+
+from manual_bp.verify.agreement import alike
 from manual_bp.verify.case import CrashError
 from manual_bp.verify.experiment import Experiment
-from manual_bp.verify.probes.repeat import alike
 from manual_bp.verify.probes.result import Result
 
 
@@ -34,7 +36,7 @@ def needs(experiment: Experiment) -> Result:
         for i in subset:
             if not alike(found[i], full[i], experiment.rtol, experiment.floor(i)):
                 what = "is None" if found[i] is None else "differs from what it is when all inputs require one"
-                swapped = [j for j in case.checked if j != i and _same_shape(found[i], full[j], experiment.rtol)]
+                swapped = [j for j in case.checked if j != i and _is_the(found[i], full[j], experiment.rtol)]
                 hint = f"; it is the gradient of {names[swapped[0]]}" if swapped else ""
                 result.add(
                     "needs-input-grad",
@@ -45,9 +47,7 @@ def needs(experiment: Experiment) -> Result:
     return result
 
 
-def _same_shape(a: object, b: object, rtol: float) -> bool:
-    from torch import Tensor
-
+def _is_the(a: object, b: object, rtol: float) -> bool:
     return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and alike(a, b, rtol)
 
 

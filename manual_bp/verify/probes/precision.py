@@ -12,7 +12,7 @@ from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.truth import spread, third_difference, unit
 
-POINTS = 16  # of a walk; few of them may look smooth by chance
+POINTS = 16  # of a walk; few of them may look smooth by chance, where there are few elements too
 
 
 def roughness(experiment: Experiment, position: int, steps: Sequence[float] = (1e-6, 1e-4, 3e-3)) -> float:
@@ -34,14 +34,15 @@ def roughness(experiment: Experiment, position: int, steps: Sequence[float] = (1
 
     if x.is_complex() or not x.numel():
         return 0.0
-    walks = [_noise(by_input, h) for h in steps]
-    return max(walks) if len(steps) == 1 else max(_noise(by_gradient, 0.05), *walks)
+    points = POINTS if x.numel() < 100 else POINTS // 2
+    walks = [_noise(by_input, h, points) for h in steps]
+    return max(walks) if len(steps) == 1 else max(_noise(by_gradient, 0.05, points), *walks)
 
 
-def _noise(walk: Callable[[float], Tensor], h: float) -> float:
+def _noise(walk: Callable[[float], Tensor], h: float, points: int) -> float:
     try:
-        whole = third_difference(torch.stack([walk(t * h) for t in range(1, POINTS)]))
-        half = third_difference(torch.stack([walk(t * h / 2) for t in range(1, POINTS)]))
+        whole = third_difference(torch.stack([walk(t * h) for t in range(1, points)]))
+        half = third_difference(torch.stack([walk(t * h / 2) for t in range(1, points)]))
     except CrashError:
         return 0.0
     steady = half > whole / 4  # an element at a kink may pass too; it is outvoted
@@ -55,7 +56,7 @@ def _gradient(case: Case, position: int, row: Tensor, args: list[object] | None)
     return torch.zeros(case.args[position].numel()).double() if found is None else flat([found])
 
 
-def backward_noise(experiment: Experiment, bits: float) -> Result:
+def backward_noise(experiment: Experiment, eps: float) -> Result:
     """A gradient that is right but rough, although the forward is smooth and the user's dtype is finer."""
     result = Result()
     for i in experiment.case.checked:
@@ -64,7 +65,7 @@ def backward_noise(experiment: Experiment, bits: float) -> Result:
         size = float(experiment.gradient(i, 0).abs().median())
         # only tiny steps: over larger ones a gradient that is piecewise constant, as a ReLU network's, jumps too
         rough = roughness(experiment, i, steps=(1e-6,))
-        allowed = 200 * max(bits, experiment.differences.relative_noise)
+        allowed = 200 * max(eps, experiment.differences.relative_noise)
         if size > 0 and rough > max(allowed, 1e-9) * size + experiment.floor(i):
             result.add(
                 "precision",
@@ -83,7 +84,7 @@ def against_double(low: Case, high: Case, experiment: Experiment) -> Result:
     result = Result()
     if low.random or high.random:
         return Result("not looked at (random)")
-    eps = torch.finfo(low.dtype).eps
+    eps, dtype = torch.finfo(low.dtype).eps, str(low.dtype).removeprefix("torch.")
     args = [_like(a, b) for a, b in zip(low.args, high.args, strict=True)]
     row = experiment.cotangents[0]
     low_row = row.to(low.dtype).double()
@@ -92,7 +93,7 @@ def against_double(low: Case, high: Case, experiment: Experiment) -> Result:
         seen = _measured(low, None, low_row)
         shaken = [_measured(high, _shaken(high, args, eps, s), low_row) for s in range(4)]
     except CrashError as crash:
-        result.status = f"not possible in {str(low.dtype).removeprefix('torch.')}: {crash.line}"
+        result.status = f"not possible in {dtype}: {crash.line}"
         return result
     floor = max(2e-4, 64 * eps)
     # a gradient far below ‖g‖ max|y| / |x|, as behind a saturated unit, is left after a cancellation of the values
@@ -106,7 +107,7 @@ def against_double(low: Case, high: Case, experiment: Experiment) -> Result:
             result.add(
                 "precision",
                 name,
-                f"in {str(low.dtype).removeprefix('torch.')} it is NaN or infinite at "
+                f"in {dtype} it is NaN or infinite at "
                 f"{int((fine & ~torch.isfinite(own)).sum())} of {true.numel()} elements, where float64 is finite: "
                 "an intermediate overflows or divides by a rounded 0",
             )
@@ -117,12 +118,15 @@ def against_double(low: Case, high: Case, experiment: Experiment) -> Result:
         i = high.subject.names.index(name) if name != "output" else None
         natural = 0.0 if i is None else size / float(spread(high.args[i]).median())
         if scale and off > max(200 * moved, floor * scale, 200 * eps * natural):
-            result.add(
-                "precision",
-                name,
-                f"in {str(low.dtype).removeprefix('torch.')} it is off by {off / scale:.1e} of its size; rounding the "
-                f"inputs alone moves it by {moved / scale:.1e}: a cancellation or a sum in low precision",
+            # what rounding makes of the values in float64, carried over to the low dtype
+            rounding = experiment.differences.relative_noise / 2.3e-16 * eps
+            other_path = off / scale > max(0.05, 10 * rounding) and eps < 1e-6
+            why = "more than rounding does: look for another code path" if other_path else "a cancellation or a sum"
+            text = (
+                f"it is off by {off / scale:.1e} of its size; rounding the inputs alone moves it by {moved / scale:.1e}"
             )
+            where = f"for {dtype}" if other_path else "in low precision"
+            result.add("precision", name, f"in {dtype} {text}: {why} {where}")
     return result
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from manual_bp.verify import randomness
-from manual_bp.verify.case import Case, CrashError, Gradients, same
+from manual_bp.verify.agreement import alike, same
+from manual_bp.verify.case import Case, CrashError, Gradients
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
 
@@ -109,17 +109,3 @@ def interleaved(experiment: Experiment) -> Result:
                 "is stored outside ctx, and the later call overwrites it",
             )
     return result
-
-
-def alike(a: Tensor | None, b: Tensor | None, rtol: float, floor: float = 0.0) -> bool:
-    """Two gradients with the same numbers, to rtol of the largest plus a floor; None is 0, NaN equals NaN."""
-    if a is None or b is None:
-        there = b if a is None else a
-        return there is None or bool((there.detach().abs() <= floor).all())
-    if a.shape != b.shape:
-        return False
-    a, b = a.detach(), b.detach()
-    if same(a, b):
-        return True
-    a, b = torch.nan_to_num(a), torch.nan_to_num(b)
-    return bool(((a - b).abs() <= floor + rtol * torch.maximum(a.abs().max(), b.abs().max())).all())

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import CrashError, flat
+from manual_bp.verify.case import CrashError, Graph, flat
+from manual_bp.verify.cost import estimate
 from manual_bp.verify.experiment import Experiment
+from manual_bp.verify.listen import written_functions
 from manual_bp.verify.probes.result import Result
-from manual_bp.verify.truth import slope, spread, unit
+from manual_bp.verify.truth import slope, some, spread, unit
 
 COORDINATES = 12  # of each tensor, at most
-SECONDS = 1.0
+SECONDS = 1.0  # as `cost` counts them
 
 
 def second_order(experiment: Experiment) -> Result:
@@ -117,11 +120,10 @@ def _compare(experiment: Experiment, weights: dict[int, Tensor], found: list[Ten
         return torch.stack(parts)
 
     # what the terms of S are summed from: their rounding is that of the largest part, not of the sum
-    started = time.monotonic()
     parts = case.gradients(row)
-    seconds = time.monotonic() - started
-    count = int(SECONDS / (6 * seconds * (len(case.checked) + len(case.shapes))))
-    count = max(2, min(COORDINATES, count))
+    cost = estimate(lambda: case.gradients(row))
+    count = int(SECONDS / (12 * cost * (len(case.checked) + len(case.shapes))))
+    count = min(COORDINATES, count)
     largest = max(experiment.floor(i) for i in case.checked)  # rounding of the gradient itself
     magnitude = torch.tensor(
         [
@@ -130,68 +132,94 @@ def _compare(experiment: Experiment, weights: dict[int, Tensor], found: list[Ten
         ]
     ).double()
 
-    def judge(name: str, own: Tensor | None, at: list[int], slopes: list[tuple[Tensor, Tensor]], floor: float) -> None:
-        mine = torch.zeros(len(at)).double() if own is None else own.detach().reshape(-1).cpu().double()[at]
-        value = torch.stack([v.sum() for v, _ in slopes])
-        error = torch.stack([e.sum() for _, e in slopes])
-        usable = error <= 1e-3 * value.abs().max() + 1e-30
-        usable |= (error <= 1e-6) & (value.abs() <= 1e-6)
+    def judge(name: str, own: Tensor | None, ways: list[Way], along: Callable[[Tensor], Tensor], floor: float) -> None:
+        mine, value, error, scales = [], [], [], [0.0]
+        for way in ways:
+            v, e = slope(lambda t, way=way: along(t * way.vector), noise, magnitude)  # type: ignore[misc]
+            products = torch.zeros(1).double() if own is None else flat([own]) * way.vector / way.size
+            mine.append(products.sum())
+            value.append(v.sum() / way.size)
+            error.append(e.sum() / way.size)
+            scales.append(float(products.square().sum().sqrt()))
+        m, v, e = (torch.stack(x) for x in (mine, value, error))
+        usable = e <= 1e-3 * v.abs().max() + 1e-30
+        usable |= (e <= 1e-6) & (v.abs() <= 1e-6)
         if not bool(usable.any()):
             return
-        scale = float(value[usable].abs().max())
-        off = (mine - value).abs()
-        limit = max(3e-3, 10 * experiment.rtol) * scale + 10 * error + floor
-        bad = usable & ~(off <= limit)
+        # along one direction through everything the terms may cancel, and their size is what counts
+        scale = max(float(v[usable].abs().max()), max(scales) if len(ways) == 1 else 0.0)
+        off = (m - v).abs()
+        bad = usable & ~(off <= max(3e-3, 10 * experiment.rtol) * scale + 10 * e + floor)
         if bool(bad.any()):
             k = int(torch.where(bad, off.nan_to_num(torch.inf), -1.0).argmax())
-            lost = (
-                "it is None: the graph from it to the gradient is cut, by saving an intermediate or by detach"
-                if (own is None)
-                else "an intermediate that depends on it was saved, and counts as a constant"
-            )
-            wrong.append(
-                (
-                    name,
-                    f"the second derivative by {name} is silently wrong: {lost}. At element {at[k]}: "
-                    f"analytic {float(mine[k]):.6g}, numeric {float(value[k]):.6g}",
-                )
-            )
+            text = f"the second derivative by {name} is silently wrong: {_why(experiment, own is None)}."
+            wrong.append((name, f"{text} {ways[k].label}: analytic {float(m[k]):.6g}, numeric {float(v[k]):.6g}"))
 
     for number, i in enumerate(case.checked):
         x = case.args[i]
-        at = _some(x.numel(), count)
+        if not x.numel():
+            continue
         steps = spread(x)
 
-        def moved(t: float, i: int = i, j: int = 0, x: Tensor = x, size: float = 1.0) -> Tensor:
-            changed = x.detach().clone().contiguous()
-            changed.view(-1)[j] += t * size
+        def moved(change: Tensor, i: int = i, x: Tensor = x) -> Tensor:
+            changed = x.detach() + change.to(x).reshape(x.shape)
             return total([*case.args[:i], changed, *case.args[i + 1 :]], row)
 
-        slopes = []
-        for j in at:
-            size = float(steps[j])
-            value, error = slope(lambda t, j=j, size=size: moved(t, j=j, size=size), noise, magnitude)  # type: ignore[misc]
-            slopes.append((value / size, error / size))
-        if at:
-            judge(case.subject.names[i], found[number], at, slopes, 10 * largest / float(steps.median()))
+        ways = _ways(steps, list(range(x.numel())), count, experiment.generator)
+        judge(case.subject.names[i], found[number], ways, moved, 10 * largest / float(steps.median()))
     offset = 0
     for o, shape in enumerate(case.shapes):
-        own = found[len(case.checked) + o]
-        at = _some(shape.numel(), count)
+        finite = experiment.differences.finite[offset : offset + shape.numel()].nonzero().reshape(-1).tolist()
+        place = slice(offset, offset + shape.numel())
+        offset += shape.numel()
 
-        def tilted(t: float, j: int) -> Tensor:
+        def tilted(change: Tensor, place: slice = place) -> Tensor:
             changed = row.clone()
-            changed[j] += t
+            changed[place] += change
             return total(None, changed)
 
-        slopes = [slope(lambda t, j=offset + j: tilted(t, j), noise, magnitude) for j in at]  # type: ignore[misc]
-        finite = experiment.differences.finite[offset : offset + shape.numel()]
-        at_finite = [k for k, j in enumerate(at) if bool(finite[j])]
-        if at_finite:
-            judge("grad_output", own, [at[k] for k in at_finite], [slopes[k] for k in at_finite], largest)
-        offset += shape.numel()
+        if finite:
+            ways = _ways(torch.ones(shape.numel()).double(), finite, count, experiment.generator)
+            judge("grad_output", found[len(case.checked) + o], ways, tilted, largest)
     return wrong
 
 
-def _some(n: int, count: int) -> list[int]:
-    return list(range(n)) if n <= count else list(range(0, n, n // count + 1))
+class Way(NamedTuple):
+    """A direction to look along: one coordinate, or all of them."""
+
+    label: str
+    vector: Tensor
+    size: float
+
+
+def _ways(steps: Tensor, usable: list[int], count: int, generator: torch.Generator) -> list[Way]:
+    """Single coordinates while they are affordable, else one direction through all of them."""
+    if count < 2 < len(usable):
+        v = torch.zeros_like(steps)
+        v[usable] = unit(len(usable), generator) * steps[usable]
+        return [Way("Along a random direction", v, float(steps.median()))]
+    found = []
+    for k in some(len(usable), max(2, count)):
+        v = torch.zeros_like(steps)
+        v[usable[k]] = steps[usable[k]]
+        found.append(Way(f"At element {usable[k]}", v, float(steps[usable[k]])))
+    return found
+
+
+def _why(experiment: Experiment, cut: bool) -> str:
+    """What most likely cut it, or made it another number."""
+    if cut:
+        return "it is None: the graph from it to the gradient is cut, by saving an intermediate or by detach"
+    if _second_function(experiment):
+        return (
+            "the backward calls a Function of its own, whose backward is wrong, or a saved intermediate is a constant"
+        )
+    return "an intermediate that depends on it was saved, and counts as a constant"
+
+
+def _second_function(experiment: Experiment) -> bool:
+    """Whether the graph of the gradient holds a hand-written backward."""
+    graph = experiment.case.graph()
+    first = graph.gradients(experiment.case.split(experiment.cotangents[0]), create=True)
+    behind = Graph({}, [], [], [g for g in first.values() if g is not None and g.requires_grad])
+    return any(cls is not experiment.case.subject.function_class for cls in written_functions(behind))

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from manual_bp.verify import randomness
+from manual_bp.verify.agreement import alike
 from manual_bp.verify.case import Case, CrashError, flat, stage, tensors
 from manual_bp.verify.experiment import Experiment
-from manual_bp.verify.probes.repeat import alike
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.truth import slope, spread, unit
 
@@ -89,7 +89,8 @@ def _jvp(case: Case, tangents: dict[int, Tensor]) -> Tensor:
 def vmap(experiment: Experiment) -> Result:
     """vmap over dimension 0 of all arguments, and of each alone, against a loop; values and gradients."""
     case = experiment.case
-    if not case.subject.offers_vmap:
+    offered = case.subject.offers_vmap
+    if case.subject.function_class is not None and not offered:
         return Result("not offered")
     result = Result()
     if case.random:
@@ -106,7 +107,13 @@ def vmap(experiment: Experiment) -> Result:
     sets = [tuple(stacked)] + [(i,) for i in case.checked if len(stacked) > 1]
     for subset in sets:
         for dim in (0, -1) if subset == sets[0] else (0,):
-            _one_vmap(experiment, stacked, subset, dim, result)
+            try:
+                _one_vmap(experiment, stacked, subset, dim, result)
+            except CrashError as crash:
+                if not offered:  # a plain function whose operations vmap refuses, aloud
+                    return Result("not offered")
+                who = ", ".join(case.subject.names[i] for i in subset)
+                result.add("vmap-wrong", who, f"{crash.stage} raises {crash.line}")
     return result
 
 
@@ -115,8 +122,7 @@ def _one_vmap(
 ) -> None:
     case, rtol = experiment.case, max(1e-6, experiment.rtol)
     names = case.subject.names
-    who = ", ".join(names[i] for i in subset)
-    where = f"vmap over dimension {dim} of {who}"
+    where = f"vmap over dimension {dim} of {', '.join(names[i] for i in subset)}"
     batch = {i: stacked[i].movedim(0, dim).contiguous() for i in subset}
     checked = [i for i in case.checked if i in subset]
     loop = [
@@ -133,25 +139,22 @@ def _one_vmap(
         outputs = tensors(case.subject.call(*[next(inside) if i in subset else a for i, a in enumerate(case.args)]))
         return tuple(outputs[k] for k in case.differentiable)
 
-    try:
-        with stage(where), torch.enable_grad():
-            mapped = torch.vmap(call, in_dims=dim)(*(leaves.get(i, batch[i]).clone() for i in subset))
-        outputs = [torch.view_as_real(o) if o.is_complex() else o for o in mapped]
-        for k, number in itertools.product(range(COPIES), range(len(outputs))):
-            if not alike(outputs[number][k], loop[k].outputs[number], rtol):
-                result.add("vmap-wrong", f"output {number}", f"{where} gives another output than a loop")
-        together = [torch.stack([c[number] for c in cotangents]).to(o) for number, o in enumerate(outputs)]
-        usable = [(o, g) for o, g in zip(outputs, together, strict=True) if o.requires_grad]
-        with stage(f"the backward of {where}"):
-            found = torch.autograd.grad(
-                [o for o, _ in usable], list(leaves.values()), [g for _, g in usable], allow_unused=True
-            )
-    except CrashError as crash:
-        result.add("vmap-wrong", who, f"{crash.stage} raises {crash.line}")
-        return
+    with stage(where), torch.enable_grad():
+        mapped = torch.vmap(call, in_dims=dim)(*(leaves.get(i, batch[i]).clone() for i in subset))
+    outputs = [torch.view_as_real(o) if o.is_complex() else o for o in mapped]
+    for k, number in itertools.product(range(COPIES), range(len(outputs))):
+        if not alike(outputs[number][k], loop[k].outputs[number], rtol):
+            result.add("vmap-wrong", f"output {number}", f"{where} gives another output than a loop")
+    together = [torch.stack([c[number] for c in cotangents]).to(o) for number, o in enumerate(outputs)]
+    usable = [(o, g) for o, g in zip(outputs, together, strict=True) if o.requires_grad]
+    with stage(f"the backward of {where}"):
+        found = torch.autograd.grad(
+            [o for o, _ in usable], list(leaves.values()), [g for _, g in usable], allow_unused=True
+        )
     for i, gradient in zip(leaves, found, strict=True):
         for k in range(COPIES):
             own = None if gradient is None else gradient.movedim(dim, 0)[k]
+            own = torch.view_as_real(own) if own is not None and own.is_complex() else own
             if not alike(own, expected[k][i], rtol, experiment.floor(i)):
                 result.add("vmap-wrong", names[i], f"{where} gives another gradient of {names[i]} than a loop")
 
