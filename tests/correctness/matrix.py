@@ -134,7 +134,7 @@ _INLINED = Hole(
 _OLD_HESSIAN = Hole(
     "UserError",
     "Could not extract specialized integer",
-    "torch.compile could not trace torch.func.jacfwd before torch 2.14.",
+    "torch.compile could not trace torch.func.jacfwd before torch 2.13.",
     "UserError",
 )
 _OLD_PART = Hole(
@@ -157,7 +157,7 @@ if _TORCH < (2, 15):
     HOLES["compile of func.grad"] = lambda op: _OLD_PART if op.name == "network" else _INLINED
     HOLES["compile of vmap of grad"] = lambda op: _NO_VMAP if op.name == "network" else _INLINED
     HOLES["compile of func.hessian"] = lambda op: _NO_VMAP if op.name == "network" else _INLINED
-if _TORCH < (2, 14):
+if _TORCH < (2, 13):
     HOLES["compile of func.hessian"] = lambda op: _INLINED if op.name == "sigmoid" else _OLD_HESSIAN
 
 
