@@ -167,7 +167,7 @@ def test_signals_end_a_run_in_order(forkserver: Any, tmp_path: Path, number: int
     os.kill(process.pid, number)
     process.join(30)
     assert process.exitcode == status
-    result = main(["--resume", str(tmp_path / "cut"), "--epochs", "1", "--dry-run"])
+    result = main(["--resume", str(tmp_path / "cut"), "--dry-run"])
     assert result.test_accuracy > 0
 
 
