@@ -187,7 +187,12 @@ def load() -> ctypes.CDLL:
 def _load() -> ctypes.CDLL | str:
     """The library, or why there is none: a compiler that has failed is not asked again."""
     try:
-        return ctypes.CDLL(str(_build()))
+        library = _build()
+        try:
+            return ctypes.CDLL(str(library))
+        except OSError:  # damaged: built once more
+            library.unlink()
+            return ctypes.CDLL(str(_build()))
     except (OSError, RuntimeError) as error:  # a RuntimeError where the home folder is not known
         return str(error) if isinstance(error, NativeUnavailableError) else f"no native loop: {error}"
 

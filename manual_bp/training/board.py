@@ -10,6 +10,7 @@ import importlib.util
 import io
 import math
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -74,6 +75,8 @@ class Board:
         _leave_tensorflow_out()
         from torch.utils.tensorboard import SummaryWriter
 
+        # TensorBoard writes in a thread of its own. What fails there is raised by the next call here, and said once.
+        self._hook, threading.excepthook = threading.excepthook, self._but_not_twice
         self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
 
     def scalars(self, row: Mapping[str, Any], epoch: int) -> None:
@@ -135,8 +138,15 @@ class Board:
 
     def close(self) -> None:
         """Flush and close; raises as `flush` does."""
-        with self._in_one_line():
-            self._writer.close()
+        try:
+            with self._in_one_line():
+                self._writer.close()
+        finally:
+            threading.excepthook = self._hook
+
+    def _but_not_twice(self, failure: threading.ExceptHookArgs) -> None:
+        if not (type(failure.thread).__name__ == "_AsyncWriterThread" and isinstance(failure.exc_value, OSError)):
+            self._hook(failure)
 
     def _add(self, summary: Any, epoch: int | None) -> None:
         with self._in_one_line():

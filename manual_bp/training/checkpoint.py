@@ -81,9 +81,15 @@ def find(resume: str, logdir: Path) -> Path:
         path = Path(resume)
         if not path.exists() and (logdir / resume / NAME).is_file():  # the name of a run
             path = logdir / resume
+        if path.is_file() and (path.name != NAME or not (path.parent / "config.json").is_file()):
+            raise UserError(
+                f"{path}: a run goes on in its own folder, and this is not a run's {NAME}: copy the whole run folder, "
+                f"and resume that"
+            )
         return path / NAME if path.is_dir() else path
     try:
-        found = [folder / NAME for folder in logdir.iterdir() if (folder / NAME).is_file()]
+        folders = [folder for folder in logdir.iterdir() if not folder.name.startswith(".")]  # not one half made
+        found = [folder / NAME for folder in folders if (folder / NAME).is_file()]
     except OSError:
         found = []
     if not found:
@@ -98,12 +104,16 @@ def resumed_options(options: Options, given: set[str], state: dict[str, Any], pa
         UserError: a flag that was given contradicts the run.
     """
     try:
-        kept = restore(state["flags"])
+        restore(state["flags"])
+        # "auto" has settled on one, which the checkpoint's data are of
+        kept = restore({**state["flags"], "dataset": state["dataset"]})
     except ValueError as error:
         raise UserError(f"{path}: its flags are not those of this version ({error}): train anew") from error
     for name in sorted(given - _MAY_CHANGE):
         seen, saved = getattr(options, name), getattr(kept, name)
-        if seen != saved:
+        if name == "lr" and saved is None:
+            saved = state["lr"]
+        if seen != saved and (name, seen) != ("dataset", "auto"):
             flag = "--" + name.replace("_", "-")
             raise UserError(
                 f"{path}: that run has {flag} {_shown(saved)}, the command line {flag} {_shown(seen)}: leave {flag} "

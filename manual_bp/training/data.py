@@ -188,7 +188,7 @@ def _check_idx(path: Path) -> None:
     expected = header + count * size
     try:
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(header)
         length = path.stat().st_size
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
@@ -196,8 +196,10 @@ def _check_idx(path: Path) -> None:
         raise UserError(
             f"{path}: {length} bytes, {expected} expected: the file is truncated or not MNIST's; fetch it again"
         )
-    if struct.unpack(">ii", start) != (magic, count):
-        raise UserError(f"{path}: not an idx file of {count} entries (magic number {magic}); fetch it again")
+    sides = (28, 28) if size == 784 else ()
+    if struct.unpack(f">{header // 4}i", start) != (magic, count, *sides):
+        shape = "images of 28 × 28" if sides else "labels"
+        raise UserError(f"{path}: not an idx file of {count} {shape} (magic number {magic}); fetch it again")
 
 
 def _download(name: str, root: Path) -> None:

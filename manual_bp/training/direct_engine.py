@@ -124,8 +124,13 @@ class SharedDirectEngine:
         return _in_order(self._parameters, direct.one_pass(self._model, x, y, scale(self._cost, y.shape)))
 
     def state_dict(self) -> dict[str, Any]:
-        buffers = [self._optimizer.state[p].get("momentum_buffer") for p in self._parameters]
-        return {"momentum": {name: b for name, b in zip(self._names, buffers, strict=True) if b is not None}}
+        if not self._optimizer.defaults["momentum"]:
+            return {"momentum": {}}
+        buffers = {}
+        for name, parameter in zip(self._names, self._parameters, strict=True):
+            buffer = self._optimizer.state[parameter].get("momentum_buffer")
+            buffers[name] = torch.zeros_like(parameter) if buffer is None else buffer  # None before the first step
+        return {"momentum": buffers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, parameter in zip(self._names, self._parameters, strict=True):

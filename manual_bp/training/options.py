@@ -110,7 +110,7 @@ def _parser() -> _Parser:
     network = parser.add_argument_group("network")
     network.add_argument(
         "--hidden",
-        type=_positive_int,
+        type=_width,
         nargs="*",
         action=_Tuple,
         default=(128,),
@@ -125,7 +125,7 @@ def _parser() -> _Parser:
         help="first weights: PyTorch's own, uniform in [−ε, ε], Xavier's, or all equal to ε, which cannot learn",
     )
     network.add_argument(
-        "--init-epsilon", type=_positive_float, default=0.1, metavar="EPS", help="ε of --init uniform and equal"
+        "--init-epsilon", type=_epsilon, default=0.1, metavar="EPS", help="ε of --init uniform and equal"
     )
     network.add_argument(
         "--impl",
@@ -264,9 +264,11 @@ def _number(kind: type[int] | type[float], fits: Callable[[float], bool], expect
 
 
 _positive_int = _number(int, lambda n: n >= 1, "a whole number of at least 1")
+_width = _number(int, lambda n: 1 <= n <= 1_000_000, "a whole number from 1 to 1000000")
 _natural_int = _number(int, lambda n: n >= 0, "a whole number of at least 0")
 _seed = _number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
 _positive_float = _number(float, lambda v: 0 < v < math.inf, "a number above 0")
+_epsilon = _number(float, lambda v: 0 < v <= 1e6, "a number above 0, and at most a million")
 _non_negative_float = _number(float, lambda v: 0 <= v < math.inf, "a number of at least 0")
 _fraction = _number(float, lambda v: 0 <= v < 1, "a number of at least 0 and below 1")
 
@@ -280,7 +282,7 @@ def _batch_size(text: str) -> int | str:
 
 def _device(text: str) -> str:
     kind, _, index = text.partition(":")
-    if text in ("auto", "cpu", "cuda", "mps") or (kind == "cuda" and index.isdecimal()):
+    if text in ("auto", "cpu", "cuda", "mps") or (kind == "cuda" and index.isdecimal() and len(index) <= 3):
         return text
     raise argparse.ArgumentTypeError(f"{text!r} is not one of auto, cpu, cuda, cuda:N, mps")
 

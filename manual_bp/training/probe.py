@@ -39,8 +39,10 @@ def measures(
     cost, accuracy = evaluate(model, validation, reduction, dtype)
     values = {"cost/validation": cost, "accuracy/validation": accuracy, **layers(model, *examples(validation, dtype))}
     for (name, parameter), old in zip(model.named_parameters(), before, strict=True):
-        # ‖W_after − W_before‖ / ‖W_before‖ over the epoch; the floor keeps a parameter that was all 0 finite
-        values[f"update_ratio/{name}"] = (parameter.detach() - old).norm() / old.norm().clamp_min(1e-12)
+        # ‖W_after − W_before‖ / ‖W_before‖ over the epoch; 1 for a parameter that was all 0
+        new, size = parameter.detach(), old.norm()
+        size = torch.where(size > 0, size, new.norm()).clamp_min(1e-12)
+        values[f"update_ratio/{name}"] = (new - old).norm() / size
     return values
 
 

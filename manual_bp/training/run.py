@@ -93,26 +93,51 @@ class Run:
         self._introduce()
         if self.options.dry_run:
             return self._dry_run()
-        if self.folder is not None and self.world.writes:
+        if self.world.writes:
+            self._take_folder()
+        try:
+            last = self._train()
+        finally:
+            if self.folder is not None:
+                self.folder.release()
+        if self.world.writes:
+            print(f"test     cost {last['cost/test']:.5f}   accuracy {100 * last['accuracy/test']:.2f} %")
+            if self.folder is not None:
+                print(f"picture  {self.folder.path / 'summary.png'}")
+            logdir = self.options.logdir if self.folder is None else str(self.folder.path.parent)
+            print(f"look     tensorboard --logdir {shlex.quote(logdir)}", flush=True)
+        path = None if self.folder is None else self.folder.path
+        return Result(path, self.rows, last["cost/test"], last["accuracy/test"], self.model)
+
+    def _take_folder(self) -> None:
+        """Make the run's folder, or go on in the one it has, as the only process that writes there."""
+        if self.folder is not None:
+            self.folder.take()
             self.folder.write_config(self.config())  # a resumed run may have another device, threads, data folder
-        elif self.world.writes:
-            sizes = "-".join(map(str, self.sizes))
-            self.folder = RunFolder.create(
-                Path(self.options.logdir),
-                self.options.run_name,
-                f"{self.dataset.name}_{sizes}",
-                self.config(),
-                self.checkpoint(0, to_host(self.state())),
-            )
+            return
+        sizes = "-".join(map(str, self.sizes))
+        self.folder = RunFolder.create(
+            Path(self.options.logdir),
+            self.options.run_name,
+            f"{self.dataset.name}_{sizes}",
+            self.config(),
+            self.checkpoint(0, to_host(self.state())),
+        )
+        self.folder.take()
+
+    def _train(self) -> dict[str, Any]:
+        """The epochs that are left, and the test; returns the last row, with the test result."""
         report = None
         if self.folder is not None and self.world.writes:
             print(f"run      {self.folder.path}")
             print(terminal.HEADER, flush=True)
             for row in self.rows:
                 print(terminal.line(row), flush=True)
-            report = Report(
-                self.folder, self.config(), self.options, self.model, self.parts, self.epochs, self.first_epoch
-            )
+            # A run that is complete, and is resumed all the same, is tested and left as it is.
+            if self.first_epoch <= self.epochs or not self.folder.is_complete:
+                report = Report(
+                    self.folder, self.config(), self.options, self.model, self.parts, self.epochs, self.first_epoch
+                )
         watch = Watch(self.options, self.lr, self.steps, self.dataset.train.labels)
         try:
             for epoch in range(self.first_epoch, self.epochs + 1):
@@ -125,13 +150,7 @@ class Run:
         finally:
             if report is not None:
                 report.close()
-        if self.world.writes:
-            print(f"test     cost {last['cost/test']:.5f}   accuracy {100 * last['accuracy/test']:.2f} %")
-            if self.folder is not None:
-                print(f"picture  {self.folder.path / 'summary.png'}")
-            print(f"look     tensorboard --logdir {shlex.quote(self.options.logdir)}", flush=True)
-        path = None if self.folder is None else self.folder.path
-        return Result(path, self.rows, last["cost/test"], last["accuracy/test"], self.model)
+        return last
 
     def one_epoch(self, epoch: int, watch: Watch, report: Report | None) -> None:
         """Train for an epoch, measure, say what is wrong, and write it all down.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
 import shutil
@@ -16,6 +18,13 @@ import torch
 
 from manual_bp.training.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_FILES = ("config.json", "metrics.jsonl", "checkpoint.pt", "summary.png")
+
 
 class RunFolder:
     """`logdir/name`, made by `create` or found again by its path."""
@@ -23,6 +32,38 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lines: list[bytes] = []  # of metrics.jsonl
+        self._lock: int | None = None
+
+    def take(self) -> None:
+        """Make this process the one that writes the run, until `release`, and clear away what a killed one left.
+
+        Raises:
+            UserError: another process writes it.
+        """
+        if fcntl is not None:
+            try:
+                self._lock = os.open(self.path, os.O_RDONLY)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                self.release()
+                raise UserError(
+                    f"{self.path}: another process is writing this run: wait for it, or start a new run"
+                ) from error
+            except OSError:  # gone, which the first write says, or a file system without locks
+                self.release()
+        for name in _FILES:
+            for half in self.path.glob(f".{name}-*"):
+                half.unlink(missing_ok=True)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last thing that a run writes is there."""
+        return (self.path / "summary.png").is_file()
+
+    def release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @classmethod
     def create(
@@ -47,9 +88,12 @@ class RunFolder:
             for attempt in range(1000):
                 path = logdir / (base if attempt == 0 else f"{base}_{attempt + 1}")
                 if not os.path.lexists(path):
-                    with contextlib.suppress(FileExistsError):  # taken since the line above
+                    try:
                         os.rename(beside, path)
                         return cls(path)
+                    except OSError as error:
+                        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # taken since the line above
+                            raise
                 if name is not None:
                     raise UserError(
                         f"{path} exists already: choose another --run-name, or continue that run with --resume {path}"
@@ -80,8 +124,10 @@ class RunFolder:
             file.writelines(self._lines)
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
+        whole = io.BytesIO()  # on a full disk torch.save would speak of positions in a file
+        torch.save(state, whole)
         with self._replacing("checkpoint.pt") as file:
-            torch.save(state, file)
+            file.write(whole.getbuffer())
 
     def write_summary(self, png: bytes) -> None:
         with self._replacing("summary.png") as file:
@@ -105,13 +151,14 @@ class RunFolder:
                     os.fsync(file.fileno())
             os.chmod(beside, 0o644)  # a temporary file is made for its owner alone
             os.replace(beside, self.path / name)
-        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        except BaseException as error:  # Ctrl-C too
             if beside is not None:
                 Path(beside).unlink(missing_ok=True)
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+            if not isinstance(error, OSError):
+                raise
             raise UserError(
-                f"{self.path / name} cannot be written ({reason}): the earlier file is intact; make room or choose "
-                f"another --logdir"
+                f"{self.path / name} cannot be written ({error.strerror or error}): what was written before is intact; "
+                f"make room, and continue with --resume {self.path}"
             ) from error
 
 

@@ -22,7 +22,7 @@ def line(row: dict[str, Any]) -> str:
 @contextmanager
 def progress(title: str, steps: int, *, shown: bool) -> Iterator[Callable[[int], object]]:
     """A function that takes the number of steps done; it moves a bar on a terminal, and does nothing elsewhere."""
-    if not (shown and sys.stderr.isatty()):
+    if not (shown and sys.stderr is not None and sys.stderr.isatty()):
         yield lambda _: None
         return
     from tqdm import tqdm

@@ -16,6 +16,9 @@ from manual_bp.training.probe import DEAD_SPREAD, STUCK_SLOPE
 _DEAD_SHARE = 0.5  # of a hidden layer's units constant: it hands on little of what it is shown
 _SATURATED_SHARE = 0.95  # of a layer's slopes near 0
 _PATIENCE = 1000  # steps after which an output unit should have moved
+_FLAT = 0.1  # of the cost some epochs before: a change of less is none
+_STRONG_DECAY = 1e-3  # a weight decay from which it may be what is wrong
+_NO_BETTER = 0.98  # of what guessing costs
 _RISE = 1.5  # the cost times this above its best, and above that of guessing, is no longer noise
 
 
@@ -38,15 +41,16 @@ class Watch:
         self._said: set[str] = set()
 
     def look(self, row: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> list[str]:
-        """What is wrong after an epoch and was not so after the one before: one line for each trouble.
+        """What is wrong after an epoch and was not said before: one line for each trouble.
 
         Args:
             row: the epoch's metrics.
             earlier: those of the epochs before.
         """
         found = {**self._diverged(row, earlier), **self._saturated(row), **self._dead(row)}
+        found = found or self._learns_nothing(row, earlier)
         new = [line for kind, line in found.items() if kind not in self._said]
-        self._said = set(found)
+        self._said |= set(found)
         return new
 
     def not_finite(self, row: Mapping[str, Any]) -> list[str]:
@@ -115,7 +119,9 @@ class Watch:
             return {}
         layers = f"layer{'s' * (len(found) > 1)} {', '.join(found)}"
         share = min(dead[name] for name in found)
-        if row[f"saturated/{found[0]}"] >= _DEAD_SHARE:
+        if self._options.weight_decay >= _STRONG_DECAY:
+            what, remedy = "", f"try a smaller --weight-decay (it is {self._options.weight_decay:g})"
+        elif row[f"saturated/{found[0]}"] >= _DEAD_SHARE:
             what, remedy = "", self._smaller_steps()
         else:
             # With weights of about this size z varies over the images as much as a layer before.
@@ -128,10 +134,29 @@ class Watch:
             f"{row[f'delta_norm/{hidden[0]}']:.1g} in the first; {remedy}"
         }
 
+    def _learns_nothing(self, row: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """No better than guessing after some epochs, not on the way to be, and for no other reason."""
+        cost = row["cost/validation"]
+        if not earlier or row["epoch"] * self._steps < _PATIENCE or cost < _NO_BETTER * self._guessing:
+            return {}
+        before = earlier[-5:][0]["cost/validation"]
+        if before is not None and abs(cost - before) > _FLAT * before:
+            return {}
+        if self._options.weight_decay:
+            remedy = f"try a smaller --weight-decay (it is {self._options.weight_decay:g})"
+        else:
+            remedy = f"try a larger --lr (it is {self._lr:g}), or a smaller one, or another --init"
+        return {
+            "nothing": f"next to nothing is learned: cost {cost:.5g} on the validation images, guessing costs "
+            f"{self._guessing:.3g}; {remedy}"
+        }
+
     def _smaller_steps(self) -> str:
         momentum = self._options.momentum
         longer = f", and --momentum {momentum:g} makes steps {1 / (1 - momentum):.3g} times as long" if momentum else ""
-        return f"try a smaller --lr (it is {self._lr:g}{longer})"
+        decay = self._options.weight_decay
+        or_decay = f" or --weight-decay (it is {decay:g})" if decay >= _STRONG_DECAY else ""
+        return f"try a smaller --lr (it is {self._lr:g}{longer}){or_decay}"
 
 
 def _layer(tag: str) -> str:

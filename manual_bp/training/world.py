@@ -56,9 +56,10 @@ def leave() -> None:
         os._exit(0)
 
 
-def is_lost(error: RuntimeError) -> bool:
+def is_lost(error: BaseException) -> bool:
     """Whether the error is that of a collective operation in which another process is missing."""
-    return isinstance(error, dist.DistError) or any(name in str(error).lower() for name in ("gloo", "nccl"))
+    named = any(name in str(error).lower() for name in ("gloo", "nccl", "connection"))
+    return launched_by_torchrun() and (isinstance(error, dist.DistError) or named)
 
 
 @contextmanager

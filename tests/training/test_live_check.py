@@ -86,3 +86,31 @@ def test_a_diverged_network_is_not_blamed_on_the_formulas() -> None:
     gradients = [torch.full_like(p, torch.nan) for p in model.parameters()]
     compared = live_check.compare(model, gradients, x, y, "mean")
     compared.judge(compared.worst.item())
+
+
+SICK = [
+    "--lr 50",
+    "--momentum 0.9 --lr 2",
+    "--hidden 30 30 30 30 30 30 30 30 30 30 --init uniform --init-epsilon 1e-4",
+    "--init equal --output linear --lr 0.05",
+    "--init uniform --init-epsilon 30",
+]
+
+
+@pytest.mark.parametrize("flags", SICK)
+def test_gradients_that_are_rounding_alone_are_no_fault(train: Train, flags: str) -> None:
+    """Saturated, vanishing and cancelling gradients, of which a float32 holds few digits, or none."""
+    rows = train("--epochs", "3", *flags.split()).metrics[:-1]
+    assert len(rows) == 3
+    assert all(row["check/max_rel_error"] < 2.4e-4 for row in rows)
+
+
+@pytest.mark.parametrize("flags", SICK[:1])
+def test_a_wrong_formula_shows_in_a_sick_network_too(
+    train: Train, flags: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = native.scale
+    monkeypatch.setattr(native, "scale", lambda *args: -real(*args))
+    with pytest.raises(SystemExit):
+        train("--epochs", "1", *flags.split())
+    assert "max rel" in capsys.readouterr().err

@@ -206,3 +206,25 @@ def test_steps_that_gradient_scaling_leaves_out_are_no_fault(watch: Callable[...
     assert watch("--amp", "fp16").not_finite(row) == []
     assert len(watch().not_finite(row)) == 1
     assert len(watch("--amp", "fp16").not_finite(measured(**{"cost/train": math.nan}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "remedy"),
+    [
+        ("--lr 1e-4 --epochs 6", "try a larger --lr (it is 0.0001)"),
+        ("--weight-decay 0.03 --epochs 6", "try a smaller --weight-decay (it is 0.03)"),
+    ],
+)
+def test_a_run_that_learns_nothing_says_so(
+    train: Train, capsys: pytest.CaptureFixture[str], flags: str, remedy: str
+) -> None:
+    result = train(*flags.split())
+    assert result.metrics[-2]["cost/validation"] > 0.44
+    said = lines(capsys.readouterr().out, "trouble")
+    assert any(remedy in line for line in said), said
+
+
+def test_the_update_of_a_bias_that_was_zero_is_no_huge_ratio(train: Train) -> None:
+    row = train("--init", "xavier", "--epochs", "1").metrics[0]
+    assert row["update_ratio/0.bias"] == pytest.approx(1)
+    assert row["update_ratio/2.bias"] == pytest.approx(1)

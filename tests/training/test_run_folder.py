@@ -1,0 +1,126 @@
+"""A run's folder has one writer, keeps nothing half written, and belongs to its run alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from manual_bp.training.command import main
+from manual_bp.training.errors import UserError
+from manual_bp.training.run import Result
+from manual_bp.training.run_folder import RunFolder
+
+Train = Callable[..., Result]
+ROOT = Path(__file__).parents[2]
+
+
+def folder_of(result: Result) -> Path:
+    assert result.folder is not None
+    return result.folder
+
+
+def test_a_second_writer_is_refused_and_a_later_one_is_not(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(train("--epochs", "1"))
+    first = RunFolder(folder)
+    first.take()
+    with pytest.raises(SystemExit) as stopped:
+        main(["--resume", str(folder), "--epochs", "2"])
+    assert stopped.value.code == 1
+    assert "another process is writing this run" in capsys.readouterr().err
+    first.release()
+    main(["--resume", str(folder), "--epochs", "2"])
+
+
+def test_what_a_killed_process_left_half_written_goes(train: Train) -> None:
+    folder = folder_of(train("--epochs", "1"))
+    (folder / ".checkpoint.pt-abc").write_bytes(b"half")
+    (folder / ".mine").write_bytes(b"kept")
+    main(["--resume", str(folder), "--epochs", "2"])
+    assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == [".mine"]
+
+
+def test_an_interrupted_write_leaves_nothing(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(train("--epochs", "1"))
+    before = sorted(folder.iterdir())
+
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        RunFolder(folder).write_checkpoint({"epoch": 2})
+    assert sorted(folder.iterdir()) == before
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["epoch"] == 1
+
+
+def test_a_copy_of_a_checkpoint_elsewhere_is_not_resumed(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(train("--epochs", "1"))
+    elsewhere = tmp_path / "kept"
+    elsewhere.mkdir()
+    (elsewhere / "metrics.jsonl").write_text("precious")
+    for name in ("checkpoint.pt", "second.pt"):
+        (elsewhere / name).write_bytes((folder / "checkpoint.pt").read_bytes())
+        with pytest.raises(SystemExit) as stopped:
+            main(["--resume", str(elsewhere / name), "--epochs", "2"])
+        assert stopped.value.code == 1
+        assert "copy the whole run folder" in capsys.readouterr().err
+    assert (elsewhere / "metrics.jsonl").read_text() == "precious"
+
+
+def test_latest_is_no_folder_that_is_still_being_made(train: Train, tmp_path: Path) -> None:
+    folder = folder_of(train("--epochs", "1"))
+    half = tmp_path / "runs" / ".new-abc"
+    half.mkdir()
+    (half / "checkpoint.pt").write_bytes((folder / "checkpoint.pt").read_bytes())
+    result = main(["--resume", "latest", "--logdir", str(tmp_path / "runs"), "--epochs", "2"])
+    assert result.folder == folder
+
+
+def test_a_complete_run_that_is_resumed_is_left_as_it_is(train: Train) -> None:
+    folder = folder_of(train("--epochs", "1"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "config.json"}
+    main(["--resume", str(folder)])
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "config.json"} == before
+
+
+def test_a_run_on_the_digits_goes_on_with_them_once_mnist_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made_up_mnist: Path
+) -> None:
+    logdir = ["--logdir", str(tmp_path / "runs")]
+    monkeypatch.setattr("manual_bp.training.data._download", no_network)
+    monkeypatch.setenv("MANUAL_BP_DATA", str(tmp_path / "nothing"))
+    folder = folder_of(main(["--dataset", "auto", "--epochs", "1", *logdir]))
+    monkeypatch.setenv("MANUAL_BP_DATA", str(made_up_mnist))
+    result = main(["--resume", str(folder), "--epochs", "2"])
+    assert [row["epoch"] for row in result.metrics] == [1, 2, 2]
+
+
+def no_network(name: str, root: Path) -> None:
+    raise UserError("there is no network")
+
+
+@pytest.mark.slow
+def test_output_that_cannot_be_printed_or_written(tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", "--dataset", "digits", "--epochs", "1", "--logdir", str(tmp_path)]
+    ascii_only = subprocess.run(
+        [*command, "--run-name", "ascii"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert ascii_only.returncode == 0, ascii_only.stderr
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*command, "--run-name", "full"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "train.py: error: No space left on device: nothing was saved\n"
