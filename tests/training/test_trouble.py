@@ -211,7 +211,7 @@ def test_steps_that_gradient_scaling_leaves_out_are_no_fault(watch: Callable[...
 @pytest.mark.parametrize(
     ("flags", "remedy"),
     [
-        ("--lr 1e-4 --epochs 6", "try a larger --lr (it is 0.0001)"),
+        ("--lr 1e-6 --epochs 6", "try a larger --lr (it is 1e-06)"),
         ("--weight-decay 0.03 --epochs 6", "try a smaller --weight-decay (it is 0.03)"),
     ],
 )
