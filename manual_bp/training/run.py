@@ -21,7 +21,6 @@ from manual_bp.training.augment import augment
 from manual_bp.training.engine import EpochStatistics
 from manual_bp.training.errors import UserError
 from manual_bp.training.evaluation import evaluate
-from manual_bp.training.initialisation import EQUAL_WARNING
 from manual_bp.training.options import Options
 from manual_bp.training.recipe import learning_rate, recipe
 from manual_bp.training.report import Report
@@ -68,13 +67,11 @@ class Run:
             self.batch_size = state["batch_size"]
         self.options = options
         self.epochs = defaults.epochs if options.epochs is None else options.epochs
-        if state is not None:
-            self.lr = state["lr"]
-        elif options.lr is None:
+        lr: float | None = options.lr if state is None else state["lr"]
+        if lr is None:
             width = [self.dataset.side**2, *options.hidden][-1]
-            self.lr = learning_rate(defaults, options.cost, width, options.output, self.batch_size, options.momentum)
-        else:
-            self.lr = options.lr
+            lr = learning_rate(defaults, options.cost, width, options.output, self.batch_size, options.momentum)
+        self.lr = lr
         self.steps = math.ceil(examples / self.batch_size)
         self.sizes = [self.dataset.side**2, *options.hidden, data.CLASSES]
         self.threads = machine.choose_threads(options.threads, self.batch_size, self.sizes)
@@ -90,7 +87,8 @@ class Run:
             self._restore(state, path)
 
     def go(self) -> Result:
-        self._introduce()
+        if self.world.writes:
+            print("\n".join(terminal.introduction(self)), flush=True)
         if self.options.dry_run:
             return self._dry_run()
         if self.world.writes:
@@ -115,11 +113,10 @@ class Run:
             self.folder.take()
             self.folder.write_config(self.config())  # a resumed run may have another device, threads, data folder
             return
-        sizes = "-".join(map(str, self.sizes))
         self.folder = RunFolder.create(
             Path(self.options.logdir),
             self.options.run_name,
-            f"{self.dataset.name}_{sizes}",
+            f"{self.dataset.name}_{'-'.join(map(str, self.sizes))}",
             self.config(),
             self.checkpoint(0, to_host(self.state())),
         )
@@ -179,26 +176,6 @@ class Run:
             dataset = data.load(options.dataset, options.data_dir)
         self.world.wait()
         return dataset if self.world.writes else data.load(options.dataset, options.data_dir)
-
-    def _introduce(self) -> None:
-        if not self.world.writes:
-            return
-        train, validation, test = (len(p) for p in (self.dataset.train, self.dataset.validation, self.dataset.test))
-        if self.dataset.notice:
-            print(f"NOTICE   {self.dataset.notice}")
-        print(f"data     {self.dataset.source} ({train:,} training, {validation:,} validation, {test:,} test images)")
-        layers = "hand-derived" if self.options.impl == "manual" else "torch.nn"
-        print(
-            f"network  {'-'.join(map(str, self.sizes))}, {layers} layers, {self.options.output} output, "
-            f"cost {self.options.cost}, {self.engine_name} engine"
-        )
-        batch = "the full batch" if self.steps == 1 else f"batches of {self.batch_size}"
-        epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
-        print(f"descent  {epochs}, {batch}, η = {self.lr:g} {self.options.lr_schedule}")
-        processes = f", {self.world.size} processes" if self.world.size > 1 else ""
-        print(f"device   {self.device} ({self.device_why}), threads: {torch.get_num_threads()}{processes}", flush=True)
-        if self.options.init == "equal":
-            print(f"warning  {EQUAL_WARNING}", flush=True)
 
     def _epoch(self, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Train for an epoch and measure; an accelerator is waited for once.

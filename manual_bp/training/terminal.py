@@ -1,13 +1,42 @@
-"""What a run shows at the terminal: one aligned row an epoch, and a bar while an epoch lasts."""
+"""What a run shows at the terminal: what it is, one aligned row an epoch, and a bar while an epoch lasts."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from manual_bp.training.initialisation import EQUAL_WARNING
+
+if TYPE_CHECKING:
+    from manual_bp.training.run import Run
 
 HEADER = "epoch  cost train   validation   accuracy train   validation   gradient norm   seconds"
+
+
+def introduction(run: Run) -> list[str]:
+    """What a run is about to do, on what data, and where."""
+    options, dataset = run.options, run.dataset
+    train, validation, test = (len(part) for part in (dataset.train, dataset.validation, dataset.test))
+    layers = "hand-derived" if options.impl == "manual" else "torch.nn"
+    epochs = f"{run.epochs} epoch{'s' * (run.epochs != 1)}"
+    batch = "the full batch" if run.steps == 1 else f"batches of {run.batch_size}"
+    processes = f", {run.world.size} processes" if run.world.size > 1 else ""
+    lines = [
+        f"data     {dataset.source} ({train:,} training, {validation:,} validation, {test:,} test images)",
+        f"network  {'-'.join(map(str, run.sizes))}, {layers} layers, {options.output} output, cost {options.cost}, "
+        f"{run.engine_name} engine",
+        f"descent  {epochs}, {batch}, η = {run.lr:g} {options.lr_schedule}",
+        f"device   {run.device} ({run.device_why}), threads: {torch.get_num_threads()}{processes}",
+    ]
+    if dataset.notice:
+        lines.insert(0, f"NOTICE   {dataset.notice}")
+    if options.init == "equal":
+        lines.append(f"warning  {EQUAL_WARNING}")
+    return lines
 
 
 def line(row: dict[str, Any]) -> str:
