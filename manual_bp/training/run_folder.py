@@ -57,8 +57,11 @@ class RunFolder:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the last thing that a run writes is there."""
-        return (self.path / "summary.png").is_file()
+        """Whether summary.png, the last thing that a run writes, was written after all its metrics."""
+        try:
+            return (self.path / "summary.png").stat().st_mtime_ns >= (self.path / "metrics.jsonl").stat().st_mtime_ns
+        except OSError:
+            return False
 
     def release(self) -> None:
         if self._lock is not None:

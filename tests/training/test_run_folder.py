@@ -13,7 +13,7 @@ import torch
 
 from manual_bp.training.command import main
 from manual_bp.training.errors import UserError
-from manual_bp.training.run import Result
+from manual_bp.training.run import Result, Run
 from manual_bp.training.run_folder import RunFolder
 
 Train = Callable[..., Result]
@@ -89,6 +89,23 @@ def test_a_complete_run_that_is_resumed_is_left_as_it_is(train: Train) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "config.json"}
     main(["--resume", str(folder)])
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "config.json"} == before
+
+
+def test_a_run_that_was_extended_and_cut_short_before_its_test_is_tested(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(train("--epochs", "1"))
+
+    def interrupted(_: Run) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "_test", interrupted)
+        with pytest.raises(SystemExit):
+            main(["--resume", str(folder), "--epochs", "2"])
+    assert "cost/test" not in (folder / "metrics.jsonl").read_text()
+    main(["--resume", str(folder)])
+    assert "cost/test" in (folder / "metrics.jsonl").read_text().splitlines()[-1]
 
 
 def test_a_run_on_the_digits_goes_on_with_them_once_mnist_is_there(
