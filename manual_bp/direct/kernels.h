@@ -22,6 +22,7 @@ constexpr int kBytes = 32, kRows = 6;  // 6 × 2 in 16
 #else
 constexpr int kBytes = 16, kRows = 6;
 #endif
+constexpr int kShare = kRows / 3;  // threads divide rows in such units
 using Index = int64_t;
 
 template <typename T>
@@ -99,39 +100,59 @@ public:
     operator T*() const { return static_cast<T*>(memory_.get()); }
 };
 
+// C[i … i + rows, j … j + 2 lanes) = A[i …] panel, with the arguments of gemm. The sum over k runs in one piece, in
+// registers, so that C is touched once.
+template <typename T, int rows, typename Emit>
+static void gemm_block(const T* a, Index a_row, Index a_k, const T* panel, Index depth, Index i, Index last, Index j,
+                       Index columns, Emit& emit) {
+    using S = Simd<T>;
+    typename S::V sums[rows][2] = {};
+    a += i * a_row;
+    for (Index k = 0; k < depth; k++, a += a_k, panel += 2 * S::lanes) {
+        const typename S::V left = S::load(panel), right = S::load(panel + S::lanes);
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++) {
+            sums[r][0] += a[r * a_row] * left;
+            sums[r][1] += a[r * a_row] * right;
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < 2; v++)
+            if (i + r < last && j + v * S::lanes < columns) emit(i + r, j + v * S::lanes, sums[r][v]);
+}
+
 // C = A B for rows [first, last) of C; B (depth, columns). `emit(i, j, v)` receives the vector C[i, j … j + lanes).
-// A[i, k] = a[i · row_stride + k · k_stride], readable for kRows beyond the last row; B[k, j] likewise.
-// The sum over k runs in one piece, in registers, so that C is touched once.
+// A[i, k] = a[i · a_row + k · a_k], readable for kShare beyond the last row; B[k, j] likewise.
 template <typename T, typename Emit>
 static void gemm(const T* a, Index a_row, Index a_k, Index first, Index last, const T* b, Index b_k, Index b_column,
                  Index depth, Index columns, T* panel, Emit emit) {
     using S = Simd<T>;
-    using V = typename S::V;
     constexpr Index width = 2 * S::lanes;
     for (Index j = 0; j < columns; j += width) {  // a panel of B, two vectors wide, is copied together and stays in cache
         const Index used = std::min(width, columns - j);
         if (used < width) std::memset(panel, 0, depth * width * sizeof(T));
-        if (b_column == 1)
-            for (Index k = 0; k < depth; k++) std::memcpy(panel + k * width, b + k * b_k + j, used * sizeof(T));
-        else
-            for (Index c = 0; c < used; c++)
-                for (Index k = 0; k < depth; k++) panel[k * width + c] = b[k * b_k + (j + c) * b_column];
-        for (Index i = first; i < last; i += kRows) {
-            V sums[kRows][2] = {};
-            const T *a_k_i = a + i * a_row, *b_k_j = panel;
-            for (Index k = 0; k < depth; k++, a_k_i += a_k, b_k_j += width) {
-                const V left = S::load(b_k_j), right = S::load(b_k_j + S::lanes);
-#pragma GCC unroll 12
-                for (int r = 0; r < kRows; r++) {
-                    sums[r][0] += a_k_i[r * a_row] * left;
-                    sums[r][1] += a_k_i[r * a_row] * right;
-                }
+        if (b_column == 1 && used == width)
+            for (Index k = 0; k < depth; k++)
+                for (int v = 0; v < 2; v++) S::store(panel + k * width + v * S::lanes, S::load(b + k * b_k + j + v * S::lanes));
+        else {
+            Index c = 0;
+            for (; c + 4 <= used; c += 4) {  // four columns at a time: their elements lie together in the panel
+                const T* b_c = b + (j + c) * b_column;
+                for (Index k = 0; k < depth; k++)
+                    for (int v = 0; v < 4; v++) panel[k * width + c + v] = b_c[k * b_k + v * b_column];
             }
-#pragma GCC unroll 12
-            for (int r = 0; r < kRows; r++)
-                for (int v = 0; v < 2; v++)
-                    if (i + r < last && j + v * S::lanes < columns) emit(i + r, j + v * S::lanes, sums[r][v]);
+            for (; c < used; c++)
+                for (Index k = 0; k < depth; k++) panel[k * width + c] = b[k * b_k + (j + c) * b_column];
         }
+        Index i = first;
+        for (; last - i >= kRows; i += kRows)
+            gemm_block<T, kRows>(a, a_row, a_k, panel, depth, i, last, j, columns, emit);
+        if (last - i > kShare) {
+            gemm_block<T, 2 * kShare>(a, a_row, a_k, panel, depth, i, last, j, columns, emit);
+            i += 2 * kShare;
+        }
+        if (last > i) gemm_block<T, kShare>(a, a_row, a_k, panel, depth, i, last, j, columns, emit);
     }
 }
 

@@ -4,7 +4,8 @@
 // before it (δ W) ⊙ a(1 − a), the factor 2s left to the update; W ← W − η 2s δᵀ a_prev, b ← b − η 2s Σ δ.
 //
 // What makes it fast:
-// - the first layer runs over the non-zero inputs only: z = Σ_k x_k Wᵀ[k], with W held transposed during the run;
+// - the first layer runs over the non-zero inputs only, where they are few: z = Σ_k x_k Wᵀ[k];
+// - W of that layer is held transposed during the run: rows of Wᵀ are what its forward pass and its update go over;
 // - each element of δᵀ a_prev is summed in a register and applied to W at once: no gradient is ever stored;
 // - bias, sigmoid and slope are applied to a block of results before it leaves the registers.
 //
@@ -54,7 +55,7 @@ public:
         const Index rows = run.batch + kRows, n_in = run.layers[0].n_in;
         Index depth = run.batch;
         for (Index l = 0; l < layers_; l++) {
-            state_.emplace_back(run.layers[l], rows, sparse(l) ? kPixels : kRows, sparse(l), l ? state_[l - 1].ld : 0);
+            state_.emplace_back(run.layers[l], rows, l ? kShare : kPixels, !l, l ? state_[l - 1].ld : 0);
             if (l) state_[l - 1].delta = state_[l].a;
             depth = std::max({depth, state_[l].n_in, state_[l].n_out});
         }
@@ -94,8 +95,6 @@ public:
     }
 
 private:
-    bool sparse(Index l) const { return l == 0 && sparse_; }
-
     Index begins(Index n, Index unit, Index t) const { return share(n, unit, t, threads_); }
 
     void steps(Index t) {
@@ -109,8 +108,9 @@ private:
             for (Index l = layers_ - 1; l >= 0; l--) {
                 if (l) delta_back(step, l - 1, t);
                 barrier_.wait();
-                if (sparse(l)) update_sparse(step, t);
-                else update_dense(step, l, t);
+                if (l) update_weight(step, l, t);
+                else if (sparse_) update_first_sparse(step, t);
+                else update_first_dense(step, t);
                 update_bias(step, l, t, row);
                 if (l == 0 && t == 0) example_statistics(step, row);
                 barrier_.wait();
@@ -121,7 +121,7 @@ private:
 
     // Gather, forward, and δ of the output, for this thread's examples.
     void examples(const Step& step, Index t) {
-        const Index first = begins(step.m, kRows, t), last = begins(step.m, kRows, t + 1);
+        const Index first = begins(step.m, kShare, t), last = begins(step.m, kShare, t + 1);
         if (first == last) return;
         if (run_.images_are_uint8) gather(static_cast<const uint8_t*>(run_.images), first, last, step.start);
         else gather(static_cast<const T*>(run_.images), first, last, step.start);
@@ -160,9 +160,13 @@ private:
             z += S::load(s.bias + j);
             S::store(s.a + i * s.ld + j, s.sigmoid ? sigmoid(z) : z);  // a = σ(z + b)
         };
-        if (!sparse(l)) {  // z = a_prev Wᵀ
-            gemm<T>(l ? state_[l - 1].a : x_, l ? state_[l - 1].ld : ld_x_, 1, first, last,  //
-                    s.weight, 1, s.n_in, s.n_in, s.n_out, panels_[t], activate);
+        if (l) {  // z = a_prev Wᵀ
+            gemm<T>(state_[l - 1].a, state_[l - 1].ld, 1, first, last, s.weight, 1, s.n_in, s.n_in, s.n_out, panels_[t],
+                    activate);
+            return;
+        }
+        if (!sparse_) {
+            gemm<T>(x_, ld_x_, 1, first, last, s.weight_t, s.ld_t, 1, s.n_in, s.n_out, panels_[t], activate);
             return;
         }
         in_blocks(s.ld_t / L, [&](auto block, Index v0) {
@@ -202,7 +206,7 @@ private:
 
     void delta_back(const Step& step, Index l, Index t) {
         State<T> &s = state_[l], &next = state_[l + 1];
-        const Index first = begins(step.m, kRows, t), last = begins(step.m, kRows, t + 1);
+        const Index first = begins(step.m, kShare, t), last = begins(step.m, kShare, t + 1);
         if (first == last) return;
         if (run_.norms) std::memset(s.delta_squares + first * L, 0, (last - first) * L * sizeof(T));
         gemm<T>(next.delta, next.ld, 1, first, last, next.weight, next.n_in, 1, next.n_out, next.n_in, panels_[t],
@@ -221,39 +225,55 @@ private:
 
     static void add(T* to, V v) { S::store(to, S::load(to) + v); }
 
-    // First layer: this thread's pixels. Wᵀ[k] takes g = Σ_i x_ik δ_i, over the examples where x_ik is not 0.
-    void update_sparse(const Step& step, Index t) {
+    // Descends Wᵀ[k, j … j + L) by g. What it reads is copied into it, where the compiler sees it constant.
+    auto first_descent(const Step& step) const {
+        const State<T>& s = state_[0];
+        return [w_t = static_cast<T*>(s.weight_t), momentum_t = static_cast<T*>(s.momentum_t),
+                squares = static_cast<T*>(s.weight_squares), ld = s.ld_t, norms = run_.norms != 0,
+                descend = step.descend](Index k, Index j, V g) {
+            const Index at = k * ld + j;
+            if (norms) add(squares + k / kPixels * L, g * g);
+            S::store(w_t + at, descend(S::load(w_t + at), g, momentum_t ? momentum_t + at : nullptr));
+        };
+    }
+
+    // First layer: this thread's pixels. Wᵀ[k] takes g = Σ_i x_ik δ_i; here over the examples where x_ik is not 0.
+    void update_first_sparse(const Step& step, Index t) {
         State<T>& s = state_[0];
         nonzeros_.sort(step.m, t);
         clear_squares(s, nonzeros_.first_pixel(t), nonzeros_.first_pixel(t + 1), kPixels);
-        const Descent<T> descend = step.descend;  // and what else the loop reads, where the compiler sees it constant
-        const bool norms = run_.norms, every_row = s.weight_momentum || descend.weight_decay != 0;
-        T *w_t = s.weight_t, *momentum_t = s.momentum_t, *squares = s.weight_squares;
-        const Index ld = s.ld_t;
-        in_blocks(ld / L, [=, &s](auto block, Index v0) {
-            nonzeros_.each_pixel(t, [=, &s](Index k, typename Nonzeros<T>::List list) {
+        const bool every_row = s.weight_momentum || step.descend.weight_decay != 0;
+        const auto descend = first_descent(step);
+        const T* deltas = s.delta;
+        const Index ld = s.ld;
+        in_blocks(s.ld_t / L, [=](auto block, Index v0) {
+            nonzeros_.each_pixel(t, [=](Index k, typename Nonzeros<T>::List list) {
                 if (!list.count && !every_row) return;
-                const T* delta = s.delta + v0 * L;
-                weighted_rows<T, block, 1>(list.value, list.index, list.count, delta, s.ld, [=](int v, V g) {
-                    const Index at = k * ld + (v0 + v) * L;
-                    if (norms) add(squares + k / kPixels * L, g * g);
-                    S::store(w_t + at, descend(S::load(w_t + at), g, momentum_t ? momentum_t + at : nullptr));
-                });
+                weighted_rows<T, block, 1>(list.value, list.index, list.count, deltas + v0 * L, ld,
+                                           [=](int v, V g) { descend(k, (v0 + v) * L, g); });
             });
         });
     }
 
-    // Other layers: this thread's rows of W. g = δᵀ a_prev, used where it is made.
-    void update_dense(const Step& step, Index l, Index t) {
-        State<T>& s = state_[l];
-        const Index first = begins(s.n_out, kRows, t), last = begins(s.n_out, kRows, t + 1);
+    void update_first_dense(const Step& step, Index t) {
+        State<T>& s = state_[0];
+        const Index first = begins(s.n_in, kPixels, t), last = begins(s.n_in, kPixels, t + 1);
         if (first == last) return;
-        clear_squares(s, first, last, kRows);
-        gemm<T>(s.delta, 1, s.ld, first, last, l ? state_[l - 1].a : x_, l ? state_[l - 1].ld : ld_x_, 1, step.m, s.n_in,
-                panels_[t], [&](Index i, Index j, V g) {
+        clear_squares(s, first, last, kPixels);
+        gemm<T>(x_, 1, ld_x_, first, last, s.delta, s.ld, 1, step.m, s.n_out, panels_[t], first_descent(step));
+    }
+
+    // Other layers: this thread's rows of W. g = δᵀ a_prev, used where it is made.
+    void update_weight(const Step& step, Index l, Index t) {
+        State<T>& s = state_[l];
+        const Index first = begins(s.n_out, kShare, t), last = begins(s.n_out, kShare, t + 1);
+        if (first == last) return;
+        clear_squares(s, first, last, kShare);
+        gemm<T>(s.delta, 1, s.ld, first, last, state_[l - 1].a, state_[l - 1].ld, 1, step.m, s.n_in, panels_[t],
+                [&](Index i, Index j, V g) {
                     T* w = s.weight + i * s.n_in + j;
                     T* momentum = s.weight_momentum ? s.weight_momentum + i * s.n_in + j : nullptr;
-                    if (run_.norms) add(s.weight_squares + i / kRows * L, g * g);
+                    if (run_.norms) add(s.weight_squares + i / kShare * L, g * g);
                     const Index used = s.n_in - j;
                     if (used >= L) {
                         S::store(w, step.descend(S::load(w), g, momentum));

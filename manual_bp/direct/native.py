@@ -30,9 +30,9 @@ SOURCES = ("native.cpp", "state.h", "nonzeros.h", "kernels.h")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 TUNINGS = ("-march=native", "-mcpu=native", "")  # the first that the compiler takes
 
-THREADED_WORK = 2e7  # multiply-adds in a step, from which a second thread pays
+WORK_PER_THREAD = 1.5e6  # multiply-adds in a step, zeros skipped, for which one more thread pays
 SLICE_WORK = 5e9  # multiply-adds of the forward pass in one call: a tenth of a second, or two
-DENSE = 0.4  # share of non-zero inputs from which the matrix product is faster than skipping zeros
+DENSE = 0.35  # share of non-zero inputs from which the matrix product is faster than skipping zeros
 
 
 class NativeUnavailableError(RuntimeError):
@@ -110,10 +110,12 @@ class NativeEngine:
         if order is None:
             order = torch.arange(epoch.examples, device=images.device)
         order = order.contiguous()
-        skip_zeros = _share_of_nonzeros(images) < DENSE
+        share = _share_of_nonzeros(images)
+        skip_zeros = share < DENSE
         state = [self._layer(layer, pair) for layer, pair in zip(self.layers, self.buffers, strict=True)]
-        work = self.batch_size * sum(layer.weight.numel() for layer in self.layers)
-        steps = max(1, int(SLICE_WORK / work))
+        first, *others = [self.batch_size * layer.weight.numel() for layer in self.layers]
+        steps = max(1, int(SLICE_WORK / (first + sum(others))))
+        threads = int(((share if skip_zeros else 1) * first + sum(others)) / WORK_PER_THREAD)
         slices = zip(order.split(steps * self.batch_size), epoch.table.split(steps), strict=True)
         for i, (rows, table) in enumerate(slices):
             rates = torch.tensor(epoch.lrs[i * steps : i * steps + len(table)], dtype=torch.float64, device="cpu")
@@ -137,7 +139,7 @@ class NativeEngine:
                 images_are_uint8=images.dtype == torch.uint8,
                 skip_zeros=skip_zeros,
                 norms=epoch.norms,
-                threads=torch.get_num_threads() if work >= THREADED_WORK else 1,
+                threads=max(1, min(threads, torch.get_num_threads())),
             )
             failed = getattr(load(), self._function)(ctypes.byref(run))
             # Autograd is to know that they changed, as after any operation in place.

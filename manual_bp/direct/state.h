@@ -49,13 +49,13 @@ struct State {
     Buffer<T> a;                               // (rows, ld)
     T* delta = nullptr;                        // (rows, ld), its padding zero
     Buffer<T> bias, bias_momentum;             // (ld), copies
-    Buffer<T> weight_t, momentum_t;            // (n_in, ld_t), copies, where the layer runs over non-zero inputs
+    Buffer<T> weight_t, momentum_t;            // (n_in, ld_t), copies: the first layer's
     Index ld_t = 0;
     Buffer<T> delta_squares, weight_squares;   // Σ over a unit of rows, one vector each
     Index weight_units;
 
     // δ of the layer before goes where this layer's a is: nothing needs that a once this layer's δ is there.
-    State(const Layer& layer, Index rows, Index unit, bool sparse, Index ld_before)
+    State(const Layer& layer, Index rows, Index unit, bool first, Index ld_before)
         : n_in(layer.n_in), n_out(layer.n_out), sigmoid(layer.sigmoid), weight(static_cast<T*>(layer.weight)),
           weight_momentum(static_cast<T*>(layer.weight_momentum)) {
         // kRows are read beyond the last column, and whole vectors written. Not a multiple of 4 vectors, which would
@@ -64,10 +64,10 @@ struct State {
         if (ld % (4 * L) == 0) ld += L;
         a = Buffer<T>(rows * std::max(ld, ld_before), true);
         bias = copy(layer.bias), bias_momentum = copy(layer.bias_momentum);
-        weight_units = round_up(sparse ? n_in : n_out, unit) / unit;
+        weight_units = round_up(first ? n_in : n_out, unit) / unit;
         weight_squares = Buffer<T>(weight_units * L, true);
         delta_squares = Buffer<T>(rows * L, true);
-        if (sparse) {
+        if (first) {
             ld_t = round_up(n_out, L);
             weight_t = transposed(weight), momentum_t = transposed(weight_momentum);
         }

@@ -41,7 +41,7 @@ def trained(
 
 @pytest.mark.parametrize("share", [0.2, 1.0], ids=["sparse", "dense"])
 def test_bytes_do_not_depend_on_the_number_of_threads(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "THREADED_WORK", 0)
+    monkeypatch.setattr(native, "WORK_PER_THREAD", 1)
     found = []
     for threads in (1, 2, 3, 7):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
@@ -117,7 +117,7 @@ import resource, torch
 from pathlib import Path
 from tests.direct import test_native
 from manual_bp.direct import native
-native.THREADED_WORK = 0
+native.WORK_PER_THREAD = 1
 test_native.trained(0.2)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + {60 << 20}, resource.RLIM_INFINITY))
