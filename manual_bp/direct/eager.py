@@ -30,7 +30,6 @@ class LayerViews:
     a: Tensor  # (m, n_out)
     delta: Tensor  # (m, n_out)
     delta_t: Tensor  # (n_out, m)
-    slope: Tensor  # (m, n_out), scratch shared by all steps and layers
 
 
 @dataclass
@@ -78,6 +77,7 @@ class EagerEngine:
         self.steps_per_chunk = max(1, CHUNK_EXAMPLES // batch_size)
         self._chunks: dict[tuple[int, int], Chunk] = {}
         self._gradients: list[Tensor | None] = [None] * len(layers)
+        self._zero = layers[0].weight.new_zeros(())
 
     @torch.no_grad()
     def run(self, epoch: Epoch) -> None:
@@ -140,8 +140,8 @@ class EagerEngine:
             else:
                 torch.mm(views[i + 1].delta, self.layers[i + 1].weight, out=v.delta)  # ∂C/∂a = δ_next W  (m, n_out)
             if self.layers[i].sigmoid:
-                torch.addcmul(v.a, v.a, v.a, value=-1, out=v.slope)  # σ′(z) = a − a ⊙ a = a ⊙ (1 − a)
-                v.delta.mul_(v.slope)  # δ = ∂C/∂a ⊙ σ′(z)  (m, n_out)
+                v.delta.lerp_(self._zero, v.a)  # ∂C/∂a ⊙ (1 − a): from ∂C/∂a the a-th part of the way to 0  (m, n_out)
+                v.delta.mul_(v.a)  # δ = ∂C/∂a ⊙ (1 − a) ⊙ a  (m, n_out)
 
     def _descend(
         self, i: int, v: LayerViews, ones: Tensor, lr: float | Tensor, two_s: float, norm: Tensor | None
@@ -223,18 +223,12 @@ class EagerEngine:
         if whole is not None:
             x, y = whole.x[:n], whole.y[:n]
             a, delta = [t[:n] for t in whole.a], [t[:n] for t in whole.delta]
-            slopes = [views.slope[:m] for views in whole.steps[0]]
         else:
             x, y = weight.new_empty(n, widths[0]), weight.new_empty(n, widths[-1])
             a, delta = ([weight.new_empty(n, width) for width in widths[1:]] for _ in range(2))
-            scratch = weight.new_empty(m * max(widths[1:]))
-            slopes = [scratch[: m * width].view(m, width) for width in widths[1:]]
         split_a_prev, split_a, split_delta = ([t.split(m) for t in group] for group in ([x, *a], a, delta))
         views = [
-            [
-                LayerViews(split_a_prev[i][k], split_a[i][k], d[k], d[k].t(), slopes[i])
-                for i, d in enumerate(split_delta)
-            ]
+            [LayerViews(split_a_prev[i][k], split_a[i][k], d[k], d[k].t()) for i, d in enumerate(split_delta)]
             for k in range(steps)
         ]
         return Chunk(m, x, y, a, delta, y.split(m), views, weight.new_ones(m))
