@@ -111,8 +111,8 @@ def resumed_options(options: Options, given: set[str], state: dict[str, Any], pa
         raise UserError(f"{path}: its flags are not those of this version ({error}): train anew") from error
     for name in sorted(given - _MAY_CHANGE):
         seen, saved = getattr(options, name), getattr(kept, name)
-        if name == "lr" and saved is None:
-            saved = state["lr"]
+        if saved is None and name in ("batch_size", "lr"):  # the run's own choice
+            saved = state[name]
         if seen != saved and (name, seen) != ("dataset", "auto"):
             flag = "--" + name.replace("_", "-")
             raise UserError(

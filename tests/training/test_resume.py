@@ -135,6 +135,14 @@ def test_a_finished_run_can_be_lengthened(train: Train) -> None:
     assert (tensors, rows) == final(whole.folder)
 
 
+def test_what_a_run_chose_for_itself_may_be_said_when_it_is_resumed(train: Train) -> None:
+    first = train("--epochs", "1").folder
+    assert first is not None
+    config = json.loads((first / "config.json").read_text())
+    said = ["--batch-size", str(config["batch_size"]), "--lr", str(config["lr"])]
+    assert main(["--resume", str(first), "--epochs", "2", *said]).metrics[-1]["epoch"] == 2
+
+
 def test_resuming_a_finished_run_changes_nothing(train: Train) -> None:
     done = train("--epochs", "2")
     assert done.folder is not None
