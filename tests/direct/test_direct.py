@@ -246,6 +246,21 @@ def test_norms_can_be_left_out(backend: str) -> None:
     assert math.isnan(found[1].grad_norm_total)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_gradient_that_cancels_has_a_norm(backend: str) -> None:
+    """Equal inputs and errors that add up to 0: a norm found as the root of a sum must not be that of less than 0."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        network = mbp.MLP([7, 3], output="linear")
+        for parameter in network.parameters():
+            nn.init.zeros_(parameter)
+        errors = torch.randn(4, 1, generator=generator)
+        x = torch.rand(1, 7, generator=generator).repeat(4, 1)
+        y = (errors - errors.mean()) * torch.rand(1, 3, generator=generator)
+        norm = direct.Trainer(network, lr=0.0, batch_size=4, backend=backend).run(x, y).grad_norm["0.weight"]
+        assert 0 <= norm < 1e-3
+
+
 def test_state_dict_of_the_model_keeps_its_tensors() -> None:
     network = model([50, 34, 10])
     before = {name: (p.data_ptr(), p.clone()) for name, p in network.state_dict().items()}
