@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import manual_bp as mbp
 from manual_bp import direct
@@ -138,6 +140,19 @@ def test_backward_takes_any_sequence_of_linear_and_sigmoid() -> None:
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-15)
 
 
+def test_backward_forms_no_gradient_of_the_input() -> None:
+    class Products(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+            return func(*args, **(kwargs or {}))
+
+    with Products() as products:
+        direct.backward(model([4, 3, 2]), torch.randn(6, 4).double(), torch.rand(6, 2).double())
+    assert products.count == 5  # z of two layers, ∂C/∂W of two, ∂C/∂a of one
+
+
 # Trainer
 
 
@@ -229,6 +244,14 @@ def test_float32_stays_close_to_float64(backend: str) -> None:
     assert single_statistics.cost == pytest.approx(double_statistics.cost, rel=1e-5)
     assert single_statistics.grad_norm_total == pytest.approx(double_statistics.grad_norm_total, rel=1e-4)
     assert_same_parameters(single.double(), double, 1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_progress_counts_every_step(backend: str) -> None:
+    calls: list[int] = []
+    trainer = direct.Trainer(model([50, 10]), lr=0.1, batch_size=7, backend=backend)
+    trainer.launch(images(1000, 50), labels(1000, 10), progress=calls.append)
+    assert sum(calls) == 143
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -436,3 +459,5 @@ def test_what_is_no_image_or_no_number_is_refused() -> None:
         direct.Trainer(network, lr=math.nan, batch_size=2)
     with torch.autocast("cpu"), pytest.raises(RuntimeError, match="autocast is on"):
         trainer.step(torch.rand(2, 4), torch.rand(2, 3))
+    with torch.autocast("cpu"), pytest.raises(RuntimeError, match="autocast is on"):
+        direct.backward(network, torch.rand(2, 4).double(), torch.rand(2, 3).double())
