@@ -73,6 +73,18 @@ def _primal(tensor: Tensor) -> Tensor:
     return primal
 
 
+def needed(ctx: Any, *saved: Tensor | None) -> tuple[bool, ...]:
+    """Which inputs need a gradient; under torch.compile those as well whose part of `saved` is there.
+
+    Inside torch.func.grad, torch.compile before torch 2.15 knows it of intermediate values only: a weight beside one
+    would silently get a gradient of 0. What nobody needs, the compiler leaves out by itself.
+    """
+    needs: tuple[bool, ...] = ctx.needs_input_grad
+    if torch.compiler.is_compiling():
+        return tuple([need or tensor is not None for need, tensor in zip(needs, saved, strict=True)])
+    return needs
+
+
 def number(value: float, like: Tensor) -> Any:
     """`value` for arithmetic with `like`: in eager mode as a tensor without dimensions, made once.
 

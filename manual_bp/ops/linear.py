@@ -13,10 +13,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manual_bp.ops.function import HandDerivedFunction, forward_rule
+from manual_bp.ops.function import HandDerivedFunction, forward_rule, needed
 
 
 class LinearFunction(HandDerivedFunction):
@@ -28,15 +29,18 @@ class LinearFunction(HandDerivedFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        x, weight, _ = inputs
+        x, weight, bias = inputs
+        if torch.compiler.is_compiling():
+            ctx.save_for_backward(x, weight, bias)  # see `needed`
+            return
         needs_dx, needs_dW, _ = ctx.needs_input_grad
         # ∂C/∂W needs x alone, ∂C/∂x needs W alone: a frozen W frees x, an input without gradient frees W.
-        ctx.save_for_backward(x if needs_dW else None, weight if needs_dx else None)
+        ctx.save_for_backward(x if needs_dW else None, weight if needs_dx else None, None)
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        needs_dx, needs_dW, needs_db = ctx.needs_input_grad
+        x, weight, bias = ctx.saved_tensors
+        needs_dx, needs_dW, needs_db = needed(ctx, weight, x, bias)
         dx = dW = db = None
         if needs_dx:
             dx = delta @ weight  # ∂C/∂a_prev = δ W  (..., n_in)
@@ -55,12 +59,12 @@ class LinearForwardMode(LinearFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
         x, weight, _ = inputs
-        HandDerivedFunction.save(ctx, x, weight)
+        HandDerivedFunction.save(ctx, x, weight, None)
 
     @staticmethod
     @forward_rule
     def jvp(ctx: Any, saved: list[Tensor], x_dot: Tensor, weight_dot: Tensor, bias_dot: Tensor | None) -> Tensor:
-        x, weight = saved
+        x, weight, _ = saved
         z_dot = F.linear(x_dot, weight) + F.linear(x, weight_dot)  # ẋ Wᵀ + x Ẇᵀ  (..., n_out)
         return z_dot if bias_dot is None else z_dot + bias_dot  # + ḃ  (..., n_out)
 

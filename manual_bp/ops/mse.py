@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.ops.function import HandDerivedFunction, forward_rule, number
+from manual_bp.ops.function import HandDerivedFunction, forward_rule, needed, number
 
 REDUCTIONS = ("half_per_example", "half_per_element", "mean", "sum", "none")
 # What torch.nn.functional.mse_loss itself calls, after checks and a broadcast that have no place here.
@@ -60,13 +60,13 @@ class MSELossFunction(HandDerivedFunction):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
         a, y, ctx.reduction = inputs
         needs_da, needs_dy, _ = ctx.needs_input_grad
-        if needs_da or needs_dy:
+        if needs_da or needs_dy or torch.compiler.is_compiling():  # see `needed`
             ctx.save_for_backward(a, y)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         a, y = ctx.saved_tensors
-        needs_da, needs_dy, _ = ctx.needs_input_grad
+        needs_da, needs_dy, _ = needed(ctx, a, y, None)
         two_s = 2 * scale(ctx.reduction, a.shape)
         # 2 s (a − y) ⊙ ∂L/∂C  (..., n_out). A factor up to 1 goes to g first, one above 1 comes last: nothing overflows
         # in float16 on the way to a gradient that fits.

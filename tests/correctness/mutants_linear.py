@@ -81,7 +81,7 @@ def _scaled_in_place(g: Tensor) -> Tensor:
 
 def _needs_everything(ctx: Any, inputs: Any, output: Any) -> None:
     x, weight, _ = inputs
-    ctx.save_for_backward(x, weight)
+    ctx.save_for_backward(x, weight, None)
 
 
 def _give_what_is_not_needed(ctx: Any, g: Tensor, gradients: list[Any]) -> None:
@@ -107,6 +107,7 @@ MUTANTS = (
                 saved_tensors=(
                     c.saved_tensors[0],
                     None if c.saved_tensors[1] is None else _transposed_if_square(c.saved_tensors[1]),
+                    c.saved_tensors[2],
                 ),
             )
         ),
@@ -169,7 +170,7 @@ MUTANTS = (
                     c.saved_tensors[0]
                     if c.saved_tensors[0] is None or c.saved_tensors[0].dim() < 3
                     else c.saved_tensors[0].flip(0),
-                    c.saved_tensors[1],
+                    *c.saved_tensors[1:],
                 ),
             )
         ),
