@@ -391,6 +391,46 @@ def test_bytes_mean_the_same_to_step_as_to_run(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_the_data_may_lie_in_memory_as_they_please(backend: str) -> None:
+    def trained(pixels: Tensor, y: Tensor, order: Tensor, dtype: torch.dtype) -> nn.Module:
+        network = model([8, 5, 3], dtype=dtype)
+        direct.Trainer(network, lr=0.5, batch_size=4, backend=backend).run(pixels, y, order)
+        return network
+
+    pixels, y, order = images(20, 8), torch.rand(20, 3), torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    for x in (pixels, pixels / 255, pixels.double() / 255):  # also of another dtype than the model
+        expected = trained(x, y, order, torch.float32)
+        strided = [t.t().contiguous().t() for t in (x, y)]
+        assert not any(t.is_contiguous() for t in strided)
+        got = trained(*strided, order.repeat_interleave(2)[::2], torch.float32)
+        assert_same_parameters(got, expected, 0)
+        reference = Reference(model([8, 5, 3], dtype=torch.float32).double(), "mean", 4)
+        reference.run(x.double() / (255 if x.dtype == torch.uint8 else 1), y.double(), order, [0.5] * 5)
+        assert_same_parameters(got, reference.network, 1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_layers_without_a_sigmoid_may_lie_inside(backend: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(mbp.Linear(8, 6), mbp.Linear(6, 5), mbp.Sigmoid(), mbp.Linear(5, 3)).double()
+    reference = Reference(twin(network), "mean", 4)
+    pixels, y = images(20, 8), torch.rand(20, 3, dtype=torch.float64)
+    direct.Trainer(network, lr=0.5, batch_size=4, backend=backend).run(pixels, y)
+    reference.run(pixels.double() / 255, y, torch.arange(20), [0.5] * 5)
+    assert_same_parameters(network, reference.network, 1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_saved_state_does_not_change_with_the_training(backend: str) -> None:
+    trainer = direct.Trainer(model([8, 3]), lr=0.5, momentum=0.9, batch_size=4, backend=backend)
+    trainer.run(images(20, 8), labels(20, 3))
+    saved = trainer.state_dict()
+    kept = copy.deepcopy(saved)
+    trainer.run(images(20, 8), labels(20, 3))
+    assert all(torch.equal(saved["momentum"][name], value) for name, value in kept["momentum"].items())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_model_that_was_rebuilt_since_is_refused(backend: str) -> None:
     network = model([4, 3])
     trainer = direct.Trainer(network, lr=0.1, batch_size=2, backend=backend)

@@ -36,7 +36,8 @@ def trained(
     torch.manual_seed(0)
     network = mbp.MLP([70, 45, 33, 10], dtype=dtype)
     trainer = direct.Trainer(network, lr=2.0, batch_size=64, backend="native", **options)  # type: ignore[arg-type]
-    return network, trainer.launch(*data(share), progress=progress).wait()
+    rates = [2.0 / (1 + step) for step in range(5)]
+    return network, trainer.launch(*data(share), lrs=rates, progress=progress).wait()
 
 
 @pytest.mark.parametrize("share", [0.2, 1.0], ids=["sparse", "dense"])
