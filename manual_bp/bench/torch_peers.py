@@ -110,14 +110,18 @@ class TorchFused(TorchEager):
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=problem.lr, fused=True)
 
 
-class Functions(TorchEager):
-    name = "Functions, autograd"
+class OfFunctions(ModuleContender):
+    """What makes a contender of the Functions of one of torch.nn."""
 
     def make_model(self) -> nn.Sequential:
         return mbp.convert(super().make_model())
 
     def cost(self, a: Tensor, y: Tensor) -> Tensor:
         return mbp.functional.mse_loss(a, y)
+
+
+class Functions(OfFunctions, TorchEager):
+    name = "Functions, autograd"
 
 
 class TorchCompiled(ModuleContender):
@@ -132,7 +136,7 @@ class TorchCompiled(ModuleContender):
         model, images, one_hot, lr = self.model, problem.images, problem.one_hot, problem.lr
 
         def cost(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return F.mse_loss(torch.func.functional_call(model, parameters, (x,)), y)
+            return self.cost(torch.func.functional_call(model, parameters, (x,)), y)
 
         def step(indices: Tensor) -> None:
             gradients = torch.func.grad(cost)(parameters, images[indices] * PIXEL_SCALE, one_hot[indices])
@@ -140,13 +144,21 @@ class TorchCompiled(ModuleContender):
                 for name, parameter in parameters.items():
                     parameter.sub_(gradients[name], alpha=lr)
 
-        torch.compiler.reset()
+        # torch.compile keeps what it made with the code object, which all contenders of this class would share.
+        step.__code__ = step.__code__.replace()
         self.step = torch.compile(step, fullgraph=True, dynamic=False)
+
+    def cost(self, a: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(a, y)
 
     def run(self) -> None:
         for indices in self.problem.batches():
             self.step(indices)
         self.finish()
+
+
+class FunctionsCompiled(OfFunctions, TorchCompiled):
+    name = "Functions, compiled"
 
 
 class TorchGraph(TorchEager):
