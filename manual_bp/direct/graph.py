@@ -1,7 +1,7 @@
 """`EagerEngine` on CUDA: a chunk of steps is captured once as a CUDA graph, and replayed by one launch.
 
-Everything that differs between chunks is read from the device: the indices, the learning rates. Nothing is waited for
-until the epoch's statistics are read.
+Everything that differs between chunks is read from the device: the indices, the learning rates. But for the recording,
+nothing is waited for until the epoch's statistics are read.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class GraphEngine(EagerEngine):
     _table: Tensor
     _key: tuple[object, ...] | None = None
     _replay: Callable[[], object] | None = None
+    _stream: torch.cuda.Stream | None = None
 
     @torch.no_grad()
     def run(self, epoch: Epoch) -> None:
@@ -45,16 +46,8 @@ class GraphEngine(EagerEngine):
         if order is None:
             order = torch.arange(images.shape[0], device=images.device)
         rates = to_device(torch.tensor(epoch.lrs, dtype=table.dtype), table.device)
-        # The graph works on fixed addresses: the data are copied to where it was recorded, and where the parameters
-        # have moved it is recorded anew.
-        addresses = tuple(tensor.data_ptr() for tensor in self._trained())
-        key = (images.shape, images.dtype, targets.shape, pixel_scale, norms, addresses)
-        if key == self._key:
-            self._images.copy_(images)
-            self._targets.copy_(targets)
-        else:
-            self._key, self._replay = key, None
-            self._images, self._targets = images.clone(), targets.clone()
+        if order.shape[0] >= self.batch_size * self.steps_per_chunk:  # there is a whole chunk
+            self._keep(images, targets, pixel_scale, norms)
         step = 0
         for start, m, count in self._plan(order.shape[0]):
             rows, steps = slice(start, start + m * count), slice(step, step + count)
@@ -73,7 +66,23 @@ class GraphEngine(EagerEngine):
             self._indices.copy_(order[rows])
             self._rates.copy_(rates[steps])
             self._replay()
+            # Autograd is to know that they changed, as after any operation in place: a launched graph does not tell.
+            torch.autograd.graph.increment_version(self._trained())
             table[steps].copy_(self._table)
+
+    def _keep(self, images: Tensor, targets: Tensor, pixel_scale: float, norms: bool) -> None:
+        """Copy the data to where the graph was recorded, for it works on fixed addresses.
+
+        Where the parameters have moved, or anything else is not as it was, it is to be recorded anew.
+        """
+        addresses = tuple(tensor.data_ptr() for tensor in self._trained())
+        key = (images.shape, images.dtype, targets.shape, pixel_scale, norms, addresses)
+        if key == self._key:
+            self._images.copy_(images)
+            self._targets.copy_(targets)
+        else:
+            self._key, self._replay = key, None
+            self._images, self._targets = images.clone(), targets.clone()
 
     def _captured(self, pixel_scale: float, norms: bool) -> None:
         self._chunk_steps(self._images, self._targets, self._indices, self._rates, pixel_scale, self._table, norms)
@@ -97,16 +106,21 @@ class GraphEngine(EagerEngine):
         """`work` as a graph; or `work` itself, with a notice, where it cannot be captured."""
         tensors = self._trained()
         before = [tensor.clone() for tensor in tensors]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            work()  # libraries make their workspaces on the first call, which cannot be captured
-        torch.cuda.current_stream().wait_stream(stream)
+        work()  # libraries make their handles, and this its buffers, on the first call, which cannot be captured
         for tensor, value in zip(tensors, before, strict=True):
             tensor.copy_(value)
+        # A stream of its own: torch.cuda.graph's is on the device that was current when it was first used, and cuBLAS's
+        # workspace, which belongs to a stream, would be freed with the first of all graphs recorded there.
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # Other threads, such as a DataLoader's, may go on using CUDA. The outer `with` puts the current stream back
+            # where the inner one fails to: in older versions after a capture that was invalidated.
+            with (
+                torch.cuda.stream(self._stream),
+                torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+            ):
                 work()
         except RuntimeError as error:
             print(f"manual_bp: no CUDA graph ({str(error).splitlines()[0]}); training call by call", file=sys.stderr)

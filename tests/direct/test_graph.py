@@ -1,8 +1,8 @@
-"""The CUDA engine: its arithmetic on any machine, with recording replaced by repeating; recording where CUDA is."""
+"""The CUDA engine: on any machine with graphs that are tapes; on CUDA where it is."""
 
 from __future__ import annotations
 
-import copy
+import threading
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from manual_bp import direct
 from manual_bp.direct import eager
 from manual_bp.direct.graph import GraphEngine
 from manual_bp.direct.layers import layers
+from tests.direct import tape
 
 OPTIONS = [{}, {"momentum": 0.9}, {"weight_decay": 0.01}, {"momentum": 0.5, "weight_decay": 0.01}]
 
@@ -23,26 +24,34 @@ def data(device: str = "cpu") -> tuple[Tensor, Tensor]:
     return pixels.to(device), torch.randint(0, 10, (700,), generator=generator).to(device)
 
 
+def graph_trainer(model: mbp.MLP, batch_size: int, **options: float) -> direct.Trainer:
+    """A trainer with the graph engine, on the CPU too."""
+    if next(model.parameters()).is_cuda:
+        trainer = direct.Trainer(model, lr=0.0, batch_size=batch_size, **options)  # type: ignore[arg-type]
+        assert trainer.backend == "graph"
+        return trainer
+    trainer = direct.Trainer(model, lr=0.0, batch_size=batch_size, backend="torch", **options)  # type: ignore[arg-type]
+    trainer._engine = GraphEngine(
+        layers(model),
+        trainer._engine.buffers,  # type: ignore[attr-defined]
+        reduction="mean",
+        momentum=options.get("momentum", 0.0),
+        weight_decay=options.get("weight_decay", 0.0),
+        batch_size=batch_size,
+    )
+    return trainer
+
+
+def network(device: str = "cpu") -> mbp.MLP:
+    torch.manual_seed(0)
+    return mbp.MLP([40, 20, 10], dtype=torch.float64, device=device)
+
+
 def assert_same_training(device: str, batch_size: int, options: dict[str, float]) -> None:
     """Two epochs against the loop of PyTorch calls; 700 examples leave a shorter chunk and a smaller batch."""
-    torch.manual_seed(0)
-    expected = mbp.MLP([40, 20, 10], dtype=torch.float64, device=device)
-    got = copy.deepcopy(expected)
-    common = {"lr": 0.0, "batch_size": batch_size, **options}
-    reference = direct.Trainer(expected, backend="torch", **common)  # type: ignore[arg-type]
-    if device == "cpu":
-        trainer = direct.Trainer(got, backend="torch", **common)  # type: ignore[arg-type]
-        trainer._engine = GraphEngine(
-            layers(got),
-            trainer._engine.buffers,  # type: ignore[attr-defined]
-            reduction="mean",
-            momentum=options.get("momentum", 0.0),
-            weight_decay=options.get("weight_decay", 0.0),
-            batch_size=batch_size,
-        )
-    else:
-        trainer = direct.Trainer(got, **common)  # type: ignore[arg-type]
-        assert trainer.backend == "graph"
+    expected, got = network(device), network(device)
+    reference = direct.Trainer(expected, lr=0.0, batch_size=batch_size, backend="torch", **options)  # type: ignore[arg-type]
+    trainer = graph_trainer(got, batch_size, **options)
     pixels, labels = data(device)
     for epoch in range(2):
         order = torch.randperm(700, generator=torch.Generator().manual_seed(epoch)).to(device)
@@ -58,25 +67,150 @@ def assert_same_training(device: str, batch_size: int, options: dict[str, float]
         torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
 
 
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> type[tape.Machine]:
+    """Graphs are tapes, and a chunk is shorter, so that an epoch has several."""
+    tape.insert(monkeypatch)
+    monkeypatch.setattr(eager, "CHUNK_EXAMPLES", 200)
+    return tape.Machine
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("batch_size", [10, 64])
-def test_its_arithmetic_is_that_of_the_loop(
-    batch_size: int, options: dict[str, float], monkeypatch: pytest.MonkeyPatch
+def test_on_tape_it_is_that_of_the_loop(
+    batch_size: int, options: dict[str, float], machine: type[tape.Machine]
 ) -> None:
-    recorded = []
-    monkeypatch.setattr(GraphEngine, "_record", lambda _, work: recorded.append(work) or work)
-    monkeypatch.setattr(eager, "CHUNK_EXAMPLES", 200)
     assert_same_training("cpu", batch_size, options)
-    assert len(recorded) == 1  # once for both epochs
+    (recorded,) = machine.tapes  # once for both epochs
+    assert recorded.replays == 6
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def train(trainer: direct.Trainer, n: int = 700) -> None:
+    pixels, labels = data(str(trainer.device))
+    steps = -(-n // trainer.batch_size)
+    trainer.run(pixels[:n], labels[:n], lrs=[0.1] * steps)
+
+
+def test_a_remainder_does_not_end_a_graph(machine: type[tape.Machine]) -> None:
+    """A smaller set without a whole chunk has no use for the graph, and leaves it as it is."""
+    trainer = graph_trainer(network(), 64)
+    for n in (700, 60, 700, 190):
+        train(trainer, n)
+    assert len(machine.tapes) == 1
+
+
+def test_every_engine_records_on_a_stream_of_its_own(machine: type[tape.Machine]) -> None:
+    one, other = graph_trainer(network(), 64), graph_trainer(network(), 64)
+    train(one)
+    train(one, 699)  # recorded anew
+    machine.device = "cuda:1"
+    train(other)
+    first, again, second = (options["stream"] for options in machine.captures)
+    assert first is again
+    assert first is not second
+    assert [options["capture_error_mode"] for options in machine.captures] == ["thread_local"] * 3
+
+
+def test_what_cannot_be_captured_is_called(machine: type[tape.Machine], capsys: pytest.CaptureFixture[str]) -> None:
+    machine.failure = "operation not permitted"
+    assert_same_training("cpu", 64, {})
+    assert "no CUDA graph (operation not permitted); training call by call" in capsys.readouterr().err
+    assert machine.stream is None  # the current one is as it was
+
+
+def test_autograd_notices_a_replay(machine: type[tape.Machine]) -> None:
+    model = network()
+    trainer = graph_trainer(model, 64)
+    train(trainer, 192)  # one chunk, so that nothing but the graph changes them in the next epoch
+    cost = model(torch.rand(3, 40, dtype=torch.float64)).sum()
+    train(trainer, 192)
+    assert machine.tapes[0].replays == 2
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        cost.backward()
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@needs_cuda
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("batch_size", [10, 64])
 def test_recorded_on_cuda_it_is_that_of_the_loop(
-    batch_size: int, options: dict[str, float], capsys: pytest.CaptureFixture[str]
+    batch_size: int, options: dict[str, float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(eager, "CHUNK_EXAMPLES", 200)  # several replays an epoch
     assert_same_training("cuda", batch_size, options)
+    assert "no CUDA graph" not in capsys.readouterr().err
+
+
+@needs_cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
+def test_a_recorded_epoch_is_not_waited_for() -> None:
+    trainer = graph_trainer(network("cuda"), 64)
+    train(trainer)
+    pixels, labels = data("cuda")
+    order = torch.arange(700, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        launched = trainer.launch(pixels, labels, order, [0.1] * 11)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert launched.wait().steps == 11
+
+
+@needs_cuda
+def test_a_graph_outlives_another_engine() -> None:
+    """cuBLAS's workspace is that of a stream: freed with one graph, it must not be written by another."""
+    images, labels = torch.rand(2048, 784, device="cuda"), torch.randint(0, 10, (2048,), device="cuda")
+
+    def trainer() -> direct.Trainer:
+        torch.manual_seed(0)
+        return direct.Trainer(mbp.MLP([784, 128, 10], device="cuda"), lr=1.0, batch_size=512)
+
+    kept, other, expected = trainer(), trainer(), trainer()
+    other.run(images, labels)
+    kept.run(images, labels)
+    del other
+    torch.cuda.empty_cache()
+    mine = torch.full((2**26,), torch.nan, device="cuda")  # takes what was freed
+    got = kept.run(images, labels)
+    assert mine.isnan().all()
+    expected.run(images, labels)
+    assert got.squared_error == pytest.approx(expected.run(images, labels).squared_error, rel=1e-5)
+
+
+@needs_cuda
+def test_other_threads_may_use_cuda_while_it_records(capsys: pytest.CaptureFixture[str]) -> None:
+    done = threading.Event()
+    failures: list[Exception] = []
+
+    def pin() -> None:
+        size = 1
+        while not done.is_set():
+            try:
+                torch.empty(size := size % 4_000_000 + 1000).pin_memory()
+            except Exception as error:
+                failures.append(error)
+                return
+
+    thread = threading.Thread(target=pin)
+    thread.start()
+    try:
+        for _ in range(3):
+            train(graph_trainer(network("cuda"), 1))  # 512 steps in a chunk take a while to capture
+    finally:
+        done.set()
+        thread.join()
+    assert not failures
+    assert "no CUDA graph" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+def test_on_each_of_several_devices(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whichever is current, and whichever was recorded on before."""
+    for where in ("cuda:0", device):
+        assert_same_training(where, 64, {})
     assert "no CUDA graph" not in capsys.readouterr().err
 
 
