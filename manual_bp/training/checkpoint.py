@@ -97,6 +97,18 @@ def find(resume: str, logdir: Path) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime_ns)
 
 
+def device(options: Options, given: set[str]) -> str:
+    """The device to compute on, as --device takes it: that of the run which is resumed, where the flag is not given.
+
+    Raises:
+        UserError: as `find`, `read` and `resumed_options`.
+    """
+    if options.resume is None:
+        return options.device
+    path = find(options.resume, Path(options.logdir))
+    return resumed_options(options, given, read(path), path).device
+
+
 def resumed_options(options: Options, given: set[str], state: dict[str, Any], path: Path) -> Options:
     """The flags a resumed run goes on with: the run's own, and of the command line's those that may change.
 

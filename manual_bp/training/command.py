@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from manual_bp.training import machine, world
+from manual_bp.training import checkpoint, machine, world
 from manual_bp.training.errors import UsageError, UserError
 from manual_bp.training.options import parse
 from manual_bp.training.run import Result, Run
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> Result:
     run: Run | None = None
     try:
         with _sigterm_raises():
-            device, device_why = machine.choose_device(options.device)
+            device, device_why = machine.choose_device(checkpoint.device(options, given))
             with machine.current(device), world.join(device) as processes:
                 run = Run(options, given, device, device_why, processes)
                 with machine.configured(run.threads, run.options.deterministic):

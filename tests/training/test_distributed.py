@@ -21,7 +21,20 @@ from manual_bp.training.command import main
 from manual_bp.training.run import Result
 
 ROOT = Path(__file__).parents[2]
-FLAGS = ["--dataset", "digits", "--dtype", "float64", "--hidden", "24", "--lr", "0.01", "--momentum", "0.5"]
+FLAGS = [
+    "--dataset",
+    "digits",
+    "--device",
+    "cpu",
+    "--dtype",
+    "float64",
+    "--hidden",
+    "24",
+    "--lr",
+    "0.01",
+    "--momentum",
+    "0.5",
+]
 
 
 def torchrun(processes: int, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from manual_bp.training import machine
 from manual_bp.training.command import main
 from manual_bp.training.run import Result, Run
 
@@ -158,9 +159,21 @@ def test_a_checkpoint_is_named_as_well_as_its_folder(train: Train) -> None:
     assert main(["--resume", str(done.folder / "checkpoint.pt")]).folder == done.folder
 
 
+def test_a_run_goes_on_where_it_was(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device that it was started with, whatever else the machine has."""
+    done = train("--epochs", "1", "--device", "cpu")
+    assert done.folder is not None
+    asked = []
+    choose = machine.choose_device
+    monkeypatch.setattr(machine, "choose_device", lambda name: asked.append(name) or choose(name))
+    main(["--resume", str(done.folder)])
+    main(["--resume", str(done.folder), "--device", "auto"])
+    assert asked == ["cpu", "auto"]
+
+
 def _endless(logdir: str) -> None:
     os.setsid()
-    main(["--dataset", "digits", "--epochs", "100000", "--logdir", logdir, "--run-name", "cut"])
+    main(["--dataset", "digits", "--device", "cpu", "--epochs", "100000", "--logdir", logdir, "--run-name", "cut"])
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -179,7 +192,7 @@ def test_signals_end_a_run_in_order(forkserver: Any, tmp_path: Path, number: int
     assert result.test_accuracy > 0
 
 
-FLAGS = ["--dataset", "digits", "--epochs", "12", "--momentum", "0.5", "--lr", "0.5"]
+FLAGS = ["--dataset", "digits", "--device", "cpu", "--epochs", "12", "--momentum", "0.5", "--lr", "0.5"]
 
 
 def _run(flags: list[str]) -> None:

@@ -126,7 +126,8 @@ def no_network(name: str, root: Path) -> None:
 
 @pytest.mark.slow
 def test_output_that_cannot_be_printed_or_written(tmp_path: Path) -> None:
-    command = [sys.executable, "train.py", "--dataset", "digits", "--epochs", "1", "--logdir", str(tmp_path)]
+    command = [sys.executable, "train.py", "--dataset", "digits", "--device", "cpu", "--epochs", "1"]
+    command += ["--logdir", str(tmp_path)]
     ascii_only = subprocess.run(
         [*command, "--run-name", "ascii"],
         cwd=ROOT,
