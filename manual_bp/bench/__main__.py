@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if device.type == "cuda" and not torch.cuda.is_available():
         print("manual_bp.bench: --device cuda, but there is no CUDA device here; use --device cpu", file=sys.stderr)
         return 1
+    if device.index:  # streams, graphs and figures of memory are those of the current device
+        torch.cuda.set_device(device)
     os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # a first run compiles, whatever ran here before
     images, labels, source = problem.load_data()
     print(f"{report.machine(device)}; float32; {source}; every cost checked against float64")

@@ -41,8 +41,8 @@ def _ready(problem: Problem, contender: str) -> Contender:
 
 
 def _on_cuda(problem: Problem, contender: str) -> int | None:
-    if contender == "jax":
-        return None  # it has an allocator of its own
+    if contender in ("numpy", "sklearn", "jax", "cuda-graph"):
+        return None  # not on the device, or with an allocator of its own, or taken when the graph was recorded
     ready = _ready(problem, contender)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()

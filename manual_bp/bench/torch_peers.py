@@ -177,7 +177,8 @@ class TorchGraph(TorchEager):
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         self.optimizer.zero_grad()
-        with torch.cuda.graph(self.graph):
+        # A stream of its own: cuBLAS's workspace belongs to it, and is freed with the first graph recorded there.
+        with torch.cuda.graph(self.graph, stream=torch.cuda.Stream()):
             self.step(self.indices)
 
     def run(self) -> None:
