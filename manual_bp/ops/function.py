@@ -89,13 +89,14 @@ def number(value: float, like: Tensor) -> Any:
     """`value` for arithmetic with `like`: in eager mode as a tensor without dimensions, made once.
 
     PyTorch makes such a tensor of a Python number at every call, which takes a small layer as long as the arithmetic.
-    Not for a `like` without dimensions, whose dtype it would widen; and where tensors are transformed, traced or
-    faked, a tensor from outside would be foreign.
+    Not for a `like` without dimensions, whose dtype it would widen, nor on Apple's GPUs, which have no float64; and
+    where tensors are transformed, traced or faked, a tensor from outside would be foreign.
     """
     plain = (
         type(like) is Tensor
         and like.dim() > 0
         and not torch.compiler.is_compiling()
+        and not like.is_mps
         and functorch.peek_interpreter_stack() is None
         and torch._C._len_torch_dispatch_stack() == 0
     )
