@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on `device`. On CUDA nothing is waited for, which takes page-locked memory."""
-    if device.type == "cuda":
+    """`tensor` on `device`. From the CPU to CUDA nothing is waited for, which takes page-locked memory."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 

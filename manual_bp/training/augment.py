@@ -27,6 +27,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manual_bp.direct.transfer import to_device
+
 _SIDE = 28.0  # lengths are given in pixels of an image of this side, and scale with the image
 _KEPT = 0.999  # share of the elastic field's variance that its terms must hold
 _CHUNK = 500  # images at a time: their fields and samples stay in the processor's cache
@@ -72,7 +74,7 @@ def augment(images: Tensor, side: int, generator: torch.Generator, distortion: D
     strength = distortion or Distortion()
     fields = _fields(side, strength)  # (3 + terms, pixels)
     coefficients = _coefficients(len(images), len(fields), strength, generator)  # (N, 2, 3 + terms)
-    fields, coefficients = fields.to(images.device), coefficients.to(images.device)
+    fields, coefficients = to_device(fields, images.device), to_device(coefficients, images.device)
     distorted = torch.empty_like(images)
     for start in range(0, len(images), _CHUNK):
         rows = slice(start, start + _CHUNK)

@@ -52,7 +52,7 @@ class Engine(Protocol):
     ) -> Trained:
         """Visit the examples of `part` in `order`, one learning rate a step; call `progress(n)` after n steps.
 
-        The device is not waited for.
+        The device is not waited for, but by GradScaler: with --amp fp16 it reads after each step whether it overflowed.
         """
         ...
 

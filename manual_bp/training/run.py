@@ -178,7 +178,7 @@ class Run:
         return dataset if self.world.writes else data.load(options.dataset, options.data_dir)
 
     def _epoch(self, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Train for an epoch and measure; an accelerator is waited for once.
+        """Train for an epoch and measure; an accelerator is waited for once, but by GradScaler.
 
         Returns:
             The row of metrics.jsonl, and the state to be saved, on the CPU.
