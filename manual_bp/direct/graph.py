@@ -30,6 +30,11 @@ class GraphEngine(EagerEngine):
     _replay: Callable[[], object] | None = None
     _stream: torch.cuda.Stream | None = None
 
+    def __getstate__(self) -> dict[str, object]:
+        """All but what belongs to the recording: a copy has parameters of its own, and makes its own."""
+        recording = ("_images", "_targets", "_indices", "_rates", "_table", "_key", "_replay", "_stream")
+        return {name: value for name, value in self.__dict__.items() if name not in recording}
+
     @torch.no_grad()
     def run(self, epoch: Epoch) -> None:
         """As `Engine.run`."""

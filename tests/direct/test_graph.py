@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 
 import pytest
@@ -109,6 +110,30 @@ def test_every_engine_records_on_a_stream_of_its_own(machine: type[tape.Machine]
     assert first is again
     assert first is not second
     assert [options["capture_error_mode"] for options in machine.captures] == ["thread_local"] * 3
+
+
+def test_a_copy_records_for_itself(machine: type[tape.Machine]) -> None:
+    trainer = graph_trainer(network(), 64)
+    train(trainer)
+    twin = copy.deepcopy(trainer)
+    for one in (trainer, twin):
+        train(one)
+    assert [recorded.replays for recorded in machine.tapes] == [6, 3]
+    for p, q in zip(trainer._model.parameters(), twin._model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_parameters_that_moved_are_recorded_anew(machine: type[tape.Machine]) -> None:
+    models = network(), network()
+    trainer, reference = graph_trainer(models[0], 64), graph_trainer(models[1], 64)
+    for moves in (False, True):
+        if moves:
+            models[0][0].weight.data = models[0][0].weight.data.clone()
+        train(trainer)
+        train(reference)
+    assert len(machine.tapes) == 3
+    for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 def test_what_cannot_be_captured_is_called(machine: type[tape.Machine], capsys: pytest.CaptureFixture[str]) -> None:
