@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,6 +79,10 @@ class EagerEngine:
         self._chunks: dict[tuple[int, int], Chunk] = {}
         self._gradients: list[Tensor | None] = [None] * len(layers)
         self._zero = layers[0].weight.new_zeros(())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the buffers: pickle would make of each view a tensor with memory of its own."""
+        return {**self.__dict__, "_chunks": {}, "_gradients": [None] * len(self.layers)}
 
     @torch.no_grad()
     def run(self, epoch: Epoch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,10 +31,10 @@ class GraphEngine(EagerEngine):
     _replay: Callable[[], object] | None = None
     _stream: torch.cuda.Stream | None = None
 
-    def __getstate__(self) -> dict[str, object]:
-        """All but what belongs to the recording: a copy has parameters of its own, and makes its own."""
-        recording = ("_images", "_targets", "_indices", "_rates", "_table", "_key", "_replay", "_stream")
-        return {name: value for name, value in self.__dict__.items() if name not in recording}
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the graph, which is recorded anew, and the copies it works on."""
+        recorded = GraphEngine.__annotations__
+        return {name: value for name, value in super().__getstate__().items() if name not in recorded}
 
     @torch.no_grad()
     def run(self, epoch: Epoch) -> None:

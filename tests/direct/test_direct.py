@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -476,6 +477,16 @@ def test_a_trainer_can_be_copied(backend: str) -> None:
     trainer.run(x, y)
     again = copy.deepcopy(trainer)
     assert again.run(x, y) == trainer.run(x, y)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_trainer_can_be_pickled(backend: str) -> None:
+    x, y = images(6, 4), labels(6, 3)
+    trainer = direct.Trainer(model([4, 3]), lr=0.1, momentum=0.5, batch_size=2, backend=backend)
+    trainer.run(x, y)
+    again = pickle.loads(pickle.dumps(trainer))
+    for _ in range(2):
+        assert again.run(x, y) == trainer.run(x, y)
 
 
 def test_backward_takes_targets_of_another_dtype_as_mse_loss_does() -> None:

@@ -242,3 +242,16 @@ def test_on_each_of_several_devices(device: str, capsys: pytest.CaptureFixture[s
 def test_it_needs_cuda() -> None:
     with pytest.raises(RuntimeError, match="backend 'graph' needs a model on CUDA, not on cpu"):
         direct.Trainer(mbp.MLP([4, 3]), lr=0.1, batch_size=2, backend="graph")
+
+
+def test_an_engine_is_copied_without_its_recording() -> None:
+    """What replays a CUDA graph can neither be copied nor pickled."""
+    network = mbp.MLP([40, 20, 10])
+    engine = GraphEngine(
+        layers(network), [(None, None)] * 2, reduction="mean", momentum=0, weight_decay=0, batch_size=10
+    )
+    engine._key, engine._images, engine._replay = (), torch.zeros(3), threading.Lock().acquire
+    again = copy.deepcopy(engine)
+    assert again._replay is None
+    assert again._key is None
+    assert not hasattr(again, "_images")
