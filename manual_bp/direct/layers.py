@@ -28,7 +28,7 @@ def sequence(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
     Raises:
         TypeError: a module that is neither; only exact types count, because a subclass may compute something else.
-        RuntimeError: a module or parameter with hooks, which would not be run.
+        RuntimeError: a module or parameter with hooks, or a module whose `forward` was replaced: neither would be run.
     """
     modules = list(_flatten("", model))
     if not any(type(module) in _LINEAR for _, module in modules):
@@ -41,7 +41,7 @@ def layers(model: nn.Module) -> list[Layer]:
 
     Raises:
         TypeError: as `sequence`; or a Sigmoid that does not follow a Linear.
-        RuntimeError: as `sequence`; or a parameter used twice.
+        RuntimeError: as `sequence`; a parameter used twice, or shapes that do not fit.
     """
     found: list[Layer] = []
     previous: nn.Module | None = None
@@ -55,10 +55,32 @@ def layers(model: nn.Module) -> list[Layer]:
                 f"direct: Sigmoid {name!r} does not follow a Linear: use the autograd engine for this model"
             )
         previous = module
+    _check_shapes(found)
     parameters: list[Tensor] = [p for layer in found for p in (layer.weight, layer.bias) if p is not None]
-    if len({id(p) for p in parameters}) < len(parameters):
-        raise RuntimeError("direct: a parameter is shared by two layers: use the autograd engine for this model")
+    # By address too: `a.weight.data = b.weight.data` shares it as well. Without memory (meta) the address is 0.
+    for keys in ({id(p) for p in parameters}, {p.data_ptr() or id(p) for p in parameters}):
+        if len(keys) < len(parameters):
+            raise RuntimeError("direct: a parameter is shared by two layers: use the autograd engine for this model")
     return found
+
+
+def _check_shapes(found: list[Layer]) -> None:
+    """The native loop goes by them where torch would notice: a mistake there is another's memory."""
+    before: int | None = None
+    for layer in found:
+        weight, bias = tuple(layer.weight.shape), None if layer.bias is None else tuple(layer.bias.shape)
+        if len(weight) != 2 or 0 in weight:
+            raise RuntimeError(
+                f"direct: weight {weight} of layer {layer.name!r}: (n_out, n_in), none of them 0, is expected"
+            )
+        if before not in (None, weight[1]):
+            raise RuntimeError(
+                f"direct: weight {weight} of layer {layer.name!r}: ({weight[0]}, {before}) is expected, as the layer "
+                f"before it has {before} outputs"
+            )
+        if bias not in (None, weight[:1]):
+            raise RuntimeError(f"direct: bias {bias} of layer {layer.name!r}: {weight[:1]} is expected")
+        before = weight[0]
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -72,6 +94,11 @@ def _flatten(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 f"direct: module {name or 'model'!r} has hooks, which would not run: "
                 f"remove them, or use the autograd engine"
             )
+    if "forward" in module.__dict__:
+        raise RuntimeError(
+            f"direct: module {name or 'model'!r} has a forward of its own, which would not run: "
+            f"remove it, or use the autograd engine"
+        )
     for parameter_name, parameter in module._parameters.items():
         if parameter is not None and (parameter._backward_hooks or parameter._post_accumulate_grad_hooks):
             raise RuntimeError(

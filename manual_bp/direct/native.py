@@ -106,20 +106,21 @@ class NativeEngine:
         images, targets, order = epoch.images, epoch.targets, epoch.order
         if images.dtype != torch.uint8:
             images = images.to(epoch.table.dtype)
-        images, targets = images.contiguous(), targets.contiguous()
+        images, targets = images.contiguous().resolve_neg(), targets.contiguous().resolve_neg()
         if order is None:
             order = torch.arange(epoch.examples, device=images.device)
         order = order.contiguous()
         share = _share_of_nonzeros(images)
         skip_zeros = share < DENSE
         state = [self._layer(layer, pair) for layer, pair in zip(self.layers, self.buffers, strict=True)]
-        first, *others = [self.batch_size * layer.weight.numel() for layer in self.layers]
+        size = min(self.batch_size, epoch.examples)
+        first, *others = [size * layer.weight.numel() for layer in self.layers]
         steps = max(1, int(SLICE_WORK / (first + sum(others))))
         threads = int(((share if skip_zeros else 1) * first + sum(others)) / WORK_PER_THREAD)
-        slices = zip(order.split(steps * self.batch_size), epoch.table.split(steps), strict=True)
+        slices = zip(order.split(steps * size), epoch.table.split(steps), strict=True)
         for i, (rows, table) in enumerate(slices):
             rates = torch.tensor(epoch.lrs[i * steps : i * steps + len(table)], dtype=torch.float64, device="cpu")
-            n, batch = len(rows), min(self.batch_size, len(rows))
+            n, batch = len(rows), min(size, len(rows))
             run = _Run(
                 layers=(_Layer * len(state))(*state),
                 images=images.data_ptr(),

@@ -74,9 +74,9 @@ class Launched:
         for i, layer in enumerate(self.layers if self.norms else []):
             delta, weight, bias = means[NORMS_PER_LAYER * i : NORMS_PER_LAYER * (i + 1)]
             delta_norm[layer.name] = delta
-            grad_norm[f"{layer.name}.weight"] = weight
+            grad_norm[f"{layer.name}.weight".lstrip(".")] = weight
             if layer.bias is not None:
-                grad_norm[f"{layer.name}.bias"] = bias
+                grad_norm[f"{layer.name}.bias".lstrip(".")] = bias
         return Statistics(
             steps=self.steps,
             examples=self.examples,

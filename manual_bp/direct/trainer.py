@@ -48,7 +48,7 @@ class Trainer:
 
     Raises:
         TypeError: a module other than Linear and Sigmoid, or another dtype.
-        RuntimeError: hooks, frozen or shared parameters; "native" where it cannot be had.
+        RuntimeError: hooks, frozen or shared parameters, shapes that do not fit; "native" where it cannot be had.
         ValueError: an unknown reduction or backend, or a number out of range.
     """
 
@@ -72,9 +72,9 @@ class Trainer:
         batch_size = operator.index(batch_size)
         if batch_size < 1:
             raise ValueError(f"direct: batch_size {batch_size} is less than 1")
-        self.reduction = reduction
+        self._reduction, self._batch_size = reduction, batch_size
+        self._momentum, self._weight_decay = momentum, weight_decay
         self.lr = lr
-        self.batch_size = batch_size
         self._model, self._layers = model, layers(model)
         self._named = {}
         for layer in self._layers:
@@ -85,6 +85,7 @@ class Trainer:
         self.device, self.dtype = first.device, first.dtype
         if self.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"direct: the model is {self.dtype}: float32 or float64 is needed")
+        self._shapes = {name: parameter.shape for name, parameter in self._named.items()}
         self._check_parameters()
         self._buffers = {n: torch.zeros_like(p) for n, p in self._named.items()} if momentum else {}
         self.backend, self._engine = self._choose(
@@ -94,6 +95,26 @@ class Trainer:
             weight_decay=weight_decay,
             batch_size=batch_size,
         )
+
+    @property
+    def reduction(self) -> str:
+        """As given: a new Trainer takes another."""
+        return self._reduction
+
+    @property
+    def momentum(self) -> float:
+        """As given: a new Trainer takes another."""
+        return self._momentum
+
+    @property
+    def weight_decay(self) -> float:
+        """As given: a new Trainer takes another."""
+        return self._weight_decay
+
+    @property
+    def batch_size(self) -> int:
+        """As given: a new Trainer takes another."""
+        return self._batch_size
 
     def _choose(self, backend: str, **options: Any) -> tuple[str, Engine]:
         buffers = _by_layer(self._layers, list(self._buffers.values()))
@@ -201,8 +222,10 @@ class Trainer:
         """Take over the buffers of `state_dict`.
 
         Raises:
-            RuntimeError: the names or shapes are not those of this trainer's buffers.
+            RuntimeError: the names or shapes are not those of this trainer's buffers; none is taken over then.
         """
+        if "momentum" not in state:
+            raise RuntimeError(f"direct: a state with {sorted(state)}: what Trainer.state_dict returned is expected")
         saved = state["momentum"]
         if set(saved) != set(self._buffers):
             raise RuntimeError(f"direct: saved momentum for {sorted(saved)}: {sorted(self._buffers)} is expected")
@@ -211,6 +234,7 @@ class Trainer:
                 raise RuntimeError(
                     f"direct: saved momentum of {name} {tuple(saved[name].shape)}: {tuple(buffer.shape)} is expected"
                 )
+        for name, buffer in self._buffers.items():  # all of them, or none
             buffer.copy_(saved[name])
 
     def _scale(self, examples: int) -> float:
@@ -235,7 +259,12 @@ class Trainer:
         if images.dim() != 2 or images.shape[1] != n_in:
             raise RuntimeError(f"direct: input {tuple(images.shape)}: (N, {n_in}) is expected")
         if targets.dim() == 1 and not targets.is_floating_point():
-            targets = F.one_hot(targets.long(), n_out)
+            targets = targets.long()
+            if targets.device.type == "cpu" and targets.numel():
+                low, high = int(targets.min()), int(targets.max())
+                if not 0 <= low <= high < n_out:
+                    raise RuntimeError(f"direct: labels from {low} to {high}: 0 … {n_out - 1} is expected")
+            targets = F.one_hot(targets, n_out)
         if targets.shape != (n, n_out):
             raise RuntimeError(f"direct: target {tuple(targets.shape)}: ({n}, {n_out}) is expected")
         if order is not None:
@@ -262,6 +291,11 @@ class Trainer:
         ]:
             raise RuntimeError("direct: the model has other layers or parameters than it had: make a new Trainer")
         for name, parameter in self._named.items():
+            if parameter.shape != self._shapes[name]:
+                raise RuntimeError(
+                    f"direct: {name} is {tuple(parameter.shape)}, it was {tuple(self._shapes[name])}: "
+                    f"make a new Trainer"
+                )
             if parameter.dtype != self.dtype:
                 raise TypeError(f"direct: {name} is {parameter.dtype}, the first layer was {self.dtype}")
             if parameter.device != self.device:

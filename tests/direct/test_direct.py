@@ -318,6 +318,30 @@ def shared() -> nn.Module:
     return nn.Sequential(layer, nn.Sigmoid(), layer)
 
 
+def shared_by_address() -> nn.Module:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 4))
+    network[2].weight.data = network[0].weight.data
+    return network
+
+
+def patched() -> nn.Module:
+    network = model([4, 3])
+    network[0].forward = lambda x: x[:, :3]
+    return network
+
+
+def one_bias_for_all() -> nn.Module:
+    network = model([4, 3])
+    network[0].bias = nn.Parameter(torch.zeros(1, dtype=torch.float64))  # F.linear would broadcast it
+    return network
+
+
+def no_inputs() -> nn.Module:
+    network = model([4, 3])
+    network[0].weight = nn.Parameter(torch.zeros(3, 0, dtype=torch.float64))
+    return network
+
+
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
@@ -329,6 +353,15 @@ def shared() -> nn.Module:
         (hooked, RuntimeError, "'0' has hooks"),
         (frozen, RuntimeError, r"0\.bias is frozen"),
         (shared, RuntimeError, "shared by two layers"),
+        (shared_by_address, RuntimeError, "shared by two layers"),
+        (patched, RuntimeError, "'0' has a forward of its own"),
+        (one_bias_for_all, RuntimeError, r"bias \(1,\) of layer '0': \(3,\) is expected"),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 3), nn.Sigmoid(), nn.Linear(5, 2)),
+            RuntimeError,
+            r"weight \(2, 5\) of layer '2': \(2, 3\) is expected, as the layer before it has 3 outputs",
+        ),
+        (no_inputs, RuntimeError, r"weight \(3, 0\) of layer '0': \(n_out, n_in\), none of them 0"),
     ],
 )
 def test_models_without_a_direct_pass_are_refused(make: object, error: type[Exception], words: str) -> None:
@@ -352,6 +385,8 @@ def test_bad_data_is_refused() -> None:
     x, y = images(6, 4), labels(6, 3)
     for arguments, error, words in (
         ((images(6, 5), y), RuntimeError, r"input \(6, 5\): \(N, 4\) is expected"),
+        ((x, y + 1), RuntimeError, r"labels from \d to 3: 0 … 2 is expected"),
+        ((x, -y), RuntimeError, r"labels from -2 to \d: 0 … 2 is expected"),
         ((x, y[:5]), RuntimeError, r"target \(5, 3\): \(6, 3\) is expected"),
         ((x, y, torch.tensor([0, 6])), RuntimeError, "indices outside 0 … 5"),
         ((x, y, torch.tensor([0, 1], dtype=torch.int32)), RuntimeError, "order torch.int32"),
@@ -369,6 +404,12 @@ def test_saved_momentum_of_another_model_is_refused() -> None:
     trainer = direct.Trainer(model([4, 3]), lr=0.1, momentum=0.9, batch_size=2)
     with pytest.raises(RuntimeError, match="saved momentum for"):
         trainer.load_state_dict({"momentum": {}})
+    with pytest.raises(RuntimeError, match=r"a state with \['state'\]: what Trainer.state_dict returned"):
+        trainer.load_state_dict({"state": {}})
+    other = {"0.weight": torch.ones(3, 4), "0.bias": torch.ones(5)}
+    with pytest.raises(RuntimeError, match=r"saved momentum of 0\.bias \(5,\): \(3,\) is expected"):
+        trainer.load_state_dict({"momentum": other})
+    assert not trainer.state_dict()["momentum"]["0.weight"].any()  # nothing was taken over
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -438,6 +479,45 @@ def test_a_model_that_was_rebuilt_since_is_refused(backend: str) -> None:
     network.load_state_dict(network.state_dict(), assign=True)  # the parameters are other objects now
     with pytest.raises(RuntimeError, match="make a new Trainer"):
         trainer.step(torch.rand(2, 4), torch.rand(2, 3))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_that_was_resized_since_is_refused(backend: str) -> None:
+    network = model([4, 3])
+    trainer = direct.Trainer(network, lr=0.1, momentum=0.9, batch_size=2, backend=backend)
+    network[0].weight.data = torch.zeros(3, 60, dtype=torch.float64)  # the same parameter, with other memory
+    with pytest.raises(RuntimeError, match=r"0\.weight is \(3, 60\), it was \(3, 4\): make a new Trainer"):
+        trainer.step(torch.rand(2, 60), torch.rand(2, 3))
+
+
+@pytest.mark.parametrize("name", ["batch_size", "reduction", "momentum", "weight_decay"])
+def test_what_a_trainer_was_made_with_cannot_be_changed(name: str) -> None:
+    trainer = direct.Trainer(model([4, 3]), lr=0.1, batch_size=2)
+    with pytest.raises(AttributeError, match=name):
+        setattr(trainer, name, getattr(trainer, name))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_lone_linear_is_a_model(backend: str) -> None:
+    trainer = direct.Trainer(nn.Linear(4, 3), lr=0.1, batch_size=2, backend=backend)
+    assert set(trainer.run(images(6, 4), labels(6, 3)).grad_norm) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_is_at_most_all_examples(backend: str) -> None:
+    x, y = images(6, 4), labels(6, 3)
+    costs = [direct.Trainer(model([4, 3]), lr=0.1, batch_size=m, backend=backend).run(x, y).cost for m in (6, 10**30)]
+    assert costs[0] == costs[1]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_lazy_minus_sign_counts(backend: str) -> None:
+    x, y = torch.rand(6, 4, dtype=torch.float64), torch.rand(6, 3, dtype=torch.float64)
+    costs = []
+    for inputs, targets in ((-x, -y), (torch._neg_view(x), torch._neg_view(y))):
+        trainer = direct.Trainer(model([4, 3]), lr=0.1, batch_size=2, backend=backend)
+        costs.append(trainer.run(inputs, targets).cost)
+    assert costs[0] == costs[1]
 
 
 @pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
