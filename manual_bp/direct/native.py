@@ -1,9 +1,9 @@
 """The same algorithm without Python between the steps: native.cpp, compiled on first use and kept.
 
 The source needs a C++17 compiler and nothing else, neither PyTorch's headers nor a build tool: it is built in seconds
-and does not depend on PyTorch's version. `$CXX` names the compiler (default c++, g++ or clang++, the first that is
-there). The library is kept in `$TORCH_EXTENSIONS_DIR`, or else in the user's cache folder, under a name made of
-everything that went into it.
+and does not depend on PyTorch's version. `$CXX` names the compiler, with options if need be (default c++, g++ or
+clang++, the first that is there). The library is kept in `$TORCH_EXTENSIONS_DIR`, or else in the user's cache folder,
+under a name made of everything that went into it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -197,17 +198,26 @@ def _load() -> ctypes.CDLL | str:
             library.unlink()
             return ctypes.CDLL(str(_build()))
     except (OSError, RuntimeError) as error:  # a RuntimeError where the home folder is not known
-        return str(error) if isinstance(error, NativeUnavailableError) else f"no native loop: {error}"
+        if isinstance(error, NativeUnavailableError):
+            return str(error)
+        return f"no native loop: {error} ($TORCH_EXTENSIONS_DIR names a folder to keep it in)"
 
 
 def _build() -> Path:
     wanted = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    compiler = next((name for name in wanted if shutil.which(name)), None)
+    compiler = next((words for name in wanted if (words := shlex.split(name)) and shutil.which(words[0])), None)
     if compiler is None:
         raise NativeUnavailableError(f"no C++ compiler was found ({', '.join(wanted)}; $CXX names another)")
     folder = Path(__file__).parent
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    ingredients = [version, _processor(), *FLAGS, *TUNINGS, *((folder / name).read_text("utf-8") for name in SOURCES)]
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    ingredients = [
+        version,
+        *compiler,
+        _processor(),
+        *FLAGS,
+        *TUNINGS,
+        *((folder / name).read_text("utf-8") for name in SOURCES),
+    ]
     digest = hashlib.sha256("\0".join(ingredients).encode()).hexdigest()[:16]
     library = _cache_folder() / f"native-{digest}.so"
     if library.exists():
@@ -218,13 +228,13 @@ def _build() -> Path:
     with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
         built = Path(temporary) / library.name
         for tuning in TUNINGS:
-            command = [compiler, *FLAGS, *filter(None, [tuning]), str(folder / SOURCES[0]), "-o", str(built)]
+            command = [*compiler, *FLAGS, *filter(None, [tuning]), str(folder / SOURCES[0]), "-o", str(built)]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
-            if result.returncode == 0:
+            if result.returncode == 0 and built.exists():
                 os.replace(built, library)
                 return library
     message = (result.stderr.strip().splitlines() or ["no message"])[0]
-    raise NativeUnavailableError(f"{compiler} cannot build the native loop: {message}")
+    raise NativeUnavailableError(f"{shlex.join(compiler)} cannot build the native loop: {message}")
 
 
 def _processor() -> str:

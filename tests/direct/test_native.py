@@ -176,6 +176,39 @@ def test_a_compiler_that_fails_is_named(
     assert "false cannot build the native loop" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("CXX", "true", "true cannot build the native loop"),
+        ("CXX", "nowhere -O2", "no C++ compiler was found (nowhere -O2; $CXX names another)"),
+        ("TORCH_EXTENSIONS_DIR", __file__, "($TORCH_EXTENSIONS_DIR names a folder to keep it in)"),
+    ],
+)
+def test_why_there_is_no_native_loop_is_said(
+    variable: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv(variable, value)
+    native._load.cache_clear()
+    try:
+        with pytest.raises(RuntimeError) as raised:
+            native.load()
+    finally:
+        native._load.cache_clear()
+    assert words in str(raised.value)
+
+
+@pytest.mark.slow
+def test_a_compiler_can_be_named_with_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("CXX", "c++ -O1")
+    native._load.cache_clear()
+    try:
+        native.load()
+    finally:
+        native._load.cache_clear()
+
+
 @pytest.mark.slow
 def test_processes_that_build_at_once_do_not_disturb_each_other(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
