@@ -24,6 +24,7 @@ constexpr int kBytes = 16, kRows = 6;
 #endif
 constexpr int kShare = kRows / 3;  // threads divide rows in such units
 using Index = int64_t;
+constexpr Index kPiece = 1024;  // a sum is made of sums of so many terms: in float, one of 60,000 loses three digits
 
 template <typename T>
 struct Simd {
@@ -100,26 +101,32 @@ public:
     operator T*() const { return static_cast<T*>(memory_.get()); }
 };
 
-// C[i … i + rows, j … j + 2 lanes) = A[i …] panel, with the arguments of gemm. The sum over k runs in one piece, in
-// registers, so that C is touched once.
+// C[i … i + rows, j … j + 2 lanes) = A[i …] panel, with the arguments of gemm. The sum over k runs in registers, so that
+// C is touched once.
 template <typename T, int rows, typename Emit>
 static void gemm_block(const T* a, Index a_row, Index a_k, const T* panel, Index depth, Index i, Index last, Index j,
                        Index columns, Emit& emit) {
     using S = Simd<T>;
-    typename S::V sums[rows][2] = {};
+    typename S::V totals[rows][2] = {};
     a += i * a_row;
-    for (Index k = 0; k < depth; k++, a += a_k, panel += 2 * S::lanes) {
-        const typename S::V left = S::load(panel), right = S::load(panel + S::lanes);
+    for (Index first = 0; first < depth; first += kPiece) {
+        typename S::V sums[rows][2] = {};
+        for (Index k = std::min(kPiece, depth - first); k > 0; k--, a += a_k, panel += 2 * S::lanes) {
+            const typename S::V left = S::load(panel), right = S::load(panel + S::lanes);
 #pragma GCC unroll 12
-        for (int r = 0; r < rows; r++) {
-            sums[r][0] += a[r * a_row] * left;
-            sums[r][1] += a[r * a_row] * right;
+            for (int r = 0; r < rows; r++) {
+                sums[r][0] += a[r * a_row] * left;
+                sums[r][1] += a[r * a_row] * right;
+            }
         }
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < 2; v++) totals[r][v] += sums[r][v];
     }
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < 2; v++)
-            if (i + r < last && j + v * S::lanes < columns) emit(i + r, j + v * S::lanes, sums[r][v]);
+            if (i + r < last && j + v * S::lanes < columns) emit(i + r, j + v * S::lanes, totals[r][v]);
 }
 
 // C = A B for rows [first, last) of C; B (depth, columns). `emit(i, j, v)` receives the vector C[i, j … j + lanes).
@@ -156,10 +163,8 @@ static void gemm(const T* a, Index a_row, Index a_k, Index first, Index last, co
     }
 }
 
-// Σ_e value[e] · rows[index[e] · stride … + N vectors), `emit(v, sum)` for each vector. In a long sum of few vectors each
-// addition would wait for the last: there, `ways` sums run side by side.
 template <typename T, int N, int ways, typename Emit>
-static void weighted_rows(const T* value, const int32_t* index, Index count, const T* rows, Index stride, Emit emit) {
+static void weighted_piece(const T* value, const int32_t* index, Index count, const T* rows, Index stride, Emit emit) {
     using S = Simd<T>;
     typename S::V sums[ways][N] = {};
     Index e = 0;
@@ -174,6 +179,18 @@ static void weighted_rows(const T* value, const int32_t* index, Index count, con
         for (int w = 1; w < ways; w++) sums[0][v] += sums[w][v];
         emit(v, sums[0][v]);
     }
+}
+
+// Σ_e value[e] · rows[index[e] · stride … + N vectors), `emit(v, sum)` for each vector. In a long sum of few vectors each
+// addition would wait for the last: there, `ways` sums run side by side.
+template <typename T, int N, int ways, typename Emit>
+static void weighted_rows(const T* value, const int32_t* index, Index count, const T* rows, Index stride, Emit emit) {
+    if (__builtin_expect(count <= kPiece, 1)) return weighted_piece<T, N, ways>(value, index, count, rows, stride, emit);
+    typename Simd<T>::V totals[N] = {};
+    for (Index e = 0; e < count; e += kPiece)
+        weighted_piece<T, N, ways>(value + e, index + e, std::min(kPiece, count - e), rows, stride,
+                                   [&totals](int v, typename Simd<T>::V sum) { totals[v] += sum; });
+    for (int v = 0; v < N; v++) emit(v, totals[v]);
 }
 
 // Calls f(std::integral_constant<int, N>, first vector) for blocks of N = 4, 2, 1 vectors that make up `vectors`.

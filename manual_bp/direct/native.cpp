@@ -293,8 +293,12 @@ private:
         State<T>& s = state_[l];
         V squares = {};
         for (Index j = 0; j < s.n_out; j += L) {
-            V g = {};
-            for (Index i = 0; i < step.m; i++) g += S::load(s.delta + i * s.ld + j);  // g = Σ_i δ_i
+            V g = {};  // g = Σ_i δ_i
+            for (Index i = 0; i < step.m;) {
+                V sum = {};
+                for (const Index end = std::min(step.m, i + kPiece); i < end; i++) sum += S::load(s.delta + i * s.ld + j);
+                g += sum;
+            }
             T* momentum = run_.layers[l].bias_momentum ? s.bias_momentum + j : nullptr;
             S::store(s.bias + j, step.descend(S::load(s.bias + j), g, momentum));
             squares += g * g;

@@ -139,6 +139,21 @@ def test_a_parameter_in_another_order_of_memory_is_refused() -> None:
         trainer.run(*data(0.2))
 
 
+@pytest.mark.parametrize("share", [0.2, 1.0], ids=["sparse", "dense"])
+def test_sums_over_a_large_batch_are_as_good_as_small_ones(share: float) -> None:
+    pixels, labels = data(share, n=60_000, n_in=3)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        network = mbp.MLP([3, 20, 10]).to(dtype)
+        trainer = direct.Trainer(network, reduction="sum", lr=1e-5, batch_size=60_000, backend="native")
+        found.append((network, trainer.run(pixels, labels)))
+    (single, single_statistics), (double, double_statistics) = found
+    assert single_statistics.grad_norm == pytest.approx(double_statistics.grad_norm, rel=3e-6)
+    for p, q in zip(single.parameters(), double.parameters(), strict=True):
+        torch.testing.assert_close(p.double(), q, rtol=1e-5, atol=2e-6)
+
+
 def test_diverged_training_shows_in_the_cost() -> None:
     torch.manual_seed(0)
     network = mbp.MLP([70, 10], output="linear")
