@@ -89,13 +89,18 @@ private:
     Buffer<T> transposed(const T* w) const {
         if (!w) return {};
         Buffer<T> w_t(n_in * ld_t, true);
-        for (Index k = 0; k < n_in; k++)
-            for (Index j = 0; j < n_out; j++) w_t[k * ld_t + j] = w[j * n_in + k];
+        transpose(w, n_out, n_in, n_in, (T*)w_t, ld_t);
         return w_t;
     }
     void transpose_back(const T* w_t, T* w) const {
-        if (!w) return;
-        for (Index k = 0; k < n_in; k++)
-            for (Index j = 0; j < n_out; j++) w[j * n_in + k] = w_t[k * ld_t + j];
+        if (w) transpose(w_t, n_in, n_out, ld_t, w, n_in);
+    }
+    // to[c, r] = from[r, c], in squares that stay in the cache.
+    static void transpose(const T* from, Index rows, Index columns, Index ld_from, T* to, Index ld_to) {
+        constexpr Index side = 16;
+        for (Index r0 = 0; r0 < rows; r0 += side)
+            for (Index c0 = 0; c0 < columns; c0 += side)
+                for (Index r = r0; r < std::min(r0 + side, rows); r++)
+                    for (Index c = c0; c < std::min(c0 + side, columns); c++) to[c * ld_to + r] = from[r * ld_from + c];
     }
 };

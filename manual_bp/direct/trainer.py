@@ -22,6 +22,7 @@ from manual_bp.direct.statistics import FIRST_NORM, NORMS_PER_LAYER, SQUARED_ERR
 from manual_bp.ops.mse import scale
 
 BACKENDS = ("auto", "torch", "native", "graph")
+NATIVE_STEP_WEIGHTS = 30_000  # in the first layer, which the C++ loop turns round and back in each call
 
 
 class Trainer:
@@ -43,8 +44,8 @@ class Trainer:
         weight_decay: λ, for biases as for weights, as torch.optim.SGD does with one parameter group.
         batch_size: m, the largest batch.
         backend: "torch" is a loop of PyTorch calls; "native" a loop in C++, compiled on first use (CPU only); "graph"
-            the PyTorch calls captured as CUDA graphs (CUDA only); "auto" is native on the CPU where it can be had,
-            graph on CUDA, else torch.
+            the PyTorch calls captured as CUDA graphs (CUDA only); "auto" is native on the CPU where it can be had
+            (for `step`, which is a call a step, only where the first layer is small), graph on CUDA, else torch.
 
     Raises:
         TypeError: a module other than Linear and Sigmoid, or another dtype.
@@ -88,13 +89,17 @@ class Trainer:
         self._shapes = {name: parameter.shape for name, parameter in self._named.items()}
         self._check_parameters()
         self._buffers = {n: torch.zeros_like(p) for n, p in self._named.items()} if momentum else {}
-        self.backend, self._engine = self._choose(
-            backend,
-            reduction=reduction,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            batch_size=batch_size,
-        )
+        options: dict[str, Any] = {
+            "reduction": reduction,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "batch_size": batch_size,
+        }
+        buffers = _by_layer(self._layers, list(self._buffers.values()))
+        self.backend, self._engine = self._choose(backend, buffers, options)
+        self._step_engine = self._engine
+        if backend == "auto" and self.backend == "native" and first.numel() > NATIVE_STEP_WEIGHTS:
+            self._step_engine = EagerEngine(self._layers, buffers, **options)
 
     @property
     def reduction(self) -> str:
@@ -116,8 +121,9 @@ class Trainer:
         """As given: a new Trainer takes another."""
         return self._batch_size
 
-    def _choose(self, backend: str, **options: Any) -> tuple[str, Engine]:
-        buffers = _by_layer(self._layers, list(self._buffers.values()))
+    def _choose(
+        self, backend: str, buffers: list[tuple[Tensor | None, Tensor | None]], options: dict[str, Any]
+    ) -> tuple[str, Engine]:
         if backend == "native" or (backend == "auto" and self.device.type == "cpu"):
             try:
                 return "native", NativeEngine(self._layers, buffers, **options)
@@ -149,7 +155,7 @@ class Trainer:
             raise RuntimeError(
                 f"direct: x {tuple(x.shape)}: between 1 and batch_size = {self.batch_size} rows are needed"
             )
-        table = self._run(x, y, None, [float(self.lr)], _pixel_scale(x), norms=False)
+        table = self._run(self._step_engine, x, y, None, [float(self.lr)], _pixel_scale(x), norms=False)
         return table[0, SQUARED_ERROR] * self._scale(x.shape[0])
 
     def run(
@@ -167,7 +173,7 @@ class Trainer:
         Args:
             images: N examples, shape (N, n_in) or (N, ...) of n_in elements each, uint8 or floating, on the model's
                 device.
-            targets: labels of shape (N,), which become one-hot rows, or a table of shape (N, n_out).
+            targets: labels of shape (N,), which become one-hot rows, or a table of shape (N, n_out), taken as it is.
             order: indices into `images`, int64, for example `torch.randperm(N)`; None for 0 … N − 1.
             lrs: a learning rate for each step, as many as there are steps; None for `lr` throughout.
             pixel_scale: what each element of `images` is multiplied by; 1/255 for uint8 and 1 for floating by default.
@@ -209,9 +215,12 @@ class Trainer:
             rates = [float(lr) for lr in (lrs.tolist() if isinstance(lrs, Tensor) else lrs)]
         if len(rates) != steps:
             raise ValueError(f"direct: {len(rates)} learning rates for {steps} steps ({n} examples)")
+        wrong = next((rate for rate in rates if not rate >= 0), None)
+        if wrong is not None:
+            raise ValueError(f"direct: a learning rate of {wrong} is not a number of at least 0")
         if pixel_scale is None:
             pixel_scale = _pixel_scale(images)
-        table = self._run(images.flatten(1), targets, order, rates, pixel_scale, norms, progress)
+        table = self._run(self._engine, images.flatten(1), targets, order, rates, pixel_scale, norms, progress)
         return Launched.of(table, n, self._scale(n), self._layers, norms)
 
     def state_dict(self) -> dict[str, Any]:
@@ -243,6 +252,7 @@ class Trainer:
 
     def _run(
         self,
+        engine: Engine,
         images: Tensor,
         targets: Tensor,
         order: Tensor | None,
@@ -280,7 +290,7 @@ class Trainer:
                 )
         columns = FIRST_NORM + NORMS_PER_LAYER * len(self._layers)
         table = torch.zeros(len(lrs), columns, dtype=self.dtype, device=self.device)
-        self._engine.run(Epoch(images, targets.to(self.dtype), order, lrs, pixel_scale, table, norms, progress))
+        engine.run(Epoch(images, targets.to(self.dtype), order, lrs, pixel_scale, table, norms, progress))
         return table
 
     def _check_parameters(self) -> None:

@@ -472,6 +472,21 @@ def test_a_saved_state_does_not_change_with_the_training(backend: str) -> None:
     assert all(torch.equal(saved["momentum"][name], value) for name, value in kept["momentum"].items())
 
 
+def test_steps_and_runs_of_a_wide_layer_take_turns_on_one_state() -> None:
+    """By default they run in different loops there, on the same parameters and momentum."""
+    network, reference = model([800, 40, 10]), Reference(model([800, 40, 10]), "mean", 8, momentum=0.9)
+    trainer = direct.Trainer(network, lr=0.1, momentum=0.9, batch_size=8)
+    assert trainer._step_engine is not trainer._engine
+    pixels, y = images(40, 800), torch.rand(40, 10, dtype=torch.float64)
+    x = pixels.double() / 255
+    for _ in range(2):
+        cost = trainer.step(pixels[:8], y[:8])
+        assert cost.item() == pytest.approx(reference.step(x[:8], y[:8]), rel=1e-10)
+        trainer.run(pixels, y)
+        reference.run(x, y, torch.arange(40), [0.1] * 5)
+    assert_same_parameters(network, reference.network)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_model_that_was_rebuilt_since_is_refused(backend: str) -> None:
     network = model([4, 3])
@@ -586,6 +601,9 @@ def test_what_is_no_image_or_no_number_is_refused() -> None:
             trainer.run(torch.ones(2, 4, dtype=dtype), labels(2, 3))
     with pytest.raises(RuntimeError, match=r"input \(4,\): examples of shape"):
         trainer.run(torch.ones(4), labels(2, 3))
+    for rate in (math.nan, -0.1):
+        with pytest.raises(ValueError, match=f"a learning rate of {rate} is not a number"):
+            trainer.run(torch.ones(2, 4), labels(2, 3), lrs=[rate])
     with pytest.raises(ValueError, match="lr nan"):
         direct.Trainer(network, lr=math.nan, batch_size=2)
     with torch.autocast("cpu"), pytest.raises(RuntimeError, match="autocast is on"):
