@@ -152,3 +152,20 @@ def test_memory_counts_what_the_steps_need() -> None:
     """torch.nn keeps x, a (1000 numbers an example) and the gradients; it cannot take less than x and a."""
     peak = memory.of(make("784-1000-10:500", 3), "torch", 1)
     assert peak is None or 500 * 1784 * 4 < peak < 10 * 500 * 1784 * 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--device foo", "'foo': cpu, cuda or cuda:N is needed"),
+        ("--json nowhere/x.json", "'nowhere/x.json': a file in a folder that exists is needed"),
+        ("--picture x.foo", "'x.foo': a name that ends in one of png, svg, pdf, jpg is needed"),
+    ],
+)
+def test_what_cannot_be_written_or_run_on_is_said_before_anything_is_measured(
+    flags: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(flags.split())
+    assert exit_.value.code == 2
+    assert words in capsys.readouterr().err

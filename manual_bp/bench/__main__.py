@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ CONFIGURATIONS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write. Returns the exit status: 1 if a contender's cost was not that of the others."""
     args = _parser().parse_args(argv)
-    device = torch.device(args.device)
+    device = args.device
     if device.type == "cuda" and not torch.cuda.is_available():
         print("manual_bp.bench: --device cuda, but there is no CUDA device here; use --device cpu", file=sys.stderr)
         return 1
@@ -86,12 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=_positive, help="for every contender (default: 1 in batches below 32, else all cores)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--device", type=_device, default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument(
         "--memory", action="store_true", help="measure peak memory too, each contender in a process of its own"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the medians; the format is that of the name")
+    parser.add_argument("--json", type=_file, metavar="FILE", help="write everything measured")
+    parser.add_argument(
+        "--picture", type=_picture, metavar="FILE", help="draw the medians; the format is that of the name"
+    )
     return parser
 
 
@@ -100,6 +103,27 @@ def _configuration(text: str) -> Configuration:
         return Configuration.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _device(text: str) -> torch.device:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: cpu, cuda or cuda:N is needed")
+    return torch.device(text)
+
+
+def _file(text: str) -> Path:
+    """Where a result can be written: found out before everything is measured."""
+    path = Path(text)
+    if not path.parent.is_dir() or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r}: a file in a folder that exists is needed")
+    return path
+
+
+def _picture(text: str) -> Path:
+    path, formats = _file(text), report.PICTURE_FORMATS
+    if path.suffix.lower().lstrip(".") not in formats:
+        raise argparse.ArgumentTypeError(f"{text!r}: a name that ends in one of {', '.join(formats)} is needed")
+    return path
 
 
 def _positive(text: str) -> int:

@@ -12,6 +12,8 @@ import torch
 
 from manual_bp.bench.measure import Result, Table
 
+PICTURE_FORMATS = ("png", "svg", "pdf", "jpg")
+
 
 def machine(device: torch.device) -> str:
     """What the figures were taken on, in words."""
