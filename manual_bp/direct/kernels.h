@@ -153,13 +153,10 @@ static void gemm(const T* a, Index a_row, Index a_k, Index first, Index last, co
                 for (Index k = 0; k < depth; k++) panel[k * width + c] = b[k * b_k + (j + c) * b_column];
         }
         Index i = first;
-        for (; last - i >= kRows; i += kRows)
+        for (; last - i > 2 * kShare; i += kRows)
             gemm_block<T, kRows>(a, a_row, a_k, panel, depth, i, last, j, columns, emit);
-        if (last - i > kShare) {
-            gemm_block<T, 2 * kShare>(a, a_row, a_k, panel, depth, i, last, j, columns, emit);
-            i += 2 * kShare;
-        }
-        if (last > i) gemm_block<T, kShare>(a, a_row, a_k, panel, depth, i, last, j, columns, emit);
+        if (last - i > kShare) gemm_block<T, 2 * kShare>(a, a_row, a_k, panel, depth, i, last, j, columns, emit);
+        else if (last > i) gemm_block<T, kShare>(a, a_row, a_k, panel, depth, i, last, j, columns, emit);
     }
 }
 
@@ -182,10 +179,10 @@ static void weighted_piece(const T* value, const int32_t* index, Index count, co
 }
 
 // Σ_e value[e] · rows[index[e] · stride … + N vectors), `emit(v, sum)` for each vector. In a long sum of few vectors each
-// addition would wait for the last: there, `ways` sums run side by side.
-template <typename T, int N, int ways, typename Emit>
+// addition would wait for the last: there, `ways` sums run side by side. Up to kPiece terms, or more `in_pieces`.
+template <typename T, int N, int ways, bool in_pieces, typename Emit>
 static void weighted_rows(const T* value, const int32_t* index, Index count, const T* rows, Index stride, Emit emit) {
-    if (__builtin_expect(count <= kPiece, 1)) return weighted_piece<T, N, ways>(value, index, count, rows, stride, emit);
+    if constexpr (!in_pieces) return weighted_piece<T, N, ways>(value, index, count, rows, stride, emit);
     typename Simd<T>::V totals[N] = {};
     for (Index e = 0; e < count; e += kPiece)
         weighted_piece<T, N, ways>(value + e, index + e, std::min(kPiece, count - e), rows, stride,
@@ -193,13 +190,18 @@ static void weighted_rows(const T* value, const int32_t* index, Index count, con
     for (int v = 0; v < N; v++) emit(v, totals[v]);
 }
 
-// Calls f(std::integral_constant<int, N>, first vector) for blocks of N = 4, 2, 1 vectors that make up `vectors`.
+// Calls f(std::integral_constant<int, N>, std::bool_constant<in_pieces>, first vector) for blocks of N = 4, 2, 1 vectors
+// that make up `vectors`, for sums of at most `longest` terms. Decided here, once: within the loop it would cost a fifth.
 template <typename F>
-static void in_blocks(Index vectors, F f) {
-    Index first = 0;
-    for (; vectors - first >= 4; first += 4) f(std::integral_constant<int, 4>(), first);
-    if (vectors - first >= 2) f(std::integral_constant<int, 2>(), first), first += 2;
-    if (vectors - first >= 1) f(std::integral_constant<int, 1>(), first);
+static void in_blocks(Index vectors, Index longest, F f) {
+    auto all = [=](auto in_pieces) {
+        Index first = 0;
+        for (; vectors - first >= 4; first += 4) f(std::integral_constant<int, 4>(), in_pieces, first);
+        if (vectors - first >= 2) f(std::integral_constant<int, 2>(), in_pieces, first), first += 2;
+        if (vectors - first >= 1) f(std::integral_constant<int, 1>(), in_pieces, first);
+    };
+    if (longest > kPiece) all(std::true_type());
+    else all(std::false_type());
 }
 
 // Appends scale · p[k] and k for every p[k] that is not 0, k in [first, last); returns how many there are now. May write

@@ -169,11 +169,11 @@ private:
             gemm<T>(x_, ld_x_, 1, first, last, s.weight_t, s.ld_t, 1, s.n_in, s.n_out, panels_[t], activate);
             return;
         }
-        in_blocks(s.ld_t / L, [&](auto block, Index v0) {
+        in_blocks(s.ld_t / L, s.n_in, [&](auto block, auto in_pieces, Index v0) {
             for (Index i = first; i < last; i++) {
                 const auto [value, pixel, count] = nonzeros_.of_example(i);
                 constexpr int ways = block >= 4 ? 1 : 4 / block;
-                weighted_rows<T, block, ways>(value, pixel, count, s.weight_t + v0 * L, s.ld_t,
+                weighted_rows<T, block, ways, in_pieces>(value, pixel, count, s.weight_t + v0 * L, s.ld_t,
                                         [&](int v, V z) { activate(i, (v0 + v) * L, z); });  // z = Σ_k x_k Wᵀ[k]
             }
         });
@@ -246,10 +246,10 @@ private:
         const auto descend = first_descent(step);
         const T* deltas = s.delta;
         const Index ld = s.ld;
-        in_blocks(s.ld_t / L, [=](auto block, Index v0) {
+        in_blocks(s.ld_t / L, step.m, [=](auto block, auto in_pieces, Index v0) {
             nonzeros_.each_pixel(t, [=](Index k, typename Nonzeros<T>::List list) {
                 if (!list.count && !every_row) return;
-                weighted_rows<T, block, 1>(list.value, list.index, list.count, deltas + v0 * L, ld,
+                weighted_rows<T, block, 1, in_pieces>(list.value, list.index, list.count, deltas + v0 * L, ld,
                                            [=](int v, V g) { descend(k, (v0 + v) * L, g); });
             });
         });
