@@ -27,6 +27,10 @@ class HandDerivedFunction(torch.autograd.Function):
     """A Function whose backward is made only of differentiable operations on saved inputs and outputs.
 
     That restriction is what makes the second derivative right by construction, and lets PyTorch write the vmap rule.
+
+    `ctx.needs_input_grad` is right in eager mode only: inside torch.func.grad, torch.compile before torch 2.15 knows of
+    intermediate values alone, and a weight beside one would silently get a gradient of 0. There everything is saved and
+    every gradient given; what nobody needs, the compiler leaves out by itself.
     """
 
     generate_vmap_rule = True
@@ -71,18 +75,6 @@ def _primal(tensor: Tensor) -> Tensor:
     if dim is not None:
         primal = functorch._add_batch_dim(primal, dim, interpreter.level())
     return primal
-
-
-def needed(ctx: Any, *saved: Tensor | None) -> tuple[bool, ...]:
-    """Which inputs need a gradient; under torch.compile those as well whose part of `saved` is there.
-
-    Inside torch.func.grad, torch.compile before torch 2.15 knows it of intermediate values only: a weight beside one
-    would silently get a gradient of 0. What nobody needs, the compiler leaves out by itself.
-    """
-    needs: tuple[bool, ...] = ctx.needs_input_grad
-    if torch.compiler.is_compiling():
-        return tuple([need or tensor is not None for need, tensor in zip(needs, saved, strict=True)])
-    return needs
 
 
 def number(value: float, like: Tensor) -> Any:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manual_bp.ops.function import HandDerivedFunction, forward_rule, needed
+from manual_bp.ops.function import HandDerivedFunction, forward_rule
 
 
 class LinearFunction(HandDerivedFunction):
@@ -30,17 +30,19 @@ class LinearFunction(HandDerivedFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
         x, weight, bias = inputs
-        if torch.compiler.is_compiling():
-            ctx.save_for_backward(x, weight, bias)  # see `needed`
-            return
-        needs_dx, needs_dW, _ = ctx.needs_input_grad
+        needs_dx, needs_dW, needs_db = ctx.needs_input_grad
+        everything = torch.compiler.is_compiling  # asked only where it matters
         # ∂C/∂W needs x alone, ∂C/∂x needs W alone: a frozen W frees x, an input without gradient frees W.
-        ctx.save_for_backward(x if needs_dW else None, weight if needs_dx else None, None)
+        ctx.save_for_backward(
+            x if needs_dW or everything() else None,
+            weight if needs_dx or everything() else None,
+            None if needs_db or not everything() else bias,  # only to say that ∂C/∂b is to be given all the same
+        )
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight, bias = ctx.saved_tensors
-        needs_dx, needs_dW, needs_db = needed(ctx, weight, x, bias)
+        needs_dx, needs_dW, needs_db = weight is not None, x is not None, bias is not None or ctx.needs_input_grad[2]
         dx = dW = db = None
         if needs_dx:
             dx = delta @ weight  # ∂C/∂a_prev = δ W  (..., n_in)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.ops.function import HandDerivedFunction, forward_rule, needed, number
+from manual_bp.ops.function import HandDerivedFunction, forward_rule, number
 
 REDUCTIONS = ("half_per_example", "half_per_element", "mean", "sum", "none")
 # What torch.nn.functional.mse_loss itself calls, after checks and a broadcast that have no place here.
@@ -60,19 +60,20 @@ class MSELossFunction(HandDerivedFunction):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
         a, y, ctx.reduction = inputs
         needs_da, needs_dy, _ = ctx.needs_input_grad
-        if needs_da or needs_dy or torch.compiler.is_compiling():  # see `needed`
+        if needs_da or needs_dy or torch.compiler.is_compiling():
             ctx.save_for_backward(a, y)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         a, y = ctx.saved_tensors
-        needs_da, needs_dy, _ = needed(ctx, a, y, None)
+        needs_da, needs_dy, _ = ctx.needs_input_grad
+        everything = torch.compiler.is_compiling
         two_s = 2 * scale(ctx.reduction, a.shape)
         # 2 s (a − y) ⊙ ∂L/∂C  (..., n_out). A factor up to 1 goes to g first, one above 1 comes last: nothing overflows
         # in float16 on the way to a gradient that fits.
         gradient = (a - y) * (g * number(two_s, a)) if two_s <= 1 else (a - y) * g * number(two_s, a)
-        da = gradient if needs_da else None  # ∂C/∂a =  2 s (a − y)
-        dy = -gradient if needs_dy else None  # ∂C/∂y = −2 s (a − y)
+        da = gradient if needs_da or everything() else None  # ∂C/∂a =  2 s (a − y)
+        dy = -gradient if needs_dy or everything() else None  # ∂C/∂y = −2 s (a − y)
         return da, dy, None
 
 
