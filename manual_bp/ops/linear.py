@@ -41,7 +41,7 @@ class LinearFunction(HandDerivedFunction):
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight, bias = ctx.saved_tensors
+        x, weight, bias = ctx.saved_tensors  # what was saved says what is needed
         needs_dx, needs_dW, needs_db = weight is not None, x is not None, bias is not None or ctx.needs_input_grad[2]
         dx = dW = db = None
         if needs_dx:
