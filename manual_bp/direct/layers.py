@@ -57,10 +57,9 @@ def layers(model: nn.Module) -> list[Layer]:
         previous = module
     _check_shapes(found)
     parameters: list[Tensor] = [p for layer in found for p in (layer.weight, layer.bias) if p is not None]
-    # By address too: `a.weight.data = b.weight.data` shares it as well. Without memory (meta) the address is 0.
-    for keys in ({id(p) for p in parameters}, {p.data_ptr() or id(p) for p in parameters}):
-        if len(keys) < len(parameters):
-            raise RuntimeError("direct: a parameter is shared by two layers: use the autograd engine for this model")
+    # By memory: `a.weight.data = b.weight.data` shares it as well as `a.weight = b.weight`.
+    if len({(p.untyped_storage()._cdata, p.storage_offset()) for p in parameters}) < len(parameters):
+        raise RuntimeError("direct: a parameter is shared by two layers: use the autograd engine for this model")
     return found
 
 

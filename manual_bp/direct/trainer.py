@@ -270,10 +270,8 @@ class Trainer:
             raise RuntimeError(f"direct: input {tuple(images.shape)}: (N, {n_in}) is expected")
         if targets.dim() == 1 and not targets.is_floating_point():
             targets = targets.long()
-            if targets.device.type == "cpu" and targets.numel():
-                low, high = int(targets.min()), int(targets.max())
-                if not 0 <= low <= high < n_out:
-                    raise RuntimeError(f"direct: labels from {low} to {high}: 0 … {n_out - 1} is expected")
+            if targets.device.type == "cpu":  # on CUDA it would wait for the device
+                _check_labels(targets, n_out)
             targets = F.one_hot(targets, n_out)
         if targets.shape != (n, n_out):
             raise RuntimeError(f"direct: target {tuple(targets.shape)}: ({n}, {n_out}) is expected")
@@ -317,6 +315,13 @@ class Trainer:
 def _pixel_scale(images: Tensor) -> float:
     """Of images whose scale is not said: 1/255 for bytes."""
     return 1 / 255 if images.dtype == torch.uint8 else 1.0
+
+
+def _check_labels(labels: Tensor, n_out: int) -> None:
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < n_out:
+        raise RuntimeError(
+            f"direct: labels from {int(labels.min())} to {int(labels.max())}: 0 … {n_out - 1} is expected"
+        )
 
 
 def _check_indices(order: Tensor, n: int) -> None:

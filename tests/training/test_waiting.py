@@ -37,7 +37,8 @@ class NoNative:
 def fake_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: FakeTensorMode, flags: list[str]) -> Run:
     """A run on the digits whose network and data are fake tensors."""
     monkeypatch.setattr(trainer, "NativeEngine", NoNative)
-    monkeypatch.setattr(trainer, "_check_indices", lambda *_: None)  # looked at on the CPU alone
+    for check in ("_check_indices", "_check_labels"):
+        monkeypatch.setattr(trainer, check, lambda *_: None)  # looked at on the CPU alone
     options, given = parse(["--dataset", "digits", "--logdir", str(tmp_path), "--epochs", "2", "--engine", *flags])
     run = Run(options, given, torch.device("cpu"), "as asked", World())
     for module in run.model:
