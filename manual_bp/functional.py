@@ -100,7 +100,7 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     _check_mse_loss(input, target, reduction)
     if torch._C._is_any_autocast_enabled() and _autocast_enabled(input):
         return _without_autocast(MSELossFunction, _to_float32(input), _to_float32(target), reduction)
-    if input.dtype != target.dtype:
+    if input.dtype is not target.dtype:
         dtype = torch.promote_types(input.dtype, target.dtype)
         input, target = input.to(dtype), target.to(dtype)
     return apply(MSELossFunction, input, target, reduction)  # type: ignore[no-any-return]
@@ -140,7 +140,7 @@ def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         raise _shapes_do_not_fit(input, weight, f"the input must have at least one dimension, (..., n_in = {n_in})")
     if rows[-1] != n_in:
         raise _shapes_do_not_fit(input, weight, f"the input's last dimension must equal the weight's n_in = {n_in}")
-    if bias is not None and bias.shape != shape[:-1]:
+    if bias is not None and (*bias.shape, n_in) != shape:
         raise RuntimeError(
             f"linear: weight {_shape(weight)} and bias {_shape(bias)}: "
             f"the bias must have the weight's shape without n_in, {tuple(shape[:-1])}"
@@ -150,7 +150,7 @@ def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         raise _on_several_devices("linear", input=input, weight=weight, bias=bias)
     if not dtype.is_floating_point:
         raise _not_floating("linear", "input", dtype)
-    if weight.dtype != dtype or (bias is not None and bias.dtype != dtype):
+    if weight.dtype is not dtype or (bias is not None and bias.dtype is not dtype):
         biased = "" if bias is None else f", bias {_dtype(bias.dtype)}"
         raise RuntimeError(
             f"linear: input {_dtype(dtype)}, weight {_dtype(weight.dtype)}{biased}: all must have one dtype; "

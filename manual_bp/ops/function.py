@@ -80,44 +80,46 @@ def _primal(tensor: Tensor) -> Tensor:
 def number(value: float, like: Tensor) -> Any:
     """`value` for arithmetic with `like`: in eager mode as a tensor without dimensions, made once.
 
-    PyTorch makes such a tensor of a Python number at every call, which takes a small layer as long as the arithmetic.
-    Not for a `like` without dimensions, whose dtype it would widen, nor on Apple's GPUs, which have no float64; and
-    where tensors are transformed, traced or faked, a tensor from outside would be foreign.
+    PyTorch makes such a tensor of a Python number at every call, in float64, and converts it: that takes a small layer
+    as long as the arithmetic. In float16 and bfloat16 the number is not rounded before the arithmetic, a tensor would
+    be; and where tensors are transformed, traced or faked, a tensor from outside would be foreign.
     """
+    if torch.compiler.is_dynamo_compiling():
+        return value
+    dtype = like.dtype
     plain = (
-        type(like) is Tensor
-        and like.dim() > 0
-        and not torch.compiler.is_compiling()
-        and not like.is_mps
+        (dtype is torch.float32 or dtype is torch.float64)
+        and type(like) is Tensor
         and functorch.peek_interpreter_stack() is None
         and torch._C._len_torch_dispatch_stack() == 0
     )
-    return _constant(value) if plain else value
+    return _constant(value, dtype) if plain else value
 
 
 @lru_cache(maxsize=64)
-def _constant(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64, device="cpu")
+def _constant(value: float, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(value, dtype=dtype, device="cpu")
 
 
 def apply(function: type[HandDerivedFunction], *args: Any) -> Any:
     """Run `function`, or the variant of it that fits: with a forward-mode rule, or in one piece."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return function.apply(*args)
     # _current_level is -1 outside every forward-mode level (dual numbers, jvp, jacfwd).
     if forward_ad._current_level >= 0:
         return function.forward_mode.apply(*args)
     if functorch.peek_interpreter_stack() is not None:  # vmap, grad, vjp
         return function.apply(*args)
-    return _in_one_piece(function)(*args)
+    return _in_one_piece(function, function.backward)(*args)
 
 
 @cache
-def _in_one_piece(function: type[HandDerivedFunction]) -> Callable[..., Any]:
+def _in_one_piece(function: type[HandDerivedFunction], backward: Callable[..., Any]) -> Callable[..., Any]:
     """`apply` of a `function` whose forward and setup_context are joined: for eager mode, where every call counts.
 
     For a setup_context of its own PyTorch reads forward's signature at every call, which takes longer than a small
-    layer's matrix product. torch.func needs the two apart; eager mode does not.
+    layer's matrix product. torch.func needs the two apart; eager mode does not. `backward` is the function's own, a
+    key of the cache, so that one put in its place later is found.
     """
 
     def forward(ctx: Any, *inputs: Any) -> Any:
@@ -133,5 +135,5 @@ def _in_one_piece(function: type[HandDerivedFunction]) -> Callable[..., Any]:
     }
     joined: Any = type(function.__name__, (function,), namespace)
     # A backward node's own apply first looks up, each time, whether backward or vjp is defined.
-    joined._backward_cls.apply = lambda ctx, *grads: function.backward(ctx, *grads)
+    joined._backward_cls.apply = backward
     return joined.apply  # type: ignore[no-any-return]

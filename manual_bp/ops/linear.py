@@ -31,7 +31,7 @@ class LinearFunction(HandDerivedFunction):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
         x, weight, bias = inputs
         needs_dx, needs_dW, needs_db = ctx.needs_input_grad
-        everything = torch.compiler.is_compiling  # asked only where it matters
+        everything = torch.compiler.is_dynamo_compiling  # asked only where it matters
         # ∂C/∂W needs x alone, ∂C/∂x needs W alone: a frozen W frees x, an input without gradient frees W.
         ctx.save_for_backward(
             x if needs_dW or everything() else None,
@@ -49,7 +49,7 @@ class LinearFunction(HandDerivedFunction):
         if delta.dim() != 2:
             delta, x = _rows(delta), _rows(x) if needs_dW else None
         if needs_dW:
-            dW = delta.t() @ x  # ∂C/∂W = δᵀ a_prev  (n_out, n_in)
+            dW = torch.mm(delta.t(), x)  # ∂C/∂W = δᵀ a_prev  (n_out, n_in)
         if needs_db:
             db = delta.sum(0)  # ∂C/∂b = Σ_m δ  (n_out,)
         return dx, dW, db

@@ -59,21 +59,19 @@ class MSELossFunction(HandDerivedFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
         a, y, ctx.reduction = inputs
-        needs_da, needs_dy, _ = ctx.needs_input_grad
-        if needs_da or needs_dy or torch.compiler.is_compiling():
-            ctx.save_for_backward(a, y)
+        ctx.save_for_backward(a, y)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         a, y = ctx.saved_tensors
-        needs_da, needs_dy, _ = ctx.needs_input_grad
-        everything = torch.compiler.is_compiling
         two_s = 2 * scale(ctx.reduction, a.shape)
         # 2 s (a − y) ⊙ ∂L/∂C  (..., n_out). A factor up to 1 goes to g first, one above 1 comes last: nothing overflows
         # in float16 on the way to a gradient that fits.
         gradient = (a - y) * (g * number(two_s, a)) if two_s <= 1 else (a - y) * g * number(two_s, a)
-        da = gradient if needs_da or everything() else None  # ∂C/∂a =  2 s (a − y)
-        dy = -gradient if needs_dy or everything() else None  # ∂C/∂y = −2 s (a − y)
+        needs_da, needs_dy, _ = ctx.needs_input_grad
+        everything = torch.compiler.is_dynamo_compiling()
+        da = gradient if needs_da or everything else None  # ∂C/∂a =  2 s (a − y)
+        dy = -gradient if needs_dy or everything else None  # ∂C/∂y = −2 s (a − y)
         return da, dy, None
 
 
