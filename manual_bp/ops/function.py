@@ -98,7 +98,8 @@ def number(value: float, like: Tensor) -> Any:
 
 @lru_cache(maxsize=64)
 def _constant(value: float, dtype: torch.dtype) -> Tensor:
-    return torch.tensor(value, dtype=dtype, device="cpu")
+    with torch.inference_mode(False):  # it outlives the mode it happens to be made in
+        return torch.tensor(value, dtype=dtype, device="cpu")
 
 
 def apply(function: type[HandDerivedFunction], *args: Any) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from manual_bp import functional
+from manual_bp.ops.function import _constant
 from tests.correctness import compare
 from tests.correctness.operations import OPERATIONS, Operation
 
@@ -128,6 +129,22 @@ def test_second_derivatives_equal_the_twin(op: Operation) -> None:
         return compare.value_and_gradients(differentiated, inputs)[1]
 
     compare.all_of(compare.agree, gradient_of(op.ours), gradient_of(op.twin))
+
+
+@every_operation
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_backward_pass_in_inference_mode_leaves_the_next_one_alone(op: Operation, dtype: torch.dtype) -> None:
+    inputs = leaves(op, dtype=dtype)
+    value = op.ours(*inputs)
+    _constant.cache_clear()
+    with torch.inference_mode():
+        torch.autograd.grad(value, inputs, torch.ones_like(value))  # what it keeps must not be inference tensors
+    value = op.ours(*inputs)
+    cotangent = torch.ones_like(value, requires_grad=True)
+    gradients = torch.autograd.grad(value, inputs, cotangent, create_graph=True)
+    torch.stack([g.sum() for g in gradients]).sum().backward()
+    assert cotangent.grad is not None
+    assert not cotangent.grad.is_inference()
 
 
 @every_operation
