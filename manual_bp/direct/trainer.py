@@ -9,9 +9,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from manual_bp.direct.arguments import (
+    check_devices,
+    check_images,
+    check_order,
+    learning_rates,
+    pixel_scale_of,
+    target_table,
+)
 from manual_bp.direct.eager import EagerEngine
 from manual_bp.direct.epoch import Engine, Epoch
 from manual_bp.direct.graph import GraphEngine
@@ -155,7 +162,7 @@ class Trainer:
             raise RuntimeError(
                 f"direct: x {tuple(x.shape)}: between 1 and batch_size = {self.batch_size} rows are needed"
             )
-        table = self._run(self._step_engine, x, y, None, [float(self.lr)], _pixel_scale(x), norms=False)
+        table = self._run(self._step_engine, x, y, None, [float(self.lr)], pixel_scale_of(x), norms=False)
         return table[0, SQUARED_ERROR] * self._scale(x.shape[0])
 
     def run(
@@ -209,17 +216,9 @@ class Trainer:
             raise RuntimeError(f"direct: input {tuple(images.shape)}: examples of shape (N, ...) are expected")
         n = images.shape[0] if order is None else order.shape[0]
         steps = math.ceil(n / self.batch_size)
-        if lrs is None:
-            rates = [float(self.lr)] * steps
-        else:
-            rates = [float(lr) for lr in (lrs.tolist() if isinstance(lrs, Tensor) else lrs)]
-        if len(rates) != steps:
-            raise ValueError(f"direct: {len(rates)} learning rates for {steps} steps ({n} examples)")
-        wrong = next((rate for rate in rates if not rate >= 0), None)
-        if wrong is not None:
-            raise ValueError(f"direct: a learning rate of {wrong} is not a number of at least 0")
+        rates = learning_rates(lrs, self.lr, steps, n)
         if pixel_scale is None:
-            pixel_scale = _pixel_scale(images)
+            pixel_scale = pixel_scale_of(images)
         table = self._run(self._engine, images.flatten(1), targets, order, rates, pixel_scale, norms, progress)
         return Launched.of(table, n, self._scale(n), self._layers, norms)
 
@@ -264,28 +263,11 @@ class Trainer:
         self._check_parameters()
         n_in, n_out = self._layers[0].weight.shape[1], self._layers[-1].weight.shape[0]
         n = images.shape[0]
-        if not (images.is_floating_point() or images.dtype == torch.uint8):
-            raise TypeError(f"direct: input {images.dtype}: uint8 or a floating dtype is needed")
-        if images.dim() != 2 or images.shape[1] != n_in:
-            raise RuntimeError(f"direct: input {tuple(images.shape)}: (N, {n_in}) is expected")
-        if targets.dim() == 1 and not targets.is_floating_point():
-            targets = targets.long()
-            if targets.device.type == "cpu":  # on CUDA it would wait for the device
-                _check_labels(targets, n_out)
-            targets = F.one_hot(targets, n_out)
-        if targets.shape != (n, n_out):
-            raise RuntimeError(f"direct: target {tuple(targets.shape)}: ({n}, {n_out}) is expected")
+        check_images(images, n_in)
+        targets = target_table(targets, n, n_out)
         if order is not None:
-            if order.dtype != torch.int64 or order.dim() != 1:
-                raise RuntimeError(f"direct: order {order.dtype} {tuple(order.shape)}: int64 (n,) is expected")
-            # A CUDA kernel checks its indices itself, and looking at them here would wait for the device.
-            if order.device.type == "cpu":
-                _check_indices(order, n)
-        for name, tensor in (("images", images), ("targets", targets), ("order", order)):
-            if tensor is not None and tensor.device != self.device:
-                raise RuntimeError(
-                    f"direct: {name} on {tensor.device}, the model on {self.device}: one device is needed"
-                )
+            check_order(order, n)
+        check_devices(self.device, images=images, targets=targets, order=order)
         columns = FIRST_NORM + NORMS_PER_LAYER * len(self._layers)
         table = torch.zeros(len(lrs), columns, dtype=self.dtype, device=self.device)
         engine.run(Epoch(images, targets.to(self.dtype), order, lrs, pixel_scale, table, norms, progress))
@@ -310,23 +292,6 @@ class Trainer:
                 raise RuntimeError(f"direct: {name} is on {parameter.device}, the first layer was on {self.device}")
             if not parameter.requires_grad:
                 raise RuntimeError(f"direct: {name} is frozen: use the autograd engine for this model")
-
-
-def _pixel_scale(images: Tensor) -> float:
-    """Of images whose scale is not said: 1/255 for bytes."""
-    return 1 / 255 if images.dtype == torch.uint8 else 1.0
-
-
-def _check_labels(labels: Tensor, n_out: int) -> None:
-    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < n_out:
-        raise RuntimeError(
-            f"direct: labels from {int(labels.min())} to {int(labels.max())}: 0 … {n_out - 1} is expected"
-        )
-
-
-def _check_indices(order: Tensor, n: int) -> None:
-    if order.numel() and not 0 <= int(order.min()) <= int(order.max()) < n:
-        raise RuntimeError(f"direct: order has indices outside 0 … {n - 1}")
 
 
 def _by_layer(layers: list[Layer], buffers: list[Tensor]) -> list[tuple[Tensor | None, Tensor | None]]:

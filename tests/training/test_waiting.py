@@ -16,7 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from manual_bp.direct import trainer
+from manual_bp.direct import arguments, trainer
 from manual_bp.direct.native import NativeUnavailableError
 from manual_bp.direct.transfer import to_host
 from manual_bp.training import engines, probe
@@ -38,7 +38,7 @@ def fake_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: FakeTensorMo
     """A run on the digits whose network and data are fake tensors."""
     monkeypatch.setattr(trainer, "NativeEngine", NoNative)
     for check in ("_check_indices", "_check_labels"):
-        monkeypatch.setattr(trainer, check, lambda *_: None)  # looked at on the CPU alone
+        monkeypatch.setattr(arguments, check, lambda *_: None)  # looked at on the CPU alone
     options, given = parse(["--dataset", "digits", "--logdir", str(tmp_path), "--epochs", "2", "--engine", *flags])
     run = Run(options, given, torch.device("cpu"), "as asked", World())
     for module in run.model:
