@@ -101,17 +101,26 @@ public:
     operator T*() const { return static_cast<T*>(memory_.get()); }
 };
 
-// C[i … i + rows, j … j + 2 lanes) = A[i …] panel, with the arguments of gemm. The sum over k runs in registers, so that
-// C is touched once.
+// A thread's memory for copies of what its products read.
+template <typename T>
+struct Workspace {
+    Buffer<T> panel;    // (depth, 4 lanes): a few columns of B
+    Buffer<T> stripes;  // the rows of A
+    Buffer<T> totals;   // (kRows, 2 lanes) of C
+
+    Workspace(Index depth, Index elements_of_a)
+        : panel(depth * 4 * Simd<T>::lanes), stripes(elements_of_a), totals(kRows * 2 * Simd<T>::lanes) {}
+};
+
+// C[i … i + rows, j … j + 2 lanes) = A[i …] panel, with the arguments of gemm; `a` points to A[i, 0]. A piece of the sum
+// over k runs in registers, which have no room for the pieces before it: those wait in `totals`.
 template <typename T, int rows, typename Emit>
-static void gemm_block(const T* a, Index a_row, Index a_k, const T* panel, Index depth, Index i, Index last, Index j,
-                       Index columns, Emit& emit) {
+static void gemm_block(const T* a, Index a_row, Index a_k, const T* panel, T* totals, Index depth, Index i, Index last,
+                       Index j, Index columns, Emit& emit) {
     using S = Simd<T>;
-    typename S::V totals[rows][2] = {};
-    a += i * a_row;
-    for (Index first = 0; first < depth; first += kPiece) {
+    for (Index done = 0; done < depth; done += kPiece) {
         typename S::V sums[rows][2] = {};
-        for (Index k = std::min(kPiece, depth - first); k > 0; k--, a += a_k, panel += 2 * S::lanes) {
+        for (Index k = std::min(kPiece, depth - done); k > 0; k--, a += a_k, panel += 2 * S::lanes) {
             const typename S::V left = S::load(panel), right = S::load(panel + S::lanes);
 #pragma GCC unroll 12
             for (int r = 0; r < rows; r++) {
@@ -121,42 +130,71 @@ static void gemm_block(const T* a, Index a_row, Index a_k, const T* panel, Index
         }
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++)
-            for (int v = 0; v < 2; v++) totals[r][v] += sums[r][v];
+            for (int v = 0; v < 2; v++) {
+                T* total = totals + (2 * r + v) * S::lanes;
+                if (done) sums[r][v] += S::load(total);
+                if (done + kPiece < depth) S::store(total, sums[r][v]);
+                else if (i + r < last && j + v * S::lanes < columns) emit(i + r, j + v * S::lanes, sums[r][v]);
+            }
     }
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < 2; v++)
-            if (i + r < last && j + v * S::lanes < columns) emit(i + r, j + v * S::lanes, totals[r][v]);
+}
+
+// stripe[k, r] = A[i + r, k], with `a` as in gemm_block.
+template <typename T, int rows>
+static void copy_stripe(const T* a, Index a_row, Index a_k, Index depth, T* stripe) {
+    if (a_row == 1)
+        for (Index k = 0; k < depth; k++)
+            for (int r = 0; r < rows; r++) stripe[k * rows + r] = a[k * a_k + r];
+    else
+        for (int r = 0; r < rows; r++)
+            for (Index k = 0; k < depth; k++) stripe[k * rows + r] = a[r * a_row + k * a_k];
+}
+
+// panel[k, c] = B[k, j + c], with B as in gemm; 0 from column `used` on.
+template <typename T>
+static void copy_panel(const T* b, Index b_k, Index b_column, Index depth, Index j, Index used, T* panel) {
+    using S = Simd<T>;
+    constexpr Index width = 2 * S::lanes;
+    if (b_column == 1 && used == width) {
+        for (Index k = 0; k < depth; k++)
+            for (int v = 0; v < 2; v++) S::store(panel + k * width + v * S::lanes, S::load(b + k * b_k + j + v * S::lanes));
+        return;
+    }
+    if (used < width) std::memset(panel, 0, depth * width * sizeof(T));
+    Index c = 0;
+    for (; c + 4 <= used; c += 4) {  // four columns at a time: their elements lie together in the panel
+        const T* b_c = b + (j + c) * b_column;
+        for (Index k = 0; k < depth; k++)
+            for (int v = 0; v < 4; v++) panel[k * width + c + v] = b_c[k * b_k + v * b_column];
+    }
+    for (; c < used; c++)
+        for (Index k = 0; k < depth; k++) panel[k * width + c] = b[k * b_k + (j + c) * b_column];
 }
 
 // C = A B for rows [first, last) of C; B (depth, columns). `emit(i, j, v)` receives the vector C[i, j … j + lanes).
 // A[i, k] = a[i · a_row + k · a_k], readable for kShare beyond the last row; B[k, j] likewise.
+//
+// A panel of B, two vectors wide, is copied together and stays in cache. So are the rows of A, in stripes, where enough
+// panels pass over them: else each element of a column of A might come from a page of its own.
 template <typename T, typename Emit>
 static void gemm(const T* a, Index a_row, Index a_k, Index first, Index last, const T* b, Index b_k, Index b_column,
-                 Index depth, Index columns, T* panel, Emit emit) {
-    using S = Simd<T>;
-    constexpr Index width = 2 * S::lanes;
-    for (Index j = 0; j < columns; j += width) {  // a panel of B, two vectors wide, is copied together and stays in cache
-        const Index used = std::min(width, columns - j);
-        if (used < width) std::memset(panel, 0, depth * width * sizeof(T));
-        if (b_column == 1 && used == width)
-            for (Index k = 0; k < depth; k++)
-                for (int v = 0; v < 2; v++) S::store(panel + k * width + v * S::lanes, S::load(b + k * b_k + j + v * S::lanes));
-        else {
-            Index c = 0;
-            for (; c + 4 <= used; c += 4) {  // four columns at a time: their elements lie together in the panel
-                const T* b_c = b + (j + c) * b_column;
-                for (Index k = 0; k < depth; k++)
-                    for (int v = 0; v < 4; v++) panel[k * width + c + v] = b_c[k * b_k + v * b_column];
-            }
-            for (; c < used; c++)
-                for (Index k = 0; k < depth; k++) panel[k * width + c] = b[k * b_k + (j + c) * b_column];
-        }
+                 Index depth, Index columns, Workspace<T>& work, Emit emit) {
+    constexpr Index width = 2 * Simd<T>::lanes;
+    const bool in_stripes = columns >= 4 * width;
+    for (Index j = 0; j < columns; j += width) {
+        copy_panel<T>(b, b_k, b_column, depth, j, std::min(width, columns - j), work.panel);
+        T* stripe = work.stripes;
+        auto block = [&](auto rows, Index i) {
+            const T* a_i = a + i * a_row;
+            if (in_stripes && j == 0) copy_stripe<T, rows>(a_i, a_row, a_k, depth, stripe);
+            gemm_block<T, rows>(in_stripes ? stripe : a_i, in_stripes ? 1 : a_row, in_stripes ? rows : a_k, work.panel,
+                                work.totals, depth, i, last, j, columns, emit);
+            stripe += rows * depth;
+        };
         Index i = first;
-        for (; last - i > 2 * kShare; i += kRows)
-            gemm_block<T, kRows>(a, a_row, a_k, panel, depth, i, last, j, columns, emit);
-        if (last - i > kShare) gemm_block<T, 2 * kShare>(a, a_row, a_k, panel, depth, i, last, j, columns, emit);
-        else if (last > i) gemm_block<T, kShare>(a, a_row, a_k, panel, depth, i, last, j, columns, emit);
+        for (; last - i > 2 * kShare; i += kRows) block(std::integral_constant<int, kRows>(), i);
+        if (last - i > kShare) block(std::integral_constant<int, 2 * kShare>(), i);
+        else if (last > i) block(std::integral_constant<int, kShare>(), i);
     }
 }
 

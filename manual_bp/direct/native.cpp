@@ -31,6 +31,7 @@ class Training {
     static constexpr int L = S::lanes;
     static constexpr Index kPixels = Nonzeros<T>::kPixels;  // a sum of squares is made of such units
     static constexpr Index kAhead = 8;    // rows to fetch in advance
+    static constexpr Index kMany = 128;   // examples that make up for copying columns
 
     struct Step {
         Index start, m;
@@ -46,22 +47,25 @@ class Training {
     Nonzeros<T> nonzeros_;
     std::vector<double> squared_error_;        // (batch)
     std::vector<char> correct_;
-    std::vector<Buffer<T>> panels_;            // of gemm, by thread
+    std::vector<Workspace<T>> workspaces_;     // of gemm, by thread
     Barrier barrier_;
 
 public:
     explicit Training(const Run& run)
         : run_(run), layers_(run.n_layers), threads_(run.threads), sparse_(run.skip_zeros), barrier_(run.threads) {
         const Index rows = run.batch + kRows, n_in = run.layers[0].n_in;
-        Index depth = run.batch;
+        Index depth = run.batch, elements_of_a = 0;
+        auto share_of = [this](Index n) { return n / threads_ + 2 * kPixels + kRows; };  // a thread's, at most
         for (Index l = 0; l < layers_; l++) {
             state_.emplace_back(run.layers[l], rows, l ? kShare : kPixels, !l, l ? state_[l - 1].ld : 0);
             if (l) state_[l - 1].delta = state_[l].a;
-            depth = std::max({depth, state_[l].n_in, state_[l].n_out});
+            const Index widest = std::max(state_[l].n_in, state_[l].n_out);
+            depth = std::max(depth, widest);
+            elements_of_a = std::max({elements_of_a, share_of(run.batch) * widest, share_of(widest) * run.batch});
         }
         output_delta_ = Buffer<T>(rows * state_.back().ld, true);
         state_.back().delta = output_delta_;
-        for (Index t = 0; t < threads_; t++) panels_.emplace_back(depth * 2 * L);
+        for (Index t = 0; t < threads_; t++) workspaces_.emplace_back(depth, elements_of_a);
         squared_error_.resize(run.batch);
         correct_.resize(run.batch);
         if (sparse_) {
@@ -161,22 +165,35 @@ private:
             S::store(s.a + i * s.ld + j, s.sigmoid ? sigmoid(z) : z);  // a = σ(z + b)
         };
         if (l) {  // z = a_prev Wᵀ
-            gemm<T>(state_[l - 1].a, state_[l - 1].ld, 1, first, last, s.weight, 1, s.n_in, s.n_in, s.n_out, panels_[t],
+            gemm<T>(state_[l - 1].a, state_[l - 1].ld, 1, first, last, s.weight, 1, s.n_in, s.n_in, s.n_out, workspaces_[t],
                     activate);
             return;
         }
         if (!sparse_) {
-            gemm<T>(x_, ld_x_, 1, first, last, s.weight_t, s.ld_t, 1, s.n_in, s.n_out, panels_[t], activate);
+            gemm<T>(x_, ld_x_, 1, first, last, s.weight_t, s.ld_t, 1, s.n_in, s.n_out, workspaces_[t], activate);
             return;
         }
         in_blocks(s.ld_t / L, s.n_in, [&](auto block, auto in_pieces, Index v0) {
+            const auto [rows, ld] = columns<block>(s.weight_t, s.n_in, s.ld_t, v0, last - first, t);
             for (Index i = first; i < last; i++) {
                 const auto [value, pixel, count] = nonzeros_.of_example(i);
                 constexpr int ways = block >= 4 ? 1 : 4 / block;
-                weighted_rows<T, block, ways, in_pieces>(value, pixel, count, s.weight_t + v0 * L, s.ld_t,
+                weighted_rows<T, block, ways, in_pieces>(value, pixel, count, rows, ld,
                                         [&](int v, V z) { activate(i, (v0 + v) * L, z); });  // z = Σ_k x_k Wᵀ[k]
             }
         });
+    }
+
+    // Columns v0 L … (v0 + block) L of the n `rows`, and how far it is from one to the next. For many examples they are
+    // copied together: else each row, read again and again in no order, would lie on a page of its own.
+    template <int block>
+    std::pair<const T*, Index> columns(const T* rows, Index n, Index ld, Index v0, Index examples, Index t) const {
+        rows += v0 * L;
+        if (examples < kMany || ld == block * L) return {rows, ld};
+        T* copy = workspaces_[t].panel;
+        for (Index i = 0; i < n; i++)
+            for (int v = 0; v < block; v++) S::store(copy + (i * block + v) * L, S::load(rows + i * ld + v * L));
+        return {copy, block * L};
     }
 
     void output_delta(Index first, Index last, Index start) {
@@ -209,7 +226,7 @@ private:
         const Index first = begins(step.m, kShare, t), last = begins(step.m, kShare, t + 1);
         if (first == last) return;
         if (run_.norms) std::memset(s.delta_squares + first * L, 0, (last - first) * L * sizeof(T));
-        gemm<T>(next.delta, next.ld, 1, first, last, next.weight, next.n_in, 1, next.n_out, next.n_in, panels_[t],
+        gemm<T>(next.delta, next.ld, 1, first, last, next.weight, next.n_in, 1, next.n_out, next.n_in, workspaces_[t],
                 [&](Index i, Index j, V delta) {
                     const V a = S::load(s.a + i * s.ld + j);
                     if (s.sigmoid) delta *= a * (1 - a);  // δ = (δ_next W) ⊙ a(1 − a)
@@ -244,12 +261,12 @@ private:
         clear_squares(s, nonzeros_.first_pixel(t), nonzeros_.first_pixel(t + 1), kPixels);
         const bool every_row = s.weight_momentum || step.descend.weight_decay != 0;
         const auto descend = first_descent(step);
-        const T* deltas = s.delta;
-        const Index ld = s.ld;
-        in_blocks(s.ld_t / L, step.m, [=](auto block, auto in_pieces, Index v0) {
-            nonzeros_.each_pixel(t, [=](Index k, typename Nonzeros<T>::List list) {
+        in_blocks(s.ld_t / L, step.m, [=, &s](auto block, auto in_pieces, Index v0) {
+            const auto columns_of_delta = columns<block>(s.delta, step.m, s.ld, v0, step.m, t);
+            nonzeros_.each_pixel(t, [=, rows = columns_of_delta.first, ld = columns_of_delta.second](
+                                        Index k, typename Nonzeros<T>::List list) {
                 if (!list.count && !every_row) return;
-                weighted_rows<T, block, 1, in_pieces>(list.value, list.index, list.count, deltas + v0 * L, ld,
+                weighted_rows<T, block, 1, in_pieces>(list.value, list.index, list.count, rows, ld,
                                            [=](int v, V g) { descend(k, (v0 + v) * L, g); });
             });
         });
@@ -260,7 +277,7 @@ private:
         const Index first = begins(s.n_in, kPixels, t), last = begins(s.n_in, kPixels, t + 1);
         if (first == last) return;
         clear_squares(s, first, last, kPixels);
-        gemm<T>(x_, 1, ld_x_, first, last, s.delta, s.ld, 1, step.m, s.n_out, panels_[t], first_descent(step));
+        gemm<T>(x_, 1, ld_x_, first, last, s.delta, s.ld, 1, step.m, s.n_out, workspaces_[t], first_descent(step));
     }
 
     // Other layers: this thread's rows of W. g = δᵀ a_prev, used where it is made.
@@ -269,7 +286,7 @@ private:
         const Index first = begins(s.n_out, kShare, t), last = begins(s.n_out, kShare, t + 1);
         if (first == last) return;
         clear_squares(s, first, last, kShare);
-        gemm<T>(s.delta, 1, s.ld, first, last, state_[l - 1].a, state_[l - 1].ld, 1, step.m, s.n_in, panels_[t],
+        gemm<T>(s.delta, 1, s.ld, first, last, state_[l - 1].a, state_[l - 1].ld, 1, step.m, s.n_in, workspaces_[t],
                 [&](Index i, Index j, V g) {
                     T* w = s.weight + i * s.n_in + j;
                     T* momentum = s.weight_momentum ? s.weight_momentum + i * s.n_in + j : nullptr;

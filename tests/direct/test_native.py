@@ -53,6 +53,25 @@ def test_bytes_do_not_depend_on_the_number_of_threads(share: float, monkeypatch:
             assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize("share", [0.2, 1.0], ids=["sparse", "dense"])
+def test_wide_layers_in_large_batches(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rows and columns are copied together before use, and every sum has more than one piece."""
+    monkeypatch.setattr(native, "WORK_PER_THREAD", 1)
+    found = []
+    for backend, threads in (("torch", 2), ("native", 1), ("native", 3)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        torch.manual_seed(0)
+        network = mbp.MLP([1100, 1050, 150, 10], dtype=torch.float64)
+        trainer = direct.Trainer(network, lr=0.5, momentum=0.5, batch_size=1200, backend=backend)
+        found.append((trainer.run(*data(share, n=1500, n_in=1100)), list(network.parameters())))
+    (expected, parameters), (alone, alone_parameters), (shared, shared_parameters) = found
+    assert alone == shared
+    assert alone.grad_norm == pytest.approx(expected.grad_norm, rel=1e-10)
+    for p, q, r in zip(parameters, alone_parameters, shared_parameters, strict=True):
+        torch.testing.assert_close(q, p, rtol=1e-10, atol=1e-12)
+        assert torch.equal(q, r)
+
+
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.5, "weight_decay": 0.01}], ids=str)
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
 def test_skipping_zeros_is_exact_to_rounding(
