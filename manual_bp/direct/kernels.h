@@ -11,7 +11,7 @@
 #include <new>
 #include <thread>
 #include <type_traits>
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -242,6 +242,19 @@ static void in_blocks(Index vectors, Index longest, F f) {
     else all(std::false_type());
 }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// For each set of eight, as the bits of a byte: the numbers in it, in order, a byte each.
+struct Members {
+    uint64_t of[256];
+    constexpr Members() : of() {
+        for (int set = 0; set < 256; set++)
+            for (uint64_t i = 0, shift = 0; i < 8; i++)
+                if (set >> i & 1) of[set] |= i << shift, shift += 8;
+    }
+};
+static constexpr Members kMembers;
+#endif
+
 // Appends scale · p[k] and k for every p[k] that is not 0, k in [first, last); returns how many there are now. May write
 // a vector's width beyond the last.
 template <typename Pixel, typename T>
@@ -258,6 +271,19 @@ static Index keep_nonzeros(const Pixel* p, Index first, Index last, T scale, T* 
             const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(pixels), _mm512_set1_ps(scale));
             _mm512_storeu_ps(value + count, _mm512_maskz_compress_ps(some, scaled));
             _mm512_storeu_si512(index + count, _mm512_maskz_compress_epi32(some, position));
+            count += __builtin_popcount(some);
+        }
+    }
+#elif defined(__AVX2__)
+    if constexpr (std::is_same_v<Pixel, uint8_t> && std::is_same_v<T, float>) {
+        for (; k + 8 <= last; k += 8) {
+            const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + k));
+            const int some = 0xff & ~_mm_movemask_epi8(_mm_cmpeq_epi8(eight, _mm_setzero_si128()));
+            const __m256i members = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kMembers.of[some])));
+            const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(eight)), _mm256_set1_ps(scale));
+            _mm256_storeu_ps(value + count, _mm256_permutevar8x32_ps(scaled, members));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(index + count),
+                                _mm256_add_epi32(members, _mm256_set1_epi32(static_cast<int>(k))));
             count += __builtin_popcount(some);
         }
     }
