@@ -84,16 +84,21 @@ def number(value: float, like: Tensor) -> Any:
     as long as the arithmetic. In float16 and bfloat16 the number is not rounded before the arithmetic, a tensor would
     be; and where tensors are transformed, traced or faked, a tensor from outside would be foreign.
     """
-    if torch.compiler.is_dynamo_compiling():
+    if not is_plain(like):
         return value
     dtype = like.dtype
-    plain = (
-        (dtype is torch.float32 or dtype is torch.float64)
-        and type(like) is Tensor
+    return _constant(value, dtype) if dtype is torch.float32 or dtype is torch.float64 else value
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether it is a tensor and no more, and operations run at once: nothing traces, fakes, wraps or transforms it."""
+    return (
+        not torch.compiler.is_dynamo_compiling()
+        and type(tensor) is Tensor
         and functorch.peek_interpreter_stack() is None
         and torch._C._len_torch_dispatch_stack() == 0
+        and not functorch.is_legacy_batchedtensor(tensor)  # is_grads_batched=True, gradcheck
     )
-    return _constant(value, dtype) if plain else value
 
 
 @lru_cache(maxsize=64)

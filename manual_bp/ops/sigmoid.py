@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.ops.function import HandDerivedFunction, forward_rule, number
+from manual_bp.ops.function import HandDerivedFunction, forward_rule, is_plain, number
 
 
 class SigmoidFunction(HandDerivedFunction):
@@ -30,10 +30,11 @@ class SigmoidFunction(HandDerivedFunction):
     @staticmethod
     def backward(ctx: Any, da: Tensor) -> Tensor:
         a: Tensor = ctx.saved_tensors[0]
-        # In the order of torch's own kernel: equal to it bit for bit. The last factor in place: new memory costs time.
-        delta: Tensor = da * (number(1, a) - a)
-        delta *= a  # ∂C/∂z = ∂C/∂a ⊙ (1 − a) ⊙ a  (as z)
-        return delta
+        # In the order of torch's own kernel: equal to it bit for bit. In place, because new memory can take longer than
+        # the arithmetic; but under vmap ∂C/∂a may have a batch that a has not.
+        delta: Tensor = number(1, a) - a
+        delta = delta.mul_(da) if is_plain(da) else delta * da
+        return delta.mul_(a)  # ∂C/∂z = (1 − a) ⊙ ∂C/∂a ⊙ a  (as z)
 
 
 class SigmoidForwardMode(SigmoidFunction):
