@@ -2,7 +2,7 @@
 
 from manual_bp import functional, verify
 from manual_bp.modules import MLP, Linear, MSELoss, Sigmoid, convert
-from manual_bp.ops import LinearFunction, MSELossFunction, SigmoidFunction
+from manual_bp.ops import LinearFunction, LinearSigmoidFunction, MSELossFunction, SigmoidFunction
 
 __version__ = "0.1.0"
 
@@ -10,6 +10,7 @@ __all__ = [
     "MLP",
     "Linear",
     "LinearFunction",
+    "LinearSigmoidFunction",
     "MSELoss",
     "MSELossFunction",
     "Sigmoid",

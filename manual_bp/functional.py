@@ -1,4 +1,4 @@
-"""linear, sigmoid and mse_loss in `torch.nn.functional`'s argument order, with the hand-derived backward passes.
+"""linear, sigmoid, mse_loss in `torch.nn.functional`'s argument order and linear_sigmoid, each with its backward pass.
 
 Each checks its arguments, follows autocast's own casting rules, and runs the Function with autocast off.
 """
@@ -14,10 +14,11 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from manual_bp.ops.function import HandDerivedFunction, apply
 from manual_bp.ops.linear import LinearFunction
+from manual_bp.ops.linear_sigmoid import LinearSigmoidFunction
 from manual_bp.ops.mse import REDUCTIONS, MSELossFunction
 from manual_bp.ops.sigmoid import SigmoidFunction
 
-__all__ = ["linear", "mse_loss", "sigmoid"]
+__all__ = ["linear", "linear_sigmoid", "mse_loss", "sigmoid"]
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -39,16 +40,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if not (isinstance(input, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))):
         return _not_tensors(linear, input=input, weight=weight, bias=bias)
-    autocast = torch._C._is_any_autocast_enabled() and _autocast_enabled(input)
-    if autocast:
-        dtype = torch.get_autocast_dtype(input.device.type)
-        input, weight, bias = _lower(input, dtype), _lower(weight, dtype), _lower(bias, dtype)
-    _check_linear(input, weight, bias)
-    if weight.dim() == 1:
-        return linear(input, weight.unsqueeze(0), None if bias is None else bias.unsqueeze(0)).squeeze(-1)
-    if autocast:
-        return _without_autocast(LinearFunction, input, weight, bias)
-    return apply(LinearFunction, input, weight, bias)  # type: ignore[no-any-return]
+    return _linear(LinearFunction, input, weight, bias)
 
 
 def sigmoid(input: Tensor) -> Tensor:
@@ -70,6 +62,29 @@ def sigmoid(input: Tensor) -> Tensor:
     if not input.dtype.is_floating_point:
         raise _not_floating("sigmoid", "input", input.dtype)
     return apply(SigmoidFunction, input)  # type: ignore[no-any-return]
+
+
+def linear_sigmoid(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a = σ(x Wᵀ + b), with δ = ∂C/∂a ⊙ a ⊙ (1 − a), ∂C/∂x = δ W, ∂C/∂W = δᵀ x, ∂C/∂b = Σ_m δ (documents 1, 2 and 3).
+
+    The values and gradients of `sigmoid(linear(input, weight, bias))`, bit for bit, from one Function: one node of the
+    graph in place of two, and z never in memory beside a. Under autocast it runs in the low-precision dtype.
+
+    Args:
+        input: x of shape (..., n_in).
+        weight: W of shape (n_out, n_in); or (n_in,), one unit whose n_out = 1 is dropped from a.
+        bias: b of shape (n_out,), or None; () with a weight of shape (n_in,).
+
+    Returns:
+        a of shape (..., n_out); (...) with a weight of shape (n_in,).
+
+    Raises:
+        TypeError: an argument is not a tensor.
+        RuntimeError: shapes, dtypes or devices do not fit; the message names what was seen and what was expected.
+    """
+    if not (isinstance(input, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))):
+        return _not_tensors(linear_sigmoid, input=input, weight=weight, bias=bias)
+    return _linear(LinearSigmoidFunction, input, weight, bias)
 
 
 def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -104,6 +119,21 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
         dtype = torch.promote_types(input.dtype, target.dtype)
         input, target = input.to(dtype), target.to(dtype)
     return apply(MSELossFunction, input, target, reduction)  # type: ignore[no-any-return]
+
+
+def _linear(function: type[HandDerivedFunction], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`function` of x, W and b, checked, and cast by autocast's rule for linear."""
+    autocast = torch._C._is_any_autocast_enabled() and _autocast_enabled(input)
+    if autocast:
+        dtype = torch.get_autocast_dtype(input.device.type)
+        input, weight, bias = _lower(input, dtype), _lower(weight, dtype), _lower(bias, dtype)
+    _check_linear(input, weight, bias)
+    if weight.dim() == 1:
+        bias = None if bias is None else bias.unsqueeze(0)
+        return _linear(function, input, weight.unsqueeze(0), bias).squeeze(-1)
+    if autocast:
+        return _without_autocast(function, input, weight, bias)
+    return apply(function, input, weight, bias)  # type: ignore[no-any-return]
 
 
 def _autocast_enabled(input: Tensor) -> bool:

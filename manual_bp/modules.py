@@ -6,7 +6,7 @@ and `dtype=` are therefore those of `torch.nn`.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from numbers import Integral
@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as every
 
 from manual_bp import functional
 from manual_bp.ops.mse import REDUCTIONS
@@ -67,6 +68,9 @@ class MSELoss(nn.MSELoss):
 class MLP(nn.Sequential):
     """The documents' network: Linear, Sigmoid, Linear, Sigmoid, … as an `nn.Sequential`.
 
+    In eager mode a Linear and the Sigmoid after it run as one Function, `manual_bp.functional.linear_sigmoid`: the same
+    values and gradients in less time. Where somebody looks at the layers' calls (hooks, torch.fx) they run one by one.
+
     Args:
         sizes: the width of each layer, the input's first: [784, 128, 10].
         output: "sigmoid", or "linear" for document 2's linear output unit.
@@ -99,10 +103,45 @@ class MLP(nn.Sequential):
             layers.pop()
         super().__init__(*layers)
 
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_dynamo_compiling() or type(input) is not Tensor or _every_call_is_watched():
+            return super().forward(input)  # type: ignore[no-any-return, no-untyped-call]
+        a, layers = input, deque(self._modules.values())
+        while layers:
+            layer: Any = layers.popleft()
+            pair = type(layer) is Linear and layers and type(layers[0]) is Sigmoid
+            if pair and not (_is_watched(layer) or _is_watched(layers[0])):
+                layers.popleft()
+                a = functional.linear_sigmoid(a, layer.weight, layer.bias)
+            else:
+                a = layer(a)
+        return a
+
     def __getitem__(self, index: slice | int) -> Any:
         if isinstance(index, slice):  # nn.Sequential would call MLP(OrderedDict(...))
             return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
         return super().__getitem__(index)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether a call of `module` does more than its class's `forward`."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or module._compiled_call_impl
+        or "forward" in module.__dict__
+    )
+
+
+def _every_call_is_watched() -> bool:
+    return bool(
+        every._global_forward_hooks
+        or every._global_forward_pre_hooks
+        or every._global_backward_hooks
+        or every._global_backward_pre_hooks
+    )
 
 
 _TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: Linear, nn.Sigmoid: Sigmoid, nn.MSELoss: MSELoss}

@@ -6,12 +6,14 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.fx
 from torch import Tensor, nn
+from torch.nn.modules import module as every_module
 
 import manual_bp as mbp
 from manual_bp import functional
@@ -144,6 +146,85 @@ def test_mlp_slices_appends_and_adds_like_sequential() -> None:
     assert type(shorter) is mbp.MLP
     assert kinds(shorter) == [mbp.Linear, mbp.Sigmoid, mbp.Linear]
     assert part(torch.zeros(5, 3)).shape == (5, 4)
+
+
+def ran(model: nn.Module) -> list[str]:
+    """The Functions that a forward pass of `model` ran, the first first."""
+    value, names = model(torch.rand(5, 3)), []
+    node = value.grad_fn
+    while node is not None:
+        names.append(type(node).__name__.removesuffix("Backward").removesuffix("Function"))
+        node = node.next_functions[0][0]
+    return names[::-1]
+
+
+def test_mlp_runs_a_linear_and_its_sigmoid_as_one() -> None:
+    assert ran(mbp.MLP([3, 4, 2])) == ["LinearSigmoid"] * 2
+    assert ran(mbp.MLP([3, 4, 2], output="linear")) == ["LinearSigmoid", "Linear"]
+    assert ran(mbp.MLP([3, 4, 2])[:4]) == ["Linear", "Sigmoid"] * 2
+    assert ran(mbp.MLP([3, 4, 2]).append(mbp.Sigmoid())) == ["LinearSigmoid", "LinearSigmoid", "Sigmoid"]
+    replaced = mbp.MLP([3, 4, 2])
+    replaced[1] = nn.Tanh()
+    assert ran(replaced) == ["Linear", "TanhBackward0", "LinearSigmoid"]
+
+
+def _noting(calls: list[nn.Module]) -> Any:
+    return lambda module, *_: calls.append(module)
+
+
+def _own_forward(module: nn.Module, calls: list[nn.Module]) -> None:
+    real = module.forward
+    module.forward = lambda *t: (calls.append(module), real(*t))[1]  # type: ignore[method-assign]
+
+
+def _compiled(module: nn.Module, calls: list[nn.Module]) -> None:
+    """As `module.compile()`, without the compiler."""
+    module._compiled_call_impl = lambda *t: (calls.append(module), module.forward(*t))[1]
+
+
+WATCH: dict[str, Callable[[nn.Module, list[nn.Module]], object]] = {
+    "a forward hook": lambda module, calls: module.register_forward_hook(_noting(calls)),
+    "a forward pre-hook": lambda module, calls: module.register_forward_pre_hook(_noting(calls)),
+    "a backward hook": lambda module, calls: module.register_full_backward_hook(_noting(calls)),
+    "a backward pre-hook": lambda module, calls: module.register_full_backward_pre_hook(_noting(calls)),
+    "a forward of its own": _own_forward,
+    "compiled": _compiled,
+}
+
+
+@pytest.mark.parametrize("how", WATCH)
+def test_mlp_runs_every_layer_that_is_watched(how: str) -> None:
+    for watched in range(4):
+        model, x = seeded(lambda: mbp.MLP([3, 4, 2])), torch.rand(5, 3, requires_grad=True)
+        unwatched = model(x)
+        calls: list[nn.Module] = []
+        WATCH[how](model[watched], calls)  # type: ignore[index]
+        value = model(x)
+        value.sum().backward()
+        assert calls == [model[watched]]  # type: ignore[index]
+        compare.same(value.detach(), unwatched.detach())
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        every_module.register_module_forward_hook,
+        every_module.register_module_forward_pre_hook,
+        every_module.register_module_full_backward_hook,
+        every_module.register_module_full_backward_pre_hook,
+    ],
+)
+def test_mlp_runs_every_layer_where_every_module_is_watched(
+    register: Callable[..., Any],
+) -> None:
+    model, calls = mbp.MLP([3, 4, 2]), []  # type: ignore[var-annotated]
+    handle = register(_noting(calls))
+    try:
+        model(torch.rand(5, 3, requires_grad=True)).sum().backward()
+    finally:
+        handle.remove()
+    assert len(calls) == 5
+    assert set(calls) == {model, *model}
 
 
 @pytest.mark.parametrize(

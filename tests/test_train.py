@@ -147,7 +147,7 @@ def test_every_layer_of_the_trained_model_runs_the_hand_derived_backward(run: Ca
         names.append(type(node).__name__)
         node = node.next_functions[0][0]
     # from the output back; the last has no way on, because the images need no gradient
-    assert names == ["SigmoidFunctionBackward", "LinearFunctionBackward"] * 3
+    assert names == ["LinearSigmoidFunctionBackward"] * 3
 
 
 def test_manual_and_builtin_runs_agree(run: Callable[..., Result]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from manual_bp.modules import Linear, Sigmoid
+from manual_bp.modules import MLP, Linear, Sigmoid
 
 _LINEAR = (Linear, nn.Linear)
 _SIGMOID = (Sigmoid, nn.Sigmoid)
@@ -106,7 +106,7 @@ def _flatten(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             )
     if type(module) in _LINEAR + _SIGMOID:
         yield name, module
-    elif isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+    elif isinstance(module, nn.Sequential) and type(module).forward in (nn.Sequential.forward, MLP.forward):
         for child_name, child in module._modules.items():  # named_children() would give a shared module once
             assert child is not None
             yield from _flatten(f"{name}.{child_name}" if name else child_name, child)

@@ -1,7 +1,8 @@
-"""The three operations, one file each: the formula and the `torch.autograd.Function` that implements it."""
+"""The operations, one file each: the formula and the `torch.autograd.Function` that implements it."""
 
 from manual_bp.ops.linear import LinearFunction
+from manual_bp.ops.linear_sigmoid import LinearSigmoidFunction
 from manual_bp.ops.mse import MSELossFunction
 from manual_bp.ops.sigmoid import SigmoidFunction
 
-__all__ = ["LinearFunction", "MSELossFunction", "SigmoidFunction"]
+__all__ = ["LinearFunction", "LinearSigmoidFunction", "MSELossFunction", "SigmoidFunction"]

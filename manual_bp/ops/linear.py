@@ -29,30 +29,11 @@ class LinearFunction(HandDerivedFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        x, weight, bias = inputs
-        needs_dx, needs_dW, needs_db = ctx.needs_input_grad
-        everything = torch.compiler.is_dynamo_compiling  # asked only where it matters
-        # ∂C/∂W needs x alone, ∂C/∂x needs W alone: a frozen W frees x, an input without gradient frees W.
-        ctx.save_for_backward(
-            x if needs_dW or everything() else None,
-            weight if needs_dx or everything() else None,
-            None if needs_db or not everything() else bias,  # only to say that ∂C/∂b is to be given all the same
-        )
+        ctx.save_for_backward(*needed(ctx, *inputs))
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight, bias = ctx.saved_tensors  # what was saved says what is needed
-        needs_dx, needs_dW, needs_db = weight is not None, x is not None, bias is not None or ctx.needs_input_grad[2]
-        dx = dW = db = None
-        if needs_dx:
-            dx = delta @ weight  # ∂C/∂a_prev = δ W  (..., n_in)
-        if delta.dim() != 2:
-            delta, x = _rows(delta), _rows(x) if needs_dW else None
-        if needs_dW:
-            dW = torch.mm(delta.t(), x)  # ∂C/∂W = δᵀ a_prev  (n_out, n_in)
-        if needs_db:
-            db = delta.sum(0)  # ∂C/∂b = Σ_m δ  (n_out,)
-        return dx, dW, db
+        return gradients(ctx, delta, *ctx.saved_tensors)
 
 
 class LinearForwardMode(LinearFunction):
@@ -67,13 +48,48 @@ class LinearForwardMode(LinearFunction):
     @forward_rule
     def jvp(ctx: Any, saved: list[Tensor], x_dot: Tensor, weight_dot: Tensor, bias_dot: Tensor | None) -> Tensor:
         x, weight, _ = saved
-        z_dot = F.linear(x_dot, weight) + F.linear(x, weight_dot)  # ẋ Wᵀ + x Ẇᵀ  (..., n_out)
-        return z_dot if bias_dot is None else z_dot + bias_dot  # + ḃ  (..., n_out)
+        return tangent(x, weight, x_dot, weight_dot, bias_dot)
+
+
+LinearFunction.forward_mode = LinearForwardMode
+
+
+def needed(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What `gradients` needs of x, W and b: ∂C/∂W needs x alone, ∂C/∂x needs W alone.
+
+    So a frozen W frees x, and an input without gradient frees W. b is there only to say that ∂C/∂b is to be given.
+    """
+    needs_dx, needs_dW, needs_db = ctx.needs_input_grad
+    everything = torch.compiler.is_dynamo_compiling  # asked only where it matters
+    return (
+        x if needs_dW or everything() else None,
+        weight if needs_dx or everything() else None,
+        None if needs_db or not everything() else bias,
+    )
+
+
+def gradients(
+    ctx: Any, delta: Tensor, x: Tensor | None, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """∂C/∂x, ∂C/∂W and ∂C/∂b from δ = ∂C/∂z and what `needed` kept; None where it is not needed."""
+    dx = dW = db = None
+    if weight is not None:
+        dx = delta @ weight  # ∂C/∂a_prev = δ W  (..., n_in)
+    if delta.dim() != 2:
+        delta, x = _rows(delta), None if x is None else _rows(x)
+    if x is not None:
+        dW = torch.mm(delta.t(), x)  # ∂C/∂W = δᵀ a_prev  (n_out, n_in)
+    if bias is not None or ctx.needs_input_grad[2]:
+        db = delta.sum(0)  # ∂C/∂b = Σ_m δ  (n_out,)
+    return dx, dW, db
+
+
+def tangent(x: Tensor, weight: Tensor, x_dot: Tensor, weight_dot: Tensor, bias_dot: Tensor | None) -> Tensor:
+    """ż of z = x Wᵀ + b."""
+    z_dot = F.linear(x_dot, weight) + F.linear(x, weight_dot)  # ẋ Wᵀ + x Ẇᵀ  (..., n_out)
+    return z_dot if bias_dot is None else z_dot + bias_dot  # + ḃ  (..., n_out)
 
 
 def _rows(tensor: Tensor) -> Tensor:
     """(..., n) as (m, n). The count is spelled out, because reshape(-1, n) cannot infer it when n is 0."""
     return tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
-
-
-LinearFunction.forward_mode = LinearForwardMode

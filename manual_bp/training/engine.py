@@ -98,7 +98,7 @@ class AutogradEngine:
 
     def __init__(self, model: nn.Sequential, options: Options, batch_size: int, world: World) -> None:
         self._options, self._batch_size, self._world = options, batch_size, world
-        self._model, self._parameters = model, list(model.parameters())
+        self._parameters = list(model.parameters())
         self._names = [name for name, _ in model.named_parameters()]
         linear = [(name, layer) for name, layer in model.named_children() if isinstance(layer, nn.Linear)]
         self._layers = [name for name, _ in linear]
@@ -112,12 +112,12 @@ class AutogradEngine:
         )
         self._low_precision = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[options.amp]
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=options.amp == "fp16")
-        wrapped = _Forward(model, retain=world.size > 1)
-        forward: Any = wrapped.forward  # not through the module's __call__, which costs a small step a percent
+        self._layers_apart = _Forward(model, retain=world.size > 1)
+        forward: Any = self._layers_apart.forward  # its __call__ would cost a small step a percent
         if options.compile:
-            forward = torch.compile(wrapped)
+            forward = torch.compile(self._layers_apart)
         if world.size > 1:
-            forward = DistributedDataParallel(torch.compile(wrapped) if options.compile else wrapped)
+            forward = DistributedDataParallel(forward if options.compile else self._layers_apart)
         self._forward = forward
 
     def train_epoch(
@@ -180,7 +180,8 @@ class AutogradEngine:
 
     def gradients(self, batch: Part) -> list[Tensor]:
         x, y = batch.batch(self._dtype)
-        cost = criterion(self._options.impl, self._options.cost)(self._model(x), y)
+        outputs, _ = self._layers_apart(x, None)
+        cost = criterion(self._options.impl, self._options.cost)(outputs, y)
         return list(torch.autograd.grad(cost, self._parameters))
 
     def _offsets(self, m: int) -> list[Tensor]:

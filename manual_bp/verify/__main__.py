@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m manual_bp.verify",
         description="Check the gradient of a Function, a function or a module, and name the fault. "
-        "Without an argument: linear, sigmoid and every mean squared error of this package.",
+        "Without an argument: linear, sigmoid, both in one, and every mean squared error of this package.",
         epilog='Example: python -m manual_bp.verify my_ops.py:MyLinear --inputs "randn(4,3) randn(5,3) randn(5)". '
         "Inputs are randn(…), rand(…), ones(…), zeros(…), randint(high, …), arange(n), numbers, None, True, False and "
         "words; randn!(…) requires a gradient, and then only such are checked. Exit status: 0 nothing found, 1 a "
@@ -96,6 +96,7 @@ def _ours(args: argparse.Namespace) -> list[Report]:
         run("linear", functional.linear, "randn(4,3) randn(5,3) randn(5)", F.linear),
         run("linear without bias", functional.linear, "randn(4,3) randn(5,3)", F.linear),
         run("sigmoid", functional.sigmoid, "randn(4,3)", torch.sigmoid),
+        run("linear_sigmoid", functional.linear_sigmoid, "randn(4,3) randn(5,3) randn(5)", _sigmoid_of_linear),
     ]
     for reduction in REDUCTIONS:
         inputs = f"randn(4,3) randn(4,3) {reduction}"
@@ -105,6 +106,10 @@ def _ours(args: argparse.Namespace) -> list[Report]:
 
 def _made(report: Report, transform: str) -> bool:
     return bool(report.findings) or report.checks.get(transform) == "ok"
+
+
+def _sigmoid_of_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return torch.sigmoid(F.linear(x, weight, bias))
 
 
 def _spelled_out(a: torch.Tensor, y: torch.Tensor, reduction: str) -> torch.Tensor:

@@ -144,7 +144,7 @@ _OLD_PART = Hole(
     "the numbers are right, but the built-in rule made some of them, not ours.",
     "built-in rule in part",
 )
-_LINEAR_ROWS = ("linear", "linear, no bias", "network")
+_LINEAR_ROWS = ("linear", "linear, no bias", "linear_sigmoid", "network")
 HOLES: dict[str, Callable[[Operation], Hole]] = {
     "compile by inductor, double backward": lambda op: _NO_DOUBLE,
     "compile of vmap of grad": lambda op: _NO_VMAP,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tests.correctness.operations import LINEAR, LINEAR_NO_BIAS, MSE, NETWORK, SIGMOID, Operation
+from tests.correctness.operations import LINEAR, LINEAR_NO_BIAS, LINEAR_SIGMOID, MSE, NETWORK, SIGMOID, Operation
 from tests.correctness.readme import write
 
 M, N_IN, HIDDEN, N_OUT = 64, 784, 128, 10
@@ -77,6 +77,9 @@ CASES = (
     ),
     Case("sigmoid", SIGMOID, ((M, HIDDEN),), (True,), FLOAT * A1, "a"),
     Case("sigmoid, z needs no gradient", SIGMOID, ((M, HIDDEN),), (False,), 0, "nothing"),
+    Case("linear_sigmoid", LINEAR_SIGMOID, _LINEAR, (True, True, True), FLOAT * (X + W1 + A1), "x, W and a"),
+    Case("linear_sigmoid, W frozen", LINEAR_SIGMOID, _LINEAR, (True, False, True), FLOAT * (W1 + A1), "W and a"),
+    Case("linear_sigmoid, b alone trained", LINEAR_SIGMOID, _LINEAR, (False, False, True), FLOAT * A1, "a"),
     *(Case(op.name, op, _COST, (True, False), FLOAT * 2 * A2, "a and y") for op in MSE.values()),
     Case("mse mean, y trained", MSE["mean"], _COST, (False, True), FLOAT * 2 * A2, "a and y"),
     Case("mse mean, nothing trained", MSE["mean"], _COST, (False, False), 0, "nothing"),

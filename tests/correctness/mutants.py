@@ -18,7 +18,7 @@ import torch
 from manual_bp import functional
 from manual_bp.ops import function
 from tests import test_autocast, test_functional
-from tests.correctness import mutants_linear, mutants_mse, mutants_sigmoid
+from tests.correctness import mutants_linear, mutants_linear_sigmoid, mutants_mse, mutants_sigmoid
 from tests.correctness.mutant import Mutant, lives
 from tests.correctness.operations import LINEAR, SIGMOID
 from tests.correctness.readme import write
@@ -68,7 +68,13 @@ SHARED = (
         next(r for r in test_functional.REFUSED if "broadcast" in r[2]),
     ),
 )
-MUTANTS = (*mutants_linear.MUTANTS, *mutants_sigmoid.MUTANTS, *mutants_mse.MUTANTS, *SHARED)
+MUTANTS = (
+    *mutants_linear.MUTANTS,
+    *mutants_sigmoid.MUTANTS,
+    *mutants_linear_sigmoid.MUTANTS,
+    *mutants_mse.MUTANTS,
+    *SHARED,
+)
 
 
 if __name__ == "__main__":

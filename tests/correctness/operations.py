@@ -128,6 +128,15 @@ SIGMOID = Operation(
     twin_module=nn.Sigmoid,
     batched=(True,),
 )
+LINEAR_SIGMOID = Operation(
+    name="linear_sigmoid",
+    ours=functional.linear_sigmoid,
+    twin=lambda x, weight, bias: torch.sigmoid(F.linear(x, weight, bias)),
+    shapes=LINEAR.shapes,
+    module=lambda: mbp.MLP([N_IN, N_OUT]),
+    twin_module=lambda: twin_mlp([N_IN, N_OUT]),
+    batched=LINEAR.batched,
+)
 MSE = {reduction: _mse(reduction) for reduction in REDUCTIONS}
 NETWORK = Operation(
     name="network",
@@ -138,4 +147,4 @@ NETWORK = Operation(
     twin_module=lambda: twin_mlp([N_IN, N_OUT, 2]),
     batched=(True, False, False, False, False, True),
 )
-OPERATIONS = (LINEAR, LINEAR_NO_BIAS, SIGMOID, *MSE.values(), NETWORK)
+OPERATIONS = (LINEAR, LINEAR_NO_BIAS, SIGMOID, LINEAR_SIGMOID, *MSE.values(), NETWORK)

@@ -10,36 +10,37 @@ from unittest.mock import patch
 
 from torch import Tensor
 
-from manual_bp.ops import LinearFunction, MSELossFunction, SigmoidFunction
+from manual_bp import ops
 from manual_bp.ops.function import HandDerivedFunction
 
-FUNCTIONS: tuple[type[HandDerivedFunction], ...] = (LinearFunction, SigmoidFunction, MSELossFunction)
+FUNCTIONS: tuple[type[HandDerivedFunction], ...] = tuple(getattr(ops, name) for name in ops.__all__)
 FACTOR = 3
 
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Every gradient and every tangent that our Functions give is three times too large."""
+    """Every gradient and every tangent that our Functions give is three times too large; nine, where one is two."""
     with ExitStack() as stack:
         for function in FUNCTIONS:
-            stack.enter_context(patch.object(function, "backward", _wrong_backward(function.backward)))
+            factor = FACTOR**2 if function is ops.LinearSigmoidFunction else FACTOR
+            stack.enter_context(patch.object(function, "backward", _wrong_backward(function.backward, factor)))
             forward_mode = function.forward_mode
-            stack.enter_context(patch.object(forward_mode, "jvp", _wrong_jvp(forward_mode.jvp)))
+            stack.enter_context(patch.object(forward_mode, "jvp", _wrong_jvp(forward_mode.jvp, factor)))
         yield
 
 
-def _wrong_backward(real: Any) -> Any:
+def _wrong_backward(real: Any, factor: int) -> Any:
     def backward(ctx: Any, g: Tensor) -> Any:
         gradients = real(ctx, g)
         if isinstance(gradients, tuple):
-            return tuple([None if d is None else FACTOR * d for d in gradients])
-        return FACTOR * gradients
+            return tuple([None if d is None else factor * d for d in gradients])
+        return factor * gradients
 
     return staticmethod(backward)
 
 
-def _wrong_jvp(real: Any) -> Any:
-    return staticmethod(lambda ctx, *tangents: FACTOR * real(ctx, *tangents))
+def _wrong_jvp(real: Any, factor: int) -> Any:
+    return staticmethod(lambda ctx, *tangents: factor * real(ctx, *tangents))
 
 
 @contextmanager

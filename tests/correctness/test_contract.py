@@ -16,9 +16,9 @@ from torch import Tensor
 
 import manual_bp as mbp
 from tests.correctness import compare
-from tests.correctness.operations import LINEAR, LINEAR_NO_BIAS, MSE, SIGMOID, Operation
+from tests.correctness.operations import LINEAR, LINEAR_NO_BIAS, LINEAR_SIGMOID, MSE, SIGMOID, Operation
 
-SINGLE = (LINEAR, LINEAR_NO_BIAS, SIGMOID, *MSE.values())
+SINGLE = (LINEAR, LINEAR_NO_BIAS, SIGMOID, LINEAR_SIGMOID, *MSE.values())
 LEADING = ((5,), (), (2, 3), (1,), (0,), (2, 1, 3))
 every_operation = pytest.mark.parametrize("op", SINGLE, ids=str)
 
@@ -193,4 +193,5 @@ def test_the_functions_take_what_the_functionals_pass() -> None:
     x, weight, bias = LINEAR.inputs()
     compare.same(mbp.LinearFunction.apply(x, weight, bias), LINEAR.ours(x, weight, bias))
     compare.same(mbp.SigmoidFunction.apply(x), SIGMOID.ours(x))
+    compare.same(mbp.LinearSigmoidFunction.apply(x, weight, bias), LINEAR_SIGMOID.ours(x, weight, bias))
     compare.same(mbp.MSELossFunction.apply(x, x.sin(), "sum"), MSE["sum"].ours(x, x.sin()))

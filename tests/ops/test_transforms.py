@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from tests.correctness import compare
-from tests.correctness.operations import LINEAR, LINEAR_NO_BIAS, MSE, OPERATIONS, SIGMOID, Operation
+from tests.correctness.operations import LINEAR, LINEAR_NO_BIAS, LINEAR_SIGMOID, MSE, OPERATIONS, SIGMOID, Operation
 
 every_operation = pytest.mark.parametrize("op", OPERATIONS, ids=str)
 # torch's own mse_loss says so when a reverse or forward mode runs through vmap; ours does not.
 quiet_twin = pytest.mark.filterwarnings("ignore:An output with one or more elements was resized:UserWarning")
-SMALL = (LINEAR, LINEAR_NO_BIAS, SIGMOID, MSE["half_per_example"], MSE["none"])
+SMALL = (LINEAR, LINEAR_NO_BIAS, SIGMOID, LINEAR_SIGMOID, MSE["half_per_example"], MSE["none"])
 BATCH = 2
 
 

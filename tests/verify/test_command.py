@@ -44,7 +44,14 @@ def ops(tmp_path):
 def test_without_arguments_everything_of_ours_is_right(capsys):
     assert main([]) == 0
     out = capsys.readouterr().out
-    for name in ("linear:", "linear without bias:", "sigmoid:", "mse_loss half_per_example:", "mse_loss none:"):
+    for name in (
+        "linear:",
+        "linear without bias:",
+        "sigmoid:",
+        "linear_sigmoid:",
+        "mse_loss half_per_example:",
+        "mse_loss none:",
+    ):
         assert f"{name} ok" in out
     assert out.count("jvp, vmap") == out.count("note: measured on float64 copies")
     assert "not offered" not in out
