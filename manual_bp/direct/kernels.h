@@ -23,6 +23,7 @@ constexpr int kBytes = 32, kRows = 6;  // 6 × 2 in 16
 constexpr int kBytes = 16, kRows = 6;
 #endif
 constexpr int kShare = kRows / 3;  // threads divide rows in such units
+constexpr int kBlock = kBytes == 64 ? 4 : 8;  // vectors of a weighted sum of rows: enough additions that wait for no other
 using Index = int64_t;
 constexpr Index kPiece = 1024;  // a sum is made of sums of so many terms: in float, one of 60,000 loses three digits
 
@@ -104,12 +105,12 @@ public:
 // A thread's memory for copies of what its products read.
 template <typename T>
 struct Workspace {
-    Buffer<T> panel;    // (depth, 4 lanes): a few columns of B
+    Buffer<T> panel;    // (depth, kBlock lanes): a few columns of B
     Buffer<T> stripes;  // the rows of A
     Buffer<T> totals;   // (kRows, 2 lanes) of C
 
     Workspace(Index depth, Index elements_of_a)
-        : panel(depth * 4 * Simd<T>::lanes), stripes(elements_of_a), totals(kRows * 2 * Simd<T>::lanes) {}
+        : panel(depth * kBlock * Simd<T>::lanes), stripes(elements_of_a), totals(kRows * 2 * Simd<T>::lanes) {}
 };
 
 // C[i … i + rows, j … j + 2 lanes) = A[i …] panel, with the arguments of gemm; `a` points to A[i, 0]. A piece of the sum
@@ -228,13 +229,15 @@ static void weighted_rows(const T* value, const int32_t* index, Index count, con
     for (int v = 0; v < N; v++) emit(v, totals[v]);
 }
 
-// Calls f(std::integral_constant<int, N>, std::bool_constant<in_pieces>, first vector) for blocks of N = 4, 2, 1 vectors
-// that make up `vectors`, for sums of at most `longest` terms. Decided here, once: within the loop it would cost a fifth.
+// Calls f(std::integral_constant<int, N>, std::bool_constant<in_pieces>, first vector) for blocks of N = kBlock vectors and
+// a rest of 4, 2, 1 that make up `vectors`, for sums of at most `longest` terms. Decided here, once: within the loop it
+// would cost a fifth.
 template <typename F>
 static void in_blocks(Index vectors, Index longest, F f) {
     auto all = [=](auto in_pieces) {
         Index first = 0;
-        for (; vectors - first >= 4; first += 4) f(std::integral_constant<int, 4>(), in_pieces, first);
+        for (; vectors - first >= kBlock; first += kBlock) f(std::integral_constant<int, kBlock>(), in_pieces, first);
+        if (vectors - first >= 4) f(std::integral_constant<int, 4>(), in_pieces, first), first += 4;
         if (vectors - first >= 2) f(std::integral_constant<int, 2>(), in_pieces, first), first += 2;
         if (vectors - first >= 1) f(std::integral_constant<int, 1>(), in_pieces, first);
     };
