@@ -69,7 +69,8 @@ class MLP(nn.Sequential):
     """The documents' network: Linear, Sigmoid, Linear, Sigmoid, … as an `nn.Sequential`.
 
     In eager mode a Linear and the Sigmoid after it run as one Function, `manual_bp.functional.linear_sigmoid`: the same
-    values and gradients in less time. Where somebody looks at the layers' calls (hooks, torch.fx) they run one by one.
+    values and gradients in less time. Two of which one has a hook or a `forward` of its own run one by one, and all do
+    where every module's call is looked at (hooks on all modules, torch.fx, tracing, the compiler).
 
     Args:
         sizes: the width of each layer, the input's first: [784, 128, 10].
@@ -104,12 +105,12 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.compiler.is_dynamo_compiling() or type(input) is not Tensor or _every_call_is_watched():
+        if torch.compiler.is_dynamo_compiling() or _every_call_is_watched():
             return super().forward(input)  # type: ignore[no-any-return, no-untyped-call]
         a, layers = input, deque(self._modules.values())
         while layers:
             layer: Any = layers.popleft()
-            pair = type(layer) is Linear and layers and type(layers[0]) is Sigmoid
+            pair = type(layer) is Linear and layers and type(layers[0]) is Sigmoid and type(a) is Tensor
             if pair and not (_is_watched(layer) or _is_watched(layers[0])):
                 layers.popleft()
                 a = functional.linear_sigmoid(a, layer.weight, layer.bias)
@@ -135,9 +136,16 @@ def _is_watched(module: nn.Module) -> bool:
     )
 
 
+_CALL, _LINEAR, _SIGMOID = nn.Module.__call__, Linear.forward, Sigmoid.forward
+
+
 def _every_call_is_watched() -> bool:
     return bool(
-        every._global_forward_hooks
+        nn.Module.__call__ is not _CALL  # torch.fx has put its own there
+        or Linear.forward is not _LINEAR
+        or Sigmoid.forward is not _SIGMOID
+        or torch._C._is_tracing()
+        or every._global_forward_hooks
         or every._global_forward_pre_hooks
         or every._global_backward_hooks
         or every._global_backward_pre_hooks

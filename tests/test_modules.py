@@ -14,6 +14,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 from torch.nn.modules import module as every_module
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 import manual_bp as mbp
 from manual_bp import functional
@@ -203,6 +204,51 @@ def test_mlp_runs_every_layer_that_is_watched(how: str) -> None:
         value.sum().backward()
         assert calls == [model[watched]]  # type: ignore[index]
         compare.same(value.detach(), unwatched.detach())
+
+
+@pytest.mark.parametrize("kind", [mbp.Linear, mbp.Sigmoid])
+def test_mlp_runs_a_forward_put_in_the_place_of_a_layers(
+    kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kind, "forward", lambda module, x: x.new_zeros(len(x), 2))
+    assert len(mbp.MLP([3, 2])(torch.rand(5, 3)).unique()) == 1
+
+
+def test_mlp_runs_its_layers_where_it_is_compiled_or_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = mbp.MLP([3, 4, 2]).requires_grad_(False), torch.rand(5, 3)
+    expected = model(x)
+    monkeypatch.delattr(functional, "linear_sigmoid")
+    compare.same(torch.compile(model, backend="eager", fullgraph=True)(x), expected)
+
+    class OfAConstant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, y: Tensor) -> Tensor:
+            return self.model(x) - y
+
+    compare.same(torch.fx.symbolic_trace(OfAConstant())(torch.zeros(5, 2)), expected)
+    with pytest.raises(AttributeError, match="linear_sigmoid"):
+        model(x)
+
+
+def test_selective_checkpointing_may_keep_z() -> None:
+    """It refuses that a kept tensor is written over."""
+    model, x = seeded(lambda: mbp.MLP([3, 4, 2])).double(), torch.rand(5, 3, dtype=torch.float64)
+
+    def keep_products(_: object, operation: object, *args: object, **kwargs: object) -> CheckpointPolicy:
+        products = (torch.ops.aten.addmm.default, torch.ops.aten.mm.default)
+        return CheckpointPolicy.MUST_SAVE if operation in products else CheckpointPolicy.PREFER_RECOMPUTE
+
+    def gradients(value: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(value.square().sum(), list(model.parameters()))
+
+    def contexts() -> Any:
+        return create_selective_checkpoint_contexts(keep_products)
+
+    kept = checkpoint(model, x, use_reentrant=False, context_fn=contexts)
+    compare.all_of(compare.same, gradients(kept), gradients(model(x)))
 
 
 @pytest.mark.parametrize(

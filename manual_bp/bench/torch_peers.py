@@ -114,7 +114,8 @@ class OfFunctions(ModuleContender):
     """What makes a contender of the Functions of one of torch.nn."""
 
     def make_model(self) -> nn.Sequential:
-        return mbp.convert(super().make_model())
+        configuration = self.problem.configuration
+        return mbp.MLP(configuration.sizes, output="linear" if configuration.linear else "sigmoid")
 
     def cost(self, a: Tensor, y: Tensor) -> Tensor:
         return mbp.functional.mse_loss(a, y)

@@ -6,7 +6,7 @@
     ∂C/∂b      = Σ_m δ                (n_out,)
 
 One step of the documents' recursion, `sigmoid.py`'s formula and then `linear.py`'s, in one node of the graph. a is
-written over z, which nothing needs.
+written over z, which nothing needs, unless somebody looks at the steps: selective checkpointing keeps z.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from manual_bp.ops import linear, sigmoid
-from manual_bp.ops.function import HandDerivedFunction, forward_rule
+from manual_bp.ops.function import HandDerivedFunction, forward_rule, is_plain
 
 
 class LinearSigmoidFunction(HandDerivedFunction):
@@ -25,7 +25,8 @@ class LinearSigmoidFunction(HandDerivedFunction):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, weight, bias).sigmoid_()  # a = σ(x Wᵀ + b)  (m, n_out)
+        z = F.linear(x, weight, bias)  # z = x Wᵀ + b  (m, n_out)
+        return z.sigmoid_() if is_plain(z) else z.sigmoid()  # a = σ(z)  (m, n_out)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:

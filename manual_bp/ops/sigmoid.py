@@ -50,11 +50,11 @@ SigmoidFunction.forward_mode = SigmoidForwardMode
 
 
 def gradient(da: Tensor, a: Tensor) -> Tensor:
-    """∂C/∂z from ∂C/∂a, equal to torch's own bit for bit."""
+    """∂C/∂z from ∂C/∂a, equal to torch's own bit for bit in float32 and float64."""
     # In place, because new memory can take longer than the arithmetic; but under vmap ∂C/∂a may have a batch that a
-    # has not.
+    # has not, and hooks may give a saved tensor back in another dtype.
     delta: Tensor = number(1, a) - a
-    delta = delta.mul_(da) if is_plain(da) else delta * da
+    delta = delta.mul_(da) if is_plain(da) and da.dtype is a.dtype else delta * da
     return delta.mul_(a)  # ∂C/∂z = (1 − a) ⊙ ∂C/∂a ⊙ a  (as z)
 
 

@@ -89,6 +89,20 @@ def twin_mlp(sizes: list[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+class LinearSigmoid(nn.Linear):
+    """`functional.linear_sigmoid` as a module: an MLP would run its layers one by one where it is exported."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.linear_sigmoid(input, self.weight, self.bias)
+
+
+class TwinLinearSigmoid(nn.Linear):
+    """torch's sigmoid of its linear, as a module."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.sigmoid(super().forward(input))
+
+
 def _mse(reduction: str) -> Operation:
     return Operation(
         name=f"mse {reduction}",
@@ -133,8 +147,8 @@ LINEAR_SIGMOID = Operation(
     ours=functional.linear_sigmoid,
     twin=lambda x, weight, bias: torch.sigmoid(F.linear(x, weight, bias)),
     shapes=LINEAR.shapes,
-    module=lambda: mbp.MLP([N_IN, N_OUT]),
-    twin_module=lambda: twin_mlp([N_IN, N_OUT]),
+    module=lambda: LinearSigmoid(N_IN, N_OUT),
+    twin_module=lambda: TwinLinearSigmoid(N_IN, N_OUT),
     batched=LINEAR.batched,
 )
 MSE = {reduction: _mse(reduction) for reduction in REDUCTIONS}
