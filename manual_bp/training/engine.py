@@ -57,7 +57,7 @@ class Engine(Protocol):
         ...
 
     def gradients(self, batch: Part) -> list[Tensor]:
-        """∂C/∂W and ∂C/∂b of every layer on one batch, in full precision, by the code that trains."""
+        """∂C/∂W and ∂C/∂b of every layer on one batch, by the code that trains, in full precision and uncompiled."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
