@@ -112,17 +112,19 @@ def _module(
     takes: tuple[str, ...],
 ) -> Subject:
     """A module as a function of its inputs and its parameters; its buffers are copied for every call."""
-    parameters = dict(module.named_parameters())
+    parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
+    every = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    tied = len(every) > len(parameters) + len(buffers)  # to look for it in every call takes as long as a small layer
     count = len(args)
 
     def call(*values: Any) -> Any:
         dtype = next((v.dtype for v in values if isinstance(v, Tensor) and v.is_floating_point()), torch.float32)
         state: dict[str, Tensor] = {
             name: buffer.detach().to(dtype, copy=True) if buffer.is_floating_point() else buffer.detach().clone()
-            for name, buffer in module.named_buffers()
+            for name, buffer in buffers.items()
         }
         state.update(zip(parameters, values[count:], strict=True))
-        return torch.func.functional_call(module, state, tuple(packed(values[:count])))
+        return torch.func.functional_call(module, state, tuple(packed(values[:count])), tie_weights=tied)
 
     flags = (*flags, *(p.requires_grad for p in parameters.values()))
     values = (*args, *parameters.values())

@@ -78,6 +78,12 @@ class Differences:
 
     def stencil(self, position: int, along: int | Tensor, h: float) -> tuple[Tensor, Tensor]:
         """Derivative and error along one coordinate or one direction, with step h. Both (K,)."""
+        moves = torch.stack(self._moves(position, along, h))
+        value, error = self._slopes(position, moves, torch.tensor([h], dtype=torch.float64))
+        return value[:, 0], error[:, 0]
+
+    def _moves(self, position: int, along: int | Tensor, h: float) -> list[Tensor]:
+        """⟨cotangent, f(x + t) − f(x)⟩ for the four steps t = h, −h, h/2, −h/2. Each (K,)."""
 
         def step(t: float) -> Tensor:
             def write(x: Tensor) -> None:
@@ -88,7 +94,11 @@ class Differences:
 
             return self.cotangents @ self._change(position, write)  # (K,)
 
-        p1, m1, p2, m2 = step(h), step(-h), step(h / 2), step(-h / 2)
+        return [step(h), step(-h), step(h / 2), step(-h / 2)]
+
+    def _slopes(self, position: int, moves: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivatives and errors of C stencils at once. `moves` is (4 C, K), h is (C,); both results (K, C)."""
+        p1, m1, p2, m2 = moves.reshape(len(h), 4, -1).permute(1, 2, 0)  # each (K, C)
         value, error = _extrapolate(p1, m1, p2, m2, h)
         # Not the least change: what happened may have been rounded away beside numbers of the input's size.
         still = (p1 == 0) & (m1 == 0) & (p2 == 0) & (m2 == 0)
@@ -153,21 +163,24 @@ class Differences:
         pending = which
         rounding = torch.zeros(k, n).double()
         for level, factor in enumerate(ladder):
+            tried, moves = [], []
             for j in pending:
                 if level and evaluations <= 0:
                     break
                 evaluations -= 4
-                h = factor * float(steps[j])
                 try:
-                    d, e = self.stencil(position, j, h)
+                    moves += self._moves(position, j, factor * float(steps[j]))
                 except CrashError:  # outside the function's domain: a smaller step may be inside
                     continue
-                around = (8 * self.noise / h).squeeze(1)
-                better = (e + around).nan_to_num(torch.inf) < (error[:, j] + rounding[:, j])
-                if bool(better.any()):
-                    value[:, j] = torch.where(better, d, value[:, j])
-                    rounding[:, j] = torch.where(better, around, rounding[:, j])
-                    error[:, j] = torch.where(better, e, error[:, j])
+                tried.append(j)
+            if tried:
+                h = factor * steps[tried]
+                d, e = self._slopes(position, torch.stack(moves), h)
+                around = 8 * self.noise / h
+                better = (e + around).nan_to_num(torch.inf) < error[:, tried] + rounding[:, tried]
+                value[:, tried] = torch.where(better, d, value[:, tried])
+                rounding[:, tried] = torch.where(better, around, rounding[:, tried])
+                error[:, tried] = torch.where(better, e, error[:, tried])
             scale = _robust_scale(value, error, which)
             total = error[:, which]
             bad = (total > CONVERGED * scale + 2 * rounding[:, which]).any(0)
@@ -189,7 +202,7 @@ def _adding(v: Tensor, t: float) -> Callable[[Tensor], None]:
     return write
 
 
-def _extrapolate(p1: Tensor, m1: Tensor, p2: Tensor, m2: Tensor, h: float) -> tuple[Tensor, Tensor]:
+def _extrapolate(p1: Tensor, m1: Tensor, p2: Tensor, m2: Tensor, h: float | Tensor) -> tuple[Tensor, Tensor]:
     coarse, fine = (p1 - m1) / (2 * h), (p2 - m2) / h
     best = (4 * fine - coarse) / 3
     jump = 2 * (p2 + m2) / (h / 2) - (p1 + m1) / h
