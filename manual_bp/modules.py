@@ -113,7 +113,7 @@ class MLP(nn.Sequential):
             pair = type(layer) is Linear and layers and type(layers[0]) is Sigmoid and type(a) is Tensor
             if pair and not (_is_watched(layer) or _is_watched(layers[0])):
                 layers.popleft()
-                a = functional.linear_sigmoid(a, layer.weight, layer.bias)
+                a = functional.linear_sigmoid(a, _parameter(layer, "weight"), _parameter(layer, "bias"))
             else:
                 a = layer(a)
         return a
@@ -124,15 +124,22 @@ class MLP(nn.Sequential):
         return super().__getitem__(index)
 
 
+def _parameter(module: nn.Module, name: str) -> Any:
+    """`getattr(module, name)`, which looks in three other places first and takes ten times as long."""
+    own = module._parameters
+    return own[name] if name in own else getattr(module, name)
+
+
 def _is_watched(module: nn.Module) -> bool:
     """Whether a call of `module` does more than its class's `forward`."""
+    own = module.__dict__
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or module._compiled_call_impl
-        or "forward" in module.__dict__
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or own.get("_compiled_call_impl")
+        or "forward" in own
     )
 
 

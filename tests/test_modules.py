@@ -169,6 +169,18 @@ def test_mlp_runs_a_linear_and_its_sigmoid_as_one() -> None:
     assert ran(replaced) == ["Linear", "TanhBackward0", "LinearSigmoid"]
 
 
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_mlp_takes_a_weight_that_is_no_parameter(name: str) -> None:
+    """As hypernetworks do, which compute it."""
+    model, x = seeded(lambda: mbp.MLP([3, 2])), torch.rand(5, 3)
+    expected = model(x)
+    computed = getattr(model[0], name).detach().clone()
+    delattr(model[0], name)
+    setattr(model[0], name, computed)
+    assert ran(model) == ["LinearSigmoid"]
+    compare.same(model(x), expected)
+
+
 def _noting(calls: list[nn.Module]) -> Any:
     return lambda module, *_: calls.append(module)
 

@@ -74,7 +74,8 @@ def gradients(
     """∂C/∂x, ∂C/∂W and ∂C/∂b from δ = ∂C/∂z and what `needed` kept; None where it is not needed."""
     dx = dW = db = None
     if weight is not None:
-        dx = delta @ weight  # ∂C/∂a_prev = δ W  (..., n_in)
+        product = torch.mm if delta.dim() == 2 else torch.matmul  # which takes longer to find out that it is mm
+        dx = product(delta, weight)  # ∂C/∂a_prev = δ W  (..., n_in)
     if delta.dim() != 2:
         delta, x = _rows(delta), None if x is None else _rows(x)
     if x is not None:
