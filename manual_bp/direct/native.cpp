@@ -110,14 +110,13 @@ private:
             examples(step, t);
             barrier_.wait();  // the next δ goes where every thread's output is
             for (Index l = layers_ - 1; l >= 0; l--) {
-                if (l) delta_back(step, l - 1, t);
-                barrier_.wait();
+                if (l) delta_back(step, l - 1, t), barrier_.wait();
                 if (l) update_weight(step, l, t);
                 else if (sparse_) update_first_sparse(step, t);
                 else update_first_dense(step, t);
                 update_bias(step, l, t, row);
                 if (l == 0 && t == 0) example_statistics(step, row);
-                barrier_.wait();
+                if (l != 1) barrier_.wait();  // of the last two layers neither's update reads what the other's writes
             }
             if (t == 0 && run_.norms) weight_statistics(step, row);
         }
