@@ -80,10 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeats",
         type=_positive,
-        default=7,
+        default=15,
         help="rounds of one run of every contender (default: %(default)s)",
     )
-    parser.add_argument("--steps", type=_positive, help="steps a run (default: about 60 GFLOP, at most 3,000)")
+    parser.add_argument("--steps", type=_positive, help="steps a run (default: about 20 GFLOP, at most 1,000)")
     parser.add_argument(
         "--threads", type=_positive, help="for every contender (default: 1 in batches below 32, else all cores)"
     )
