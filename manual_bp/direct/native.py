@@ -31,7 +31,7 @@ SOURCES = ("native.cpp", "state.h", "nonzeros.h", "kernels.h")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 TUNINGS = ("-march=native", "-mcpu=native", "")  # the first that the compiler takes
 
-WORK_PER_THREAD = 1.5e6  # multiply-adds in a step, zeros skipped, for which one more thread pays
+WORK_PER_THREAD = 6e5  # multiply-adds in a step, zeros skipped, for which one more thread pays
 SLICE_WORK = 5e9  # multiply-adds of the forward pass in one call: a tenth of a second, or two
 DENSE = 0.35  # share of non-zero inputs from which the matrix product is faster than skipping zeros
 
