@@ -110,10 +110,15 @@ private:
             examples(step, t);
             barrier_.wait();  // the next δ goes where every thread's output is
             for (Index l = layers_ - 1; l >= 0; l--) {
-                if (l) delta_back(step, l - 1, t), barrier_.wait();
-                if (l) update_weight(step, l, t);
-                else if (sparse_) update_first_sparse(step, t);
-                else update_first_dense(step, t);
+                if (l) {
+                    delta_back(step, l - 1, t);
+                    barrier_.wait();
+                    update_weight(step, l, t);
+                } else if (sparse_) {
+                    update_first_sparse(step, t);
+                } else {
+                    update_first_dense(step, t);
+                }
                 update_bias(step, l, t, row);
                 if (l == 0 && t == 0) example_statistics(step, row);
                 if (l != 1) barrier_.wait();  // of the last two layers neither's update reads what the other's writes
