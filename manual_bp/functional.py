@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _is_any_autocast_enabled
 from torch.overrides import handle_torch_function, has_torch_function
 
-from manual_bp.ops.function import HandDerivedFunction, apply
+from manual_bp.ops.function import HandDerivedFunction, variant
 from manual_bp.ops.linear import LinearFunction
 from manual_bp.ops.linear_sigmoid import LinearSigmoidFunction
 from manual_bp.ops.mse import REDUCTIONS, MSELossFunction
@@ -40,7 +41,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if not (isinstance(input, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))):
         return _not_tensors(linear, input=input, weight=weight, bias=bias)
-    return _linear(LinearFunction, input, weight, bias)
+    return linear_by(LinearFunction, input, weight, bias)
 
 
 def sigmoid(input: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ def sigmoid(input: Tensor) -> Tensor:
         return _not_tensors(sigmoid, input=input)
     if not input.dtype.is_floating_point:
         raise _not_floating("sigmoid", "input", input.dtype)
-    return apply(SigmoidFunction, input)  # type: ignore[no-any-return]
+    return variant(SigmoidFunction)(input)  # type: ignore[no-any-return]
 
 
 def linear_sigmoid(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -84,7 +85,7 @@ def linear_sigmoid(input: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     """
     if not (isinstance(input, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))):
         return _not_tensors(linear_sigmoid, input=input, weight=weight, bias=bias)
-    return _linear(LinearSigmoidFunction, input, weight, bias)
+    return linear_by(LinearSigmoidFunction, input, weight, bias)
 
 
 def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -112,28 +113,55 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """
     if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
         return _not_tensors(mse_loss, input=input, target=target, reduction=reduction)
-    _check_mse_loss(input, target, reduction)
-    if torch._C._is_any_autocast_enabled() and _autocast_enabled(input):
+    dtype = input.dtype
+    unusual = (
+        input.shape != target.shape
+        or reduction not in REDUCTIONS
+        or dtype is not target.dtype
+        or not dtype.is_floating_point
+        or input.device != target.device
+    )
+    if unusual:
+        _check_mse_loss(input, target, reduction)
+    if _is_any_autocast_enabled() and _autocast_enabled(input):
         return _without_autocast(MSELossFunction, _to_float32(input), _to_float32(target), reduction)
-    if input.dtype is not target.dtype:
-        dtype = torch.promote_types(input.dtype, target.dtype)
+    if unusual:
+        dtype = torch.promote_types(dtype, target.dtype)
         input, target = input.to(dtype), target.to(dtype)
-    return apply(MSELossFunction, input, target, reduction)  # type: ignore[no-any-return]
+    return variant(MSELossFunction)(input, target, reduction)  # type: ignore[no-any-return]
 
 
-def _linear(function: type[HandDerivedFunction], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear_by(function: type[HandDerivedFunction], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`function` of x, W and b, checked, and cast by autocast's rule for linear."""
-    autocast = torch._C._is_any_autocast_enabled() and _autocast_enabled(input)
+    autocast = _is_any_autocast_enabled() and _autocast_enabled(input)
     if autocast:
         dtype = torch.get_autocast_dtype(input.device.type)
         input, weight, bias = _lower(input, dtype), _lower(weight, dtype), _lower(bias, dtype)
-    _check_linear(input, weight, bias)
-    if weight.dim() == 1:
-        bias = None if bias is None else bias.unsqueeze(0)
-        return _linear(function, input, weight.unsqueeze(0), bias).squeeze(-1)
-    if autocast:
-        return _without_autocast(function, input, weight, bias)
-    return apply(function, input, weight, bias)  # type: ignore[no-any-return]
+    # What torch itself refuses is checked after it has, to say it in clearer words: every question asked of every call
+    # takes a small layer as long as a product. These are about what torch would let pass.
+    shape, dtype = weight.shape, input.dtype
+    unusual = (
+        len(shape) != 2
+        or (bias is not None and (bias.dim() != 1 or bias.numel() != shape[0] or bias.dtype is not dtype))
+        or not dtype.is_floating_point
+        or input.is_meta
+        or weight.is_meta
+    )
+    if unusual:
+        _check_linear(input, weight, bias)
+        if len(shape) == 1:
+            bias = None if bias is None else bias.unsqueeze(0)
+            return linear_by(function, input, weight.unsqueeze(0), bias).squeeze(-1)
+    try:
+        if autocast:
+            return _without_autocast(function, input, weight, bias)
+        return variant(function)(input, weight, bias)  # type: ignore[no-any-return]
+    except RuntimeError:
+        try:
+            _check_linear(input, weight, bias)
+        except (RuntimeError, TypeError) as clearer:
+            raise clearer from None
+        raise
 
 
 def _autocast_enabled(input: Tensor) -> bool:
@@ -147,7 +175,7 @@ def _autocast_enabled(input: Tensor) -> bool:
 def _without_autocast(function: type[HandDerivedFunction], *args: Any) -> Tensor:
     """Run on arguments already cast by autocast's rule, with autocast off, so that they are not cast a second time."""
     with torch.autocast(args[0].device.type, enabled=False):
-        return apply(function, *args)  # type: ignore[no-any-return]
+        return variant(function)(*args)  # type: ignore[no-any-return]
 
 
 def _lower(argument: Any, dtype: torch.dtype) -> Any:
@@ -161,7 +189,6 @@ def _to_float32(tensor: Tensor) -> Tensor:
 
 
 def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    # Flat, each attribute read once: a small layer's checks take longer than its products.
     shape, rows = weight.shape, input.shape
     if len(shape) not in (1, 2):
         raise _shapes_do_not_fit(input, weight, "the weight must have the shape (n_out, n_in), or (n_in,)")

@@ -6,7 +6,7 @@ and `dtype=` are therefore those of `torch.nn`.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from numbers import Integral
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as every
 
 from manual_bp import functional
+from manual_bp.ops import LinearSigmoidFunction
 from manual_bp.ops.mse import REDUCTIONS
 
 __all__ = ["MLP", "Linear", "MSELoss", "Sigmoid", "convert"]
@@ -107,27 +108,31 @@ class MLP(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_dynamo_compiling() or _every_call_is_watched():
             return super().forward(input)  # type: ignore[no-any-return, no-untyped-call]
-        a, layers = input, deque(self._modules.values())
-        while layers:
-            layer: Any = layers.popleft()
-            pair = type(layer) is Linear and layers and type(layers[0]) is Sigmoid and type(a) is Tensor
-            if pair and not (_is_watched(layer) or _is_watched(layers[0])):
-                layers.popleft()
-                a = functional.linear_sigmoid(a, _parameter(layer, "weight"), _parameter(layer, "bias"))
+        a: Any = input
+        linear: Any = None  # a Linear that waits: with a Sigmoid after it, the two run as one
+        for module in self._modules.values():
+            if linear is not None:
+                if type(module) is Sigmoid and type(a) is Tensor and not _is_watched(module):
+                    own = linear._parameters
+                    try:  # linear.weight looks in three other places first and takes ten times as long
+                        weight, bias = own["weight"], own["bias"]
+                    except KeyError:  # one that is no parameter
+                        weight, bias = linear.weight, linear.bias
+                    a = functional.linear_by(LinearSigmoidFunction, a, weight, bias)
+                    linear = None
+                    continue
+                a = linear(a)
+                linear = None
+            if type(module) is Linear and not _is_watched(module):
+                linear = module
             else:
-                a = layer(a)
-        return a
+                a = module(a)
+        return a if linear is None else linear(a)  # type: ignore[no-any-return]
 
     def __getitem__(self, index: slice | int) -> Any:
         if isinstance(index, slice):  # nn.Sequential would call MLP(OrderedDict(...))
             return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
         return super().__getitem__(index)
-
-
-def _parameter(module: nn.Module, name: str) -> Any:
-    """`getattr(module, name)`, which looks in three other places first and takes ten times as long."""
-    own = module._parameters
-    return own[name] if name in own else getattr(module, name)
 
 
 def _is_watched(module: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 
@@ -150,6 +151,23 @@ def test_bad_input_gets_one_clear_line(call: Callable[[], object], error: type[E
     with pytest.raises(error) as caught:
         call()
     assert str(caught.value) == line
+    raised = caught.value
+    assert raised.__context__ is None or raised.__suppress_context__  # no second traceback, of torch's own refusal
+
+
+def test_linear_refuses_every_mixture_whether_or_not_torch_does() -> None:
+    """torch.nn.functional.linear takes several: one tensor on meta, a bias that broadcasts, integers alone."""
+    dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.complex64)
+    kinds = [(device, dtype) for dtype in dtypes for device in ("cpu", "meta")]
+    inputs = [T(4, 3), T(3), T(2, 4, 3), T(2, 3, 4).mT]
+    for input, x, w, b in itertools.product(inputs, kinds, kinds, kinds):
+        if {x, w, b} == {x} and x[1].is_floating_point:
+            continue
+        with pytest.raises((RuntimeError, TypeError), match=r"^linear: "):
+            functional.linear(input.to(*x), T(5, 3).to(*w), T(5).to(*b))
+    for input, shape in itertools.product(inputs, [(), (1,), (3,), (1, 5), (4, 5), (2, 4, 5)]):
+        with pytest.raises(RuntimeError, match=r"^linear: weight "):
+            functional.linear(input, T(5, 3), T(shape))
 
 
 # Autocast brings float32 and float16 to one dtype, so that line is not said under it; all others are.

@@ -17,7 +17,7 @@ from torch.nn.modules import module as every_module
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 import manual_bp as mbp
-from manual_bp import functional
+from manual_bp import functional, modules
 from tests.correctness import compare
 from tests.correctness.operations import twin_mlp
 
@@ -229,7 +229,7 @@ def test_mlp_runs_a_forward_put_in_the_place_of_a_layers(
 def test_mlp_runs_its_layers_where_it_is_compiled_or_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = mbp.MLP([3, 4, 2]).requires_grad_(False), torch.rand(5, 3)
     expected = model(x)
-    monkeypatch.delattr(functional, "linear_sigmoid")
+    monkeypatch.delattr(modules, "LinearSigmoidFunction")
     compare.same(torch.compile(model, backend="eager", fullgraph=True)(x), expected)
 
     class OfAConstant(nn.Module):
@@ -241,7 +241,7 @@ def test_mlp_runs_its_layers_where_it_is_compiled_or_traced(monkeypatch: pytest.
             return self.model(x) - y
 
     compare.same(torch.fx.symbolic_trace(OfAConstant())(torch.zeros(5, 2)), expected)
-    with pytest.raises(AttributeError, match="linear_sigmoid"):
+    with pytest.raises(NameError, match="LinearSigmoidFunction"):
         model(x)
 
 

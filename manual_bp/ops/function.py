@@ -7,7 +7,7 @@ An operation is two classes.
 - Its subclass adds `jvp`, the forward-mode rule, which torch.compile refuses. It saves every differentiable input,
   because forward mode runs on tensors that require no gradient.
 
-`apply` chooses between them, and makes a third of the first, for eager mode, that PyTorch calls with less overhead.
+`variant` chooses between them, and makes a third of the first, for eager mode, that PyTorch calls with less overhead.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
+from torch._C import _len_torch_dispatch_stack
+from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
 from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.autograd import forward_ad
+from torch.compiler import is_dynamo_compiling
 
 
 class HandDerivedFunction(torch.autograd.Function):
@@ -64,7 +67,7 @@ def forward_rule(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _primal(tensor: Tensor) -> Tensor:
     """`tensor` without its tangent of the innermost forward-mode level."""
-    interpreter = functorch.peek_interpreter_stack()
+    interpreter = peek_interpreter_stack()
     if interpreter is None or interpreter.key() != functorch.TransformType.Vmap:
         primal: Tensor = forward_ad.unpack_dual(tensor).primal
         return primal
@@ -84,39 +87,39 @@ def number(value: float, like: Tensor) -> Any:
     as long as the arithmetic. In float16 and bfloat16 the number is not rounded before the arithmetic, a tensor would
     be; and where tensors are transformed, traced or faked, a tensor from outside would be foreign.
     """
-    if not is_plain(like):
-        return value
     dtype = like.dtype
-    return _constant(value, dtype) if dtype is torch.float32 or dtype is torch.float64 else value
+    exact = dtype is torch.float32 or dtype is torch.float64
+    return constant(value, dtype) if exact and is_plain(like) else value
 
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether it is a tensor and no more, and operations run at once: nothing traces, fakes, wraps or transforms it."""
     return (
-        not torch.compiler.is_dynamo_compiling()
+        not is_dynamo_compiling()
         and type(tensor) is Tensor
-        and functorch.peek_interpreter_stack() is None
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not functorch.is_legacy_batchedtensor(tensor)  # is_grads_batched=True, gradcheck
+        and peek_interpreter_stack() is None
+        and _len_torch_dispatch_stack() == 0
+        and not is_legacy_batchedtensor(tensor)  # is_grads_batched=True, gradcheck
     )
 
 
 @lru_cache(maxsize=64)
-def _constant(value: float, dtype: torch.dtype) -> Tensor:
+def constant(value: float, dtype: torch.dtype) -> Tensor:
+    """`value` as a tensor without dimensions, which the CPU and accelerators take in arithmetic."""
     with torch.inference_mode(False):  # it outlives the mode it happens to be made in
         return torch.tensor(value, dtype=dtype, device="cpu")
 
 
-def apply(function: type[HandDerivedFunction], *args: Any) -> Any:
-    """Run `function`, or the variant of it that fits: with a forward-mode rule, or in one piece."""
-    if torch.compiler.is_dynamo_compiling():
-        return function.apply(*args)
+def variant(function: type[HandDerivedFunction]) -> Callable[..., Any]:
+    """`apply` of `function`, or of the variant of it that fits: with a forward-mode rule, or in one piece."""
+    if is_dynamo_compiling():
+        return function.apply  # type: ignore[no-any-return]
     # _current_level is -1 outside every forward-mode level (dual numbers, jvp, jacfwd).
     if forward_ad._current_level >= 0:
-        return function.forward_mode.apply(*args)
-    if functorch.peek_interpreter_stack() is not None:  # vmap, grad, vjp
-        return function.apply(*args)
-    return _in_one_piece(function, function.backward)(*args)
+        return function.forward_mode.apply  # type: ignore[no-any-return]
+    if peek_interpreter_stack() is not None:  # vmap, grad, vjp
+        return function.apply  # type: ignore[no-any-return]
+    return _in_one_piece(function, function.backward)
 
 
 @cache

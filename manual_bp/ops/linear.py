@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, mm
+from torch.compiler import is_dynamo_compiling
 
 from manual_bp.ops.function import HandDerivedFunction, forward_rule
 
@@ -29,7 +30,14 @@ class LinearFunction(HandDerivedFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        ctx.save_for_backward(*needed(ctx, *inputs))
+        # ∂C/∂W needs x alone, ∂C/∂x needs W alone: a frozen W frees x, and an input without gradient frees W. b says no
+        # more than that ∂C/∂b is to be given.
+        x, weight, bias = inputs
+        if is_dynamo_compiling():
+            ctx.save_for_backward(x, weight, bias)
+        else:
+            needs_dx, needs_dW, _ = ctx.needs_input_grad
+            ctx.save_for_backward(x if needs_dW else None, weight if needs_dx else None, None)
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -54,32 +62,19 @@ class LinearForwardMode(LinearFunction):
 LinearFunction.forward_mode = LinearForwardMode
 
 
-def needed(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor | None, ...]:
-    """What `gradients` needs of x, W and b: ∂C/∂W needs x alone, ∂C/∂x needs W alone.
-
-    So a frozen W frees x, and an input without gradient frees W. b is there only to say that ∂C/∂b is to be given.
-    """
-    needs_dx, needs_dW, needs_db = ctx.needs_input_grad
-    everything = torch.compiler.is_dynamo_compiling  # asked only where it matters
-    return (
-        x if needs_dW or everything() else None,
-        weight if needs_dx or everything() else None,
-        None if needs_db or not everything() else bias,
-    )
-
-
 def gradients(
     ctx: Any, delta: Tensor, x: Tensor | None, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """∂C/∂x, ∂C/∂W and ∂C/∂b from δ = ∂C/∂z and what `needed` kept; None where it is not needed."""
+    """∂C/∂x, ∂C/∂W and ∂C/∂b from δ = ∂C/∂z and what was saved of x, W and b; None where it is not needed."""
     dx = dW = db = None
+    two_dimensional = delta.dim() == 2
     if weight is not None:
-        product = torch.mm if delta.dim() == 2 else torch.matmul  # which takes longer to find out that it is mm
+        product = mm if two_dimensional else torch.matmul  # which takes longer to find out that it is mm
         dx = product(delta, weight)  # ∂C/∂a_prev = δ W  (..., n_in)
-    if delta.dim() != 2:
+    if not two_dimensional:
         delta, x = _rows(delta), None if x is None else _rows(x)
     if x is not None:
-        dW = torch.mm(delta.t(), x)  # ∂C/∂W = δᵀ a_prev  (n_out, n_in)
+        dW = mm(delta.t(), x)  # ∂C/∂W = δᵀ a_prev  (n_out, n_in)
     if bias is not None or ctx.needs_input_grad[2]:
         db = delta.sum(0)  # ∂C/∂b = Σ_m δ  (n_out,)
     return dx, dW, db

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from manual_bp.ops import linear, sigmoid
 from manual_bp.ops.function import HandDerivedFunction, forward_rule, is_plain
@@ -30,7 +31,12 @@ class LinearSigmoidFunction(HandDerivedFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        ctx.save_for_backward(*linear.needed(ctx, *inputs), output)
+        x, weight, bias = inputs
+        if is_dynamo_compiling():  # as in linear.py
+            ctx.save_for_backward(x, weight, bias, output)
+        else:
+            needs_dx, needs_dW, _ = ctx.needs_input_grad
+            ctx.save_for_backward(x if needs_dW else None, weight if needs_dx else None, None, output)
 
     @staticmethod
     def backward(ctx: Any, da: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

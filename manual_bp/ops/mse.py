@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from manual_bp.ops.function import HandDerivedFunction, forward_rule, number
 
@@ -50,8 +51,9 @@ class MSELossFunction(HandDerivedFunction):
 
     @staticmethod
     def forward(a: Tensor, y: Tensor, reduction: str) -> Tensor:
-        if reduction in _TORCH_REDUCTIONS:
-            return _torch_mse_loss(a, y, _TORCH_REDUCTIONS[reduction])
+        known = _TORCH_REDUCTIONS.get(reduction)
+        if known is not None:
+            return _torch_mse_loss(a, y, known)
         # s Σ (a − y)² = (s m n_out) · mean: the mean is summed in float32 even where a is float16, and cannot overflow.
         factor = a.shape[-1] / 2 if reduction == "half_per_example" and a.dim() else 0.5
         return _torch_mse_loss(a, y, _TORCH_REDUCTIONS["mean"]) * factor
@@ -67,9 +69,10 @@ class MSELossFunction(HandDerivedFunction):
         two_s = 2 * scale(ctx.reduction, a.shape)
         # 2 s (a − y) ⊙ ∂L/∂C  (..., n_out). A factor up to 1 goes to g first, one above 1 comes last: nothing overflows
         # in float16 on the way to a gradient that fits.
-        gradient = (a - y) * (g * number(two_s, a)) if two_s <= 1 else (a - y) * g * number(two_s, a)
+        factor = number(two_s, a)
+        gradient = (a - y) * (g * factor) if two_s <= 1 else (a - y) * g * factor
         needs_da, needs_dy, _ = ctx.needs_input_grad
-        everything = torch.compiler.is_dynamo_compiling()
+        everything = is_dynamo_compiling()
         da = gradient if needs_da or everything else None  # ∂C/∂a =  2 s (a − y)
         dy = -gradient if needs_dy or everything else None  # ∂C/∂y = −2 s (a − y)
         return da, dy, None

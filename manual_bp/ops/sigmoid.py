@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.ops.function import HandDerivedFunction, forward_rule, is_plain, number
+from manual_bp.ops.function import HandDerivedFunction, constant, forward_rule, is_plain
 
 
 class SigmoidFunction(HandDerivedFunction):
@@ -53,9 +53,9 @@ def gradient(da: Tensor, a: Tensor) -> Tensor:
     """∂C/∂z from ∂C/∂a, equal to torch's own bit for bit in float32 and float64."""
     # In place, because new memory can take longer than the arithmetic; but under vmap ∂C/∂a may have a batch that a
     # has not, and hooks may give a saved tensor back in another dtype.
-    delta: Tensor = number(1, a) - a
-    delta = delta.mul_(da) if is_plain(da) and da.dtype is a.dtype else delta * da
-    return delta.mul_(a)  # ∂C/∂z = (1 − a) ⊙ ∂C/∂a ⊙ a  (as z)
+    if a.dtype is da.dtype and type(a) is Tensor and is_plain(da):
+        return (constant(1, a.dtype) - a).mul_(da).mul_(a)  # ∂C/∂z = (1 − a) ⊙ ∂C/∂a ⊙ a  (as z)
+    return (1 - a) * da * a
 
 
 def tangent(a: Tensor, z_dot: Tensor) -> Tensor:
