@@ -104,6 +104,16 @@ def test_the_command_prints_a_table_and_writes_json_and_a_picture(
     seconds = first["results"][1]
     assert seconds["median_seconds"] == sorted(seconds["seconds"])[1]
     assert seconds["seconds_per_epoch"] == pytest.approx(seconds["median_seconds"] * 60_000 / 20)
+    direct, torch_nn, products = (result["seconds"] for result in first["results"])
+
+    def over(reference: list[float]) -> float:
+        return sorted(one / other for one, other in zip(torch_nn, reference, strict=True))[1]
+
+    expected = {"direct": None, "direct-torch": over(direct), "torch": 1, "products": over(products)}
+    assert seconds["time_over"] == expected
+    rows = {line[2:25].strip(): line[25:].split()[3:9:2] for line in out.splitlines()[:8]}
+    assert rows["torch.nn eager"] == ["1.00", f"{over(direct):.2f}", f"{over(products):.2f}"]
+    assert rows["direct, PyTorch calls"][:2] == [f"{over(direct):.2f}", "1.00"]
     assert files[1].read_bytes().startswith(b"\x89PNG")
 
 

@@ -84,6 +84,16 @@ class Table:
     def median(self, contender: str) -> float | None:
         return next((result.median for result in self.results if result.contender == contender), None)
 
+    def ratio(self, contender: str, reference: str) -> float | None:
+        """The median, over the rounds, of the one's time over the other's in the same round.
+
+        Where a machine is slow for seconds on end, both were then; the two medians may come from different moments.
+        """
+        timed = {result.contender: result.seconds for result in self.results if result.median is not None}
+        if contender not in timed or reference not in timed:
+            return None
+        return statistics.median(a / b for a, b in zip(timed[contender], timed[reference], strict=True))
+
     def per_epoch(self, seconds: float) -> float:
         """Scaled from the steps taken to 60,000 examples."""
         return seconds * EXAMPLES / (self.steps * self.configuration.batch)

@@ -23,8 +23,8 @@ def machine(device: torch.device) -> str:
 
 
 def text(table: Table) -> str:
-    """One row a contender; "direct is" says how many times faster direct is than that row."""
-    reference = table.median("direct") or table.median("direct-torch")
+    """One row a contender; its speedup is over torch.nn eager, and direct is so many times faster than it."""
+    reference = "direct" if table.median("direct") is not None else "direct-torch"
     header = (
         f"{table.configuration}   {table.steps} steps in {_rounds(table)} rounds, {table.threads} "
         f"thread{'s' * (table.threads > 1)}"
@@ -34,18 +34,19 @@ def text(table: Table) -> str:
         header += f", matrix products at {rate / 1e9:.0f} GFLOP/s"
     lines = [
         header,
-        f"  {'':<22} {'s/epoch':>9} {'spread':>7} {'µs/step':>9} {'direct is':>10} {'× products':>11} "
+        f"  {'':<22} {'s/epoch':>9} {'spread':>7} {'µs/step':>9} {'speedup':>9} {'direct is':>10} {'× products':>11} "
         f"{'first run':>10} {'memory':>9}",
     ]
-    products = table.median("products")
     for result in table.results:
         if result.median is None:
             lines.append(f"  {result.name:<22} {result.note}")
             continue
         lines.append(
             f"  {result.name:<22} {table.per_epoch(result.median):9.3f} {_percent(result.spread):>7} "
-            f"{result.median / table.steps * 1e6:9.0f} {_times(result.median, reference):>10} "
-            f"{_times(result.median, products):>11} {result.first_seconds:8.2f} s {_megabytes(result):>9}"
+            f"{result.median / table.steps * 1e6:9.0f} {_times(table.ratio('torch', result.contender)):>9} "
+            f"{_times(table.ratio(result.contender, reference)):>10} "
+            f"{_times(table.ratio(result.contender, 'products')):>11} "
+            f"{result.first_seconds:8.2f} s {_megabytes(result):>9}"
         )
     return "\n".join(lines)
 
@@ -68,6 +69,10 @@ def as_json(tables: list[Table], data: str, device: torch.device) -> dict[str, A
                     | {
                         "median_seconds": result.median,
                         "spread": result.spread,
+                        "time_over": {
+                            reference: table.ratio(result.contender, reference)
+                            for reference in ("direct", "direct-torch", "torch", "products")
+                        },
                         "seconds_per_epoch": None if result.median is None else table.per_epoch(result.median),
                     }
                     for result in table.results
@@ -113,8 +118,8 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"±{value:.0%}"
 
 
-def _times(seconds: float, reference: float | None) -> str:
-    return "" if not reference else f"{seconds / reference:.2f} ×"
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f} ×"
 
 
 def _megabytes(result: Result) -> str:
