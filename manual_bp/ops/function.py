@@ -80,18 +80,6 @@ def _primal(tensor: Tensor) -> Tensor:
     return primal
 
 
-def number(value: float, like: Tensor) -> Any:
-    """`value` for arithmetic with `like`: in eager mode as a tensor without dimensions, made once.
-
-    PyTorch makes such a tensor of a Python number at every call, in float64, and converts it: that takes a small layer
-    as long as the arithmetic. In float16 and bfloat16 the number is not rounded before the arithmetic, a tensor would
-    be; and where tensors are transformed, traced or faked, a tensor from outside would be foreign.
-    """
-    dtype = like.dtype
-    exact = dtype is torch.float32 or dtype is torch.float64
-    return constant(value, dtype) if exact and is_plain(like) else value
-
-
 def is_plain(tensor: Tensor) -> bool:
     """Whether it is a tensor and no more, and operations run at once: nothing traces, fakes, wraps or transforms it."""
     return (
@@ -105,7 +93,12 @@ def is_plain(tensor: Tensor) -> bool:
 
 @lru_cache(maxsize=64)
 def constant(value: float, dtype: torch.dtype) -> Tensor:
-    """`value` as a tensor without dimensions, which the CPU and accelerators take in arithmetic."""
+    """`value` as a tensor without dimensions, for arithmetic with plain tensors of any device.
+
+    PyTorch makes such a tensor of a Python number at every call, in float64, and converts it: that takes a small layer
+    as long as the arithmetic. In float16 and bfloat16 the number is not rounded before the arithmetic, a tensor is; and
+    where tensors are transformed, traced or faked, a tensor from outside would be foreign.
+    """
     with torch.inference_mode(False):  # it outlives the mode it happens to be made in
         return torch.tensor(value, dtype=dtype, device="cpu")
 

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from manual_bp.ops.function import HandDerivedFunction, forward_rule, number
+from manual_bp.ops.function import HandDerivedFunction, constant, forward_rule, is_plain
 
 REDUCTIONS = ("half_per_example", "half_per_element", "mean", "sum", "none")
 # What torch.nn.functional.mse_loss itself calls, after checks and a broadcast that have no place here.
@@ -66,10 +67,9 @@ class MSELossFunction(HandDerivedFunction):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         a, y = ctx.saved_tensors
-        two_s = 2 * scale(ctx.reduction, a.shape)
+        two_s, factor = _two_s(ctx.reduction, a)
         # 2 s (a − y) ⊙ ∂L/∂C  (..., n_out). A factor up to 1 goes to g first, one above 1 comes last: nothing overflows
         # in float16 on the way to a gradient that fits.
-        factor = number(two_s, a)
         gradient = (a - y) * (g * factor) if two_s <= 1 else (a - y) * g * factor
         needs_da, needs_dy, _ = ctx.needs_input_grad
         everything = is_dynamo_compiling()
@@ -95,3 +95,18 @@ class MSELossForwardMode(MSELossFunction):
 
 
 MSELossFunction.forward_mode = MSELossForwardMode
+
+
+def _two_s(reduction: str, a: Tensor) -> tuple[float, Any]:
+    """2 s of `scale`, to compare and to multiply with: the latter as a tensor where that is exact and quicker."""
+    dtype = a.dtype
+    if (dtype is torch.float32 or dtype is torch.float64) and is_plain(a):
+        return _two_s_of_plain(reduction, a.shape, dtype)
+    two_s = 2 * scale(reduction, a.shape)
+    return two_s, two_s
+
+
+@lru_cache(maxsize=64)
+def _two_s_of_plain(reduction: str, shape: torch.Size, dtype: torch.dtype) -> tuple[float, Tensor]:
+    two_s = 2 * scale(reduction, shape)
+    return two_s, constant(two_s, dtype)
