@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import _is_any_autocast_enabled
+from torch.compiler import is_dynamo_compiling
 from torch.overrides import handle_torch_function, has_torch_function
 
 from manual_bp.ops.function import HandDerivedFunction, variant
@@ -132,20 +133,24 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 
 
 def linear_by(function: type[HandDerivedFunction], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`function` of x, W and b, checked, and cast by autocast's rule for linear."""
+    """`function` of x, W and b, which are tensors: checked, and cast by autocast's rule for linear."""
     autocast = _is_any_autocast_enabled() and _autocast_enabled(input)
     if autocast:
         dtype = torch.get_autocast_dtype(input.device.type)
         input, weight, bias = _lower(input, dtype), _lower(weight, dtype), _lower(bias, dtype)
-    # What torch itself refuses is checked after it has, to say it in clearer words: every question asked of every call
-    # takes a small layer as long as a product. These are about what torch would let pass.
+    # What eager torch itself refuses is checked after it has, to say it in clearer words: every question asked of every
+    # call takes a small layer as long as a product. These are about what it would let pass, and everything is asked
+    # where tensors are traced, faked or of a class of their own.
     shape, dtype = weight.shape, input.dtype
     unusual = (
-        len(shape) != 2
+        type(input) is not Tensor
+        or len(shape) != 2
+        or weight.dtype is not dtype
         or (bias is not None and (bias.dim() != 1 or bias.numel() != shape[0] or bias.dtype is not dtype))
         or not dtype.is_floating_point
         or input.is_meta
         or weight.is_meta
+        or is_dynamo_compiling()
     )
     if unusual:
         _check_linear(input, weight, bias)

@@ -113,12 +113,12 @@ class MLP(nn.Sequential):
         for module in self._modules.values():
             if linear is not None:
                 if type(module) is Sigmoid and type(a) is Tensor and not _is_watched(module):
-                    own = linear._parameters
-                    try:  # linear.weight looks in three other places first and takes ten times as long
-                        weight, bias = own["weight"], own["bias"]
-                    except KeyError:  # one that is no parameter
-                        weight, bias = linear.weight, linear.bias
-                    a = functional.linear_by(LinearSigmoidFunction, a, weight, bias)
+                    own = linear._parameters  # linear.weight looks in three other places first
+                    weight, bias = own.get("weight"), own.get("bias")
+                    if type(weight) is nn.Parameter and type(bias) is nn.Parameter:
+                        a = functional.linear_by(LinearSigmoidFunction, a, weight, bias)
+                    else:
+                        a = functional.linear_sigmoid(a, linear.weight, linear.bias)
                     linear = None
                     continue
                 a = linear(a)

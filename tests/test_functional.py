@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from manual_bp import functional
 from tests.correctness import compare
@@ -168,6 +169,32 @@ def test_linear_refuses_every_mixture_whether_or_not_torch_does() -> None:
     for input, shape in itertools.product(inputs, [(), (1,), (3,), (1, 5), (4, 5), (2, 4, 5)]):
         with pytest.raises(RuntimeError, match=r"^linear: weight "):
             functional.linear(input, T(5, 3), T(shape))
+
+
+def test_linear_refuses_mixtures_of_fake_tensors() -> None:
+    """Their products take two dtypes."""
+    dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.int64)
+    with FakeTensorMode():
+        for rows, x, w, b in itertools.product([(4, 3), (3,), (2, 4, 3)], dtypes, dtypes, dtypes):
+            if not (x == w == b and x.is_floating_point):
+                with pytest.raises((RuntimeError, TypeError), match=r"^linear: "):
+                    functional.linear(T(rows, dtype=x), T(5, 3, dtype=w), T(5, dtype=b))
+
+
+@pytest.mark.parametrize("wrong", [T(2, 3).double(), T(2, 5)], ids=["dtype", "shape"])
+def test_linear_refuses_while_it_is_compiled(wrong: Tensor) -> None:
+    """Before its product is traced: what a compiler makes of one may take two dtypes."""
+
+    def refused(x: Tensor, weight: Tensor) -> Tensor:
+        try:
+            return functional.linear(x, weight)
+        except RuntimeError:
+            return x - 1
+
+    x = T(1, 3)
+    compare.same(torch.compile(refused, backend="eager", fullgraph=True)(x, wrong), x - 1)
+    with pytest.raises(RuntimeError, match=r"^linear: input "):
+        torch.compile(functional.linear, backend="eager")(x, wrong)
 
 
 # Autocast brings float32 and float16 to one dtype, so that line is not said under it; all others are.

@@ -226,6 +226,14 @@ def test_mlp_runs_a_forward_put_in_the_place_of_a_layers(
     assert len(mbp.MLP([3, 2])(torch.rand(5, 3)).unique()) == 1
 
 
+def test_mlp_says_which_weight_is_no_tensor() -> None:
+    model = mbp.MLP([3, 2])
+    model[0].bias = None
+    model[0].weight = None
+    with pytest.raises(TypeError, match=r"^linear_sigmoid: weight must be a tensor, not NoneType$"):
+        model(torch.rand(4, 3))
+
+
 def test_mlp_runs_its_layers_where_it_is_compiled_or_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = mbp.MLP([3, 4, 2]).requires_grad_(False), torch.rand(5, 3)
     expected = model(x)

@@ -98,7 +98,7 @@ MSELossFunction.forward_mode = MSELossForwardMode
 
 
 def _two_s(reduction: str, a: Tensor) -> tuple[float, Any]:
-    """2 s of `scale`, to compare and to multiply with: the latter as a tensor where that is exact and quicker."""
+    """2 s of `scale`, to compare and to multiply with: for the latter a `constant`, which float16 would round."""
     dtype = a.dtype
     if (dtype is torch.float32 or dtype is torch.float64) and is_plain(a):
         return _two_s_of_plain(reduction, a.shape, dtype)
