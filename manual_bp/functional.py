@@ -133,7 +133,21 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 
 
 def linear_by(function: type[HandDerivedFunction], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`function` of x, W and b, which are tensors: checked, and cast by autocast's rule for linear."""
+    """x Wᵀ + b, or σ of it, by `function`: `linear` and `linear_sigmoid` once their arguments are known to be tensors.
+
+    Args:
+        function: LinearFunction or LinearSigmoidFunction.
+        input: x of shape (..., n_in).
+        weight: W of shape (n_out, n_in), or (n_in,).
+        bias: b of shape (n_out,), or () with a weight of shape (n_in,), or None.
+
+    Returns:
+        (..., n_out); (...) with a weight of shape (n_in,).
+
+    Raises:
+        TypeError: a dtype is not floating.
+        RuntimeError: shapes, dtypes or devices do not fit; the message names what was seen and what was expected.
+    """
     autocast = _is_any_autocast_enabled() and _autocast_enabled(input)
     if autocast:
         dtype = torch.get_autocast_dtype(input.device.type)
