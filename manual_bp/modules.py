@@ -1,7 +1,8 @@
-"""`nn.Module`s around the hand-derived operations: drop-in twins of `torch.nn`'s, and `convert`, which swaps them in.
+"""`nn.Module`s around the hand-derived operations: drop-in twins of `torch.nn`'s, and `convert`,
+which swaps them in.
 
-Each is a subclass of its twin and overrides `forward` alone. Parameters, initialisation, `state_dict`, repr, `device=`
-and `dtype=` are therefore those of `torch.nn`.
+Each is a subclass of its twin and overrides `forward` alone. Parameters, initialisation,
+`state_dict`, repr, `device=` and `dtype=` are therefore those of `torch.nn`.
 """
 
 from __future__ import annotations
@@ -36,18 +37,21 @@ class Linear(nn.Linear):
 
 
 class Sigmoid(nn.Sigmoid):
-    """a = σ(z): `torch.nn.Sigmoid` with the backward pass of `manual_bp.functional.sigmoid`. Any shape."""
+    """a = σ(z): `torch.nn.Sigmoid` with the backward pass of `manual_bp.functional.sigmoid`. Any
+    shape.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.sigmoid(input)
 
 
 class MSELoss(nn.MSELoss):
-    """C = s Σ (a − y)²: `torch.nn.MSELoss` with the backward pass of `manual_bp.functional.mse_loss`.
+    """C = s Σ (a − y)²: `torch.nn.MSELoss` with the backward pass of
+    `manual_bp.functional.mse_loss`.
 
     Args:
-        reduction: "mean", "sum" or "none" as in torch, "half_per_example" (s = 1/(2m), documents 1 and 2) or
-            "half_per_element" (s = 1/(2 m n_out), document 3).
+        reduction: "mean", "sum" or "none" as in torch, "half_per_example" (s = 1/(2m), documents 1
+            and 2) or "half_per_element" (s = 1/(2 m n_out), document 3).
 
     Raises:
         ValueError: an unknown reduction.
@@ -55,7 +59,9 @@ class MSELoss(nn.MSELoss):
 
     def __init__(self, reduction: str = "mean") -> None:
         if reduction not in REDUCTIONS:
-            raise ValueError(f"MSELoss: reduction {reduction!r} is not one of {', '.join(REDUCTIONS)}")
+            raise ValueError(
+                f"MSELoss: reduction {reduction!r} is not one of {', '.join(REDUCTIONS)}"
+            )
         super().__init__(reduction=reduction)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -69,9 +75,10 @@ class MSELoss(nn.MSELoss):
 class MLP(nn.Sequential):
     """The documents' network: Linear, Sigmoid, Linear, Sigmoid, … as an `nn.Sequential`.
 
-    In eager mode a Linear and the Sigmoid after it run as one Function, `manual_bp.functional.linear_sigmoid`: the same
-    values and gradients in less time. Two of which one has a hook or a `forward` of its own run one by one, and all do
-    where every module's call is looked at (hooks on all modules, torch.fx, tracing, the compiler).
+    In eager mode a Linear and the Sigmoid after it run as one Function,
+    `manual_bp.functional.linear_sigmoid`: the same values and gradients in less time. Two of which
+    one has a hook or a `forward` of its own run one by one, and all do where every module's call is
+    looked at (hooks on all modules, torch.fx, tracing, the compiler).
 
     Args:
         sizes: the width of each layer, the input's first: [784, 128, 10].
@@ -95,7 +102,10 @@ class MLP(nn.Sequential):
     ) -> None:
         sizes = list(sizes) if isinstance(sizes, Iterable) else [sizes]
         if len(sizes) < 2 or any(not isinstance(n, Integral) or n < 1 for n in sizes):
-            raise ValueError(f"MLP: sizes {sizes}: two or more widths of at least 1 are needed, such as [784, 128, 10]")
+            raise ValueError(
+                f"MLP: sizes {sizes}: two or more widths of at least 1 are needed, such as [784, "
+                f"128, 10]"
+            )
         if output not in ("sigmoid", "linear"):
             raise ValueError(f"MLP: output {output!r} is not one of sigmoid, linear")
         layers: list[nn.Module] = []
@@ -164,15 +174,21 @@ def _every_call_is_watched() -> bool:
     )
 
 
-_TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: Linear, nn.Sigmoid: Sigmoid, nn.MSELoss: MSELoss}
+_TWINS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: Linear,
+    nn.Sigmoid: Sigmoid,
+    nn.MSELoss: MSELoss,
+}
 
 
 def convert(model: M) -> M:
-    """Make every `nn.Linear`, `nn.Sigmoid` and `nn.MSELoss` in `model` run its hand-derived backward pass.
+    """Make every `nn.Linear`, `nn.Sigmoid` and `nn.MSELoss` in `model` run its hand-derived
+    backward pass.
 
-    The modules are changed in place: the same objects with the same parameters, buffers, hooks, mode and names, so
-    optimizers and shared layers keep working. Exact types only: subclasses (also parametrized modules, which are
-    subclasses) stay as they are, and so do complex layers. A second call changes nothing.
+    The modules are changed in place: the same objects with the same parameters, buffers, hooks,
+    mode and names, so optimizers and shared layers keep working. Exact types only: subclasses (also
+    parametrized modules, which are subclasses) stay as they are, and so do complex layers. A second
+    call changes nothing.
 
     Args:
         model: any module; a bare `nn.Linear` is converted too.
@@ -187,6 +203,8 @@ def convert(model: M) -> M:
         raise TypeError(f"convert: a torch.nn.Module is needed, not {type(model).__name__}")
     for module in model.modules():
         twin = _TWINS.get(type(module))
-        if twin is not None and not any(parameter.is_complex() for parameter in module.parameters(recurse=False)):
+        if twin is not None and not any(
+            parameter.is_complex() for parameter in module.parameters(recurse=False)
+        ):
             module.__class__ = twin
     return model

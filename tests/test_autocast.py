@@ -14,10 +14,14 @@ from tests.correctness.operations import LINEAR, OPERATIONS, Operation
 
 
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str
+)
 @pytest.mark.parametrize("inside", [False, True], ids=["backward outside", "backward inside"])
 @pytest.mark.parametrize("op", OPERATIONS, ids=str)
-def test_autocast_casts_as_it_casts_the_twin(op: Operation, dtype: torch.dtype, low: torch.dtype, inside: bool) -> None:
+def test_autocast_casts_as_it_casts_the_twin(
+    op: Operation, dtype: torch.dtype, low: torch.dtype, inside: bool
+) -> None:
     inputs = op.inputs(dtype)
 
     def run(function: Callable[..., Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -31,7 +35,9 @@ def test_autocast_casts_as_it_casts_the_twin(op: Operation, dtype: torch.dtype, 
     value, gradients = run(op.ours)
     twin_value, twin_gradients = run(op.twin)
     if dtype == torch.float64:  # autocast leaves it alone
-        compare.all_of(compare.agree, (value.detach(), *gradients), (twin_value.detach(), *twin_gradients))
+        compare.all_of(
+            compare.agree, (value.detach(), *gradients), (twin_value.detach(), *twin_gradients)
+        )
         return
     reference, references = compare.value_and_gradients(op.twin, [t.double() for t in inputs])
     for ours, twin, exact in zip(

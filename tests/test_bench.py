@@ -1,4 +1,6 @@
-"""The benchmark's own honesty: every contender does the same work, and one that does not is not timed."""
+"""The benchmark's own honesty: every contender does the same work, and one that does not is not
+timed.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ from manual_bp.bench import measure, memory, problem, torch_peers
 from manual_bp.bench.__main__ import main
 from manual_bp.bench.problem import Configuration
 
-QUICK = ["direct", "direct-norms", "direct-torch", "functions", "torch", "numpy", "sklearn", "products"]
+QUICK = [
+    "direct",
+    "direct-norms",
+    "direct-torch",
+    "functions",
+    "torch",
+    "numpy",
+    "sklearn",
+    "products",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +39,9 @@ def make(text: str, steps: int) -> problem.Problem:
     return problem.make(Configuration.parse(text), (images, labels), steps, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("text", ["20-8-10:4", "20-9-8-3:16", "20-8-10:4:linear", "20-8-10:4:dense"])
+@pytest.mark.parametrize(
+    "text", ["20-8-10:4", "20-9-8-3:16", "20-8-10:4:linear", "20-8-10:4:dense"]
+)
 def test_every_contender_reaches_the_same_cost(text: str) -> None:
     table = measure.compare(make(text, 30), QUICK, 2, 1, lambda _: None)
     start = make(text, 30)
@@ -64,7 +77,12 @@ def test_the_expected_cost_is_that_of_backpropagation_by_hand() -> None:
     (weight, bias) = task.weights[0]
     a = torch.sigmoid(weight.double() * x + bias.double())
     delta = 2 * (a - y) * a * (1 - a)
-    stepped = [((weight.double() - task.lr * delta * x).numpy(), (bias.double() - task.lr * delta[0]).numpy())]
+    stepped = [
+        (
+            (weight.double() - task.lr * delta * x).numpy(),
+            (bias.double() - task.lr * delta[0]).numpy(),
+        )
+    ]
     assert measure.expected_cost(task) == pytest.approx(task.cost(stepped), rel=1e-12)
 
 
@@ -82,7 +100,17 @@ def test_a_contender_with_another_cost_is_not_timed(
 ) -> None:
     monkeypatch.setitem(measure.CONTENDERS, "torch", ForgetsTheBias)
     status = main(
-        ["--configurations", "20-8-10:4", "--contenders", "direct-torch", "torch", "--steps", "10", "--repeats", "1"]
+        [
+            "--configurations",
+            "20-8-10:4",
+            "--contenders",
+            "direct-torch",
+            "torch",
+            "--steps",
+            "10",
+            "--repeats",
+            "1",
+        ]
     )
     assert status == 1
     out = capsys.readouterr().out
@@ -92,15 +120,35 @@ def test_a_contender_with_another_cost_is_not_timed(
 def test_the_command_prints_a_table_and_writes_json_and_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = "--configurations 20-8-10:4 20-8-10:32 --contenders direct-torch torch products --steps 5 --repeats 3"
+    arguments = (
+        "--configurations 20-8-10:4 20-8-10:32 --contenders direct-torch torch "
+        "products --steps 5 --repeats 3"
+    )
     files = tmp_path / "bench.json", tmp_path / "bench.png"
-    assert main([*arguments.split(), "--threads", "1", "--json", str(files[0]), "--picture", str(files[1])]) == 0
+    assert (
+        main(
+            [
+                *arguments.split(),
+                "--threads",
+                "1",
+                "--json",
+                str(files[0]),
+                "--picture",
+                str(files[1]),
+            ]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     assert "random images" in out
     assert "20-8-10:32   5 steps in 3 rounds, 1 thread, matrix products at" in out
     first, _ = json.loads(files[0].read_text())["tables"]
     assert first["flops_per_step"] == 2 * 4 * (2 * 20 * 8 + 3 * 8 * 10)
-    assert [result["contender"] for result in first["results"]] == ["direct-torch", "torch", "products"]
+    assert [result["contender"] for result in first["results"]] == [
+        "direct-torch",
+        "torch",
+        "products",
+    ]
     seconds = first["results"][1]
     assert seconds["median_seconds"] == sorted(seconds["seconds"])[1]
     assert seconds["seconds_per_epoch"] == pytest.approx(seconds["median_seconds"] * 60_000 / 20)
@@ -109,7 +157,12 @@ def test_the_command_prints_a_table_and_writes_json_and_a_picture(
     def over(reference: list[float]) -> float:
         return sorted(one / other for one, other in zip(torch_nn, reference, strict=True))[1]
 
-    expected = {"direct": None, "direct-torch": over(direct), "torch": 1, "products": over(products)}
+    expected = {
+        "direct": None,
+        "direct-torch": over(direct),
+        "torch": 1,
+        "products": over(products),
+    }
     assert seconds["time_over"] == expected
     rows = {line[2:25].strip(): line[25:].split()[3:9:2] for line in out.splitlines()[:8]}
     assert rows["torch.nn eager"] == ["1.00", f"{over(direct):.2f}", f"{over(products):.2f}"]
@@ -138,7 +191,9 @@ def test_memory_leaves_the_data_out() -> None:
     assert peak is None or peak < 2_000_000
 
 
-@pytest.mark.parametrize("text", ["784", "784-10", "784-10:0", "784-10:x", "10:4", "784-10:4:relu", "0-3:1"])
+@pytest.mark.parametrize(
+    "text", ["784", "784-10", "784-10:0", "784-10:x", "10:4", "784-10:4:relu", "0-3:1"]
+)
 def test_bad_configurations_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["--configurations", text])
@@ -146,7 +201,9 @@ def test_bad_configurations_are_refused(text: str, capsys: pytest.CaptureFixture
     assert f"'{text}': a network and a batch size such as 784-30-10:10" in capsys.readouterr().err
 
 
-def test_synthetic_images_are_as_sparse_as_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_synthetic_images_are_as_sparse_as_mnist(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("MANUAL_BP_DATA", str(tmp_path))
     monkeypatch.setattr(problem, "EXAMPLES", 2_000)
@@ -159,7 +216,9 @@ def test_synthetic_images_are_as_sparse_as_mnist(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 def test_memory_counts_what_the_steps_need() -> None:
-    """torch.nn keeps x, a (1000 numbers an example) and the gradients; it cannot take less than x and a."""
+    """torch.nn keeps x, a (1000 numbers an example) and the gradients; it cannot take less than x
+    and a.
+    """
     peak = memory.of(make("784-1000-10:500", 3), "torch", 1)
     assert peak is None or 500 * 1784 * 4 < peak < 10 * 500 * 1784 * 4
 

@@ -1,4 +1,6 @@
-"""The functional layer: what it refuses and how it says so, autocast, dtypes, extremes, and properties."""
+"""The functional layer: what it refuses and how it says so, autocast, dtypes, extremes, and
+properties.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,15 @@ from torch._subclasses import FakeTensorMode
 
 from manual_bp import functional
 from tests.correctness import compare
-from tests.correctness.operations import LINEAR, MSE, NETWORK, OPERATIONS, SIGMOID, Operation, twin_mse
+from tests.correctness.operations import (
+    LINEAR,
+    MSE,
+    NETWORK,
+    OPERATIONS,
+    SIGMOID,
+    Operation,
+    twin_mse,
+)
 
 T = torch.zeros
 META = torch.zeros(2, 3, device="meta")
@@ -26,17 +36,20 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: functional.linear(T(5, 3), T(4, 2)),
         RuntimeError,
-        "linear: input (5, 3) and weight (4, 2): the input's last dimension must equal the weight's n_in = 2",
+        "linear: input (5, 3) and weight (4, 2): the input's last dimension must equal the "
+        "weight's n_in = 2",
     ),
     (
         lambda: functional.linear(T(5, 2), T(3, 4, 2)),
         RuntimeError,
-        "linear: input (5, 2) and weight (3, 4, 2): the weight must have the shape (n_out, n_in), or (n_in,)",
+        "linear: input (5, 2) and weight (3, 4, 2): the weight must have the shape (n_out, n_in), "
+        "or (n_in,)",
     ),
     (
         lambda: functional.linear(T(5, 2), T(())),
         RuntimeError,
-        "linear: input (5, 2) and weight (): the weight must have the shape (n_out, n_in), or (n_in,)",
+        "linear: input (5, 2) and weight (): the weight must have the shape (n_out, n_in), or "
+        "(n_in,)",
     ),
     (
         lambda: functional.linear(T(5, 2), T(2), T(1)),
@@ -46,17 +59,20 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: functional.linear(T(()), T(4, 2)),
         RuntimeError,
-        "linear: input () and weight (4, 2): the input must have at least one dimension, (..., n_in = 2)",
+        "linear: input () and weight (4, 2): the input must have at least one dimension, (..., "
+        "n_in = 2)",
     ),
     (
         lambda: functional.linear(T(5, 2), T(4, 2), T(2)),
         RuntimeError,
-        "linear: weight (4, 2) and bias (2,): the bias must have the weight's shape without n_in, (4,)",
+        "linear: weight (4, 2) and bias (2,): the bias must have the weight's shape without n_in, "
+        "(4,)",
     ),
     (
         lambda: functional.linear(T(5, 2), T(4, 2), T(1, 4)),
         RuntimeError,
-        "linear: weight (4, 2) and bias (1, 4): the bias must have the weight's shape without n_in, (4,)",
+        "linear: weight (4, 2) and bias (1, 4): the bias must have the weight's shape without "
+        "n_in, (4,)",
     ),
     (
         lambda: functional.linear([[1.0, 2.0]], T(4, 2)),  # type: ignore[arg-type]
@@ -81,24 +97,28 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: functional.linear(T(5, 2), T(4, 2, dtype=torch.float64)),
         RuntimeError,
-        "linear: input float32, weight float64: all must have one dtype; convert with .to(dtype), or compute under "
+        "linear: input float32, weight float64: all must have one dtype; convert with .to(dtype), "
+        "or compute under "
         "torch.autocast (which leaves float64 as it is)",
     ),
     (
         lambda: functional.linear(T(5, 2), T(4, 2), T(4).half()),
         RuntimeError,
-        "linear: input float32, weight float32, bias float16: all must have one dtype; convert with .to(dtype), or "
+        "linear: input float32, weight float32, bias float16: all must have one dtype; convert "
+        "with .to(dtype), or "
         "compute under torch.autocast (which leaves float64 as it is)",
     ),
     (
         lambda: functional.linear(META, T(4, 3), T(4)),
         RuntimeError,
-        "linear: input on meta, weight on cpu, bias on cpu: all must be on one device; move them with .to(device)",
+        "linear: input on meta, weight on cpu, bias on cpu: all must be on one device; move them "
+        "with .to(device)",
     ),
     (
         lambda: functional.linear_sigmoid(T(5, 3), T(4, 2)),
         RuntimeError,
-        "linear: input (5, 3) and weight (4, 2): the input's last dimension must equal the weight's n_in = 2",
+        "linear: input (5, 3) and weight (4, 2): the input's last dimension must equal the "
+        "weight's n_in = 2",
     ),
     (
         lambda: functional.linear_sigmoid(T(5, 2), T(4, 2), 1.0),  # type: ignore[arg-type]
@@ -131,9 +151,14 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: functional.mse_loss(T(5), T(5), "average"),
         ValueError,
-        "mse_loss: reduction 'average' is not one of half_per_example, half_per_element, mean, sum, none",
+        "mse_loss: reduction 'average' is not one of half_per_example, half_per_element, mean, "
+        "sum, none",
     ),
-    (lambda: functional.mse_loss(T(5), 0.5), TypeError, "mse_loss: target must be a tensor, not float"),  # type: ignore[arg-type]
+    (
+        lambda: functional.mse_loss(T(5), 0.5),
+        TypeError,
+        "mse_loss: target must be a tensor, not float",
+    ),  # type: ignore[arg-type]
     (
         lambda: functional.mse_loss(T(5, dtype=torch.long), T(5, dtype=torch.long)),
         TypeError,
@@ -142,22 +167,31 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: functional.mse_loss(META, T(2, 3)),
         RuntimeError,
-        "mse_loss: input on meta, target on cpu: all must be on one device; move them with .to(device)",
+        "mse_loss: input on meta, target on cpu: all must be on one device; move them with "
+        ".to(device)",
     ),
 ]
 
 
-@pytest.mark.parametrize(("call", "error", "line"), REFUSED, ids=[line[:60] for _, _, line in REFUSED])
-def test_bad_input_gets_one_clear_line(call: Callable[[], object], error: type[Exception], line: str) -> None:
+@pytest.mark.parametrize(
+    ("call", "error", "line"), REFUSED, ids=[line[:60] for _, _, line in REFUSED]
+)
+def test_bad_input_gets_one_clear_line(
+    call: Callable[[], object], error: type[Exception], line: str
+) -> None:
     with pytest.raises(error) as caught:
         call()
     assert str(caught.value) == line
     raised = caught.value
-    assert raised.__context__ is None or raised.__suppress_context__  # no second traceback, of torch's own refusal
+    assert (
+        raised.__context__ is None or raised.__suppress_context__
+    )  # no second traceback, of torch's own refusal
 
 
 def test_linear_refuses_every_mixture_whether_or_not_torch_does() -> None:
-    """torch.nn.functional.linear takes several: one tensor on meta, a bias that broadcasts, integers alone."""
+    """torch.nn.functional.linear takes several: one tensor on meta, a bias that broadcasts,
+    integers alone.
+    """
     dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.complex64)
     kinds = [(device, dtype) for dtype in dtypes for device in ("cpu", "meta")]
     inputs = [T(4, 3), T(3), T(2, 4, 3), T(2, 3, 4).mT]
@@ -197,7 +231,8 @@ def test_linear_refuses_while_it_is_compiled(wrong: Tensor) -> None:
         torch.compile(functional.linear, backend="eager")(x, wrong)
 
 
-# Autocast brings float32 and float16 to one dtype, so that line is not said under it; all others are.
+# Autocast brings float32 and float16 to one dtype, so that line is not said under it; all others
+# are.
 REFUSED_UNDER_AUTOCAST = [
     (call, error, line.replace("input float32", "input bfloat16"))
     for call, error, line in REFUSED
@@ -206,7 +241,9 @@ REFUSED_UNDER_AUTOCAST = [
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "line"), REFUSED_UNDER_AUTOCAST, ids=[r[2][:60] for r in REFUSED_UNDER_AUTOCAST]
+    ("call", "error", "line"),
+    REFUSED_UNDER_AUTOCAST,
+    ids=[r[2][:60] for r in REFUSED_UNDER_AUTOCAST],
 )
 def test_bad_input_gets_the_same_line_under_autocast(
     call: Callable[[], object], error: type[Exception], line: str
@@ -229,9 +266,15 @@ def test_the_right_shapes_beside_the_wrong_ones_pass() -> None:
 @pytest.mark.parametrize("reduction", list(MSE))
 def test_mse_promotes_two_dtypes_as_torch(reduction: str) -> None:
     a = torch.rand(5, 4, dtype=torch.float32)
-    for target in (torch.rand(5, 4, dtype=torch.float64), torch.rand(5, 4).half(), torch.arange(20).reshape(5, 4)):
+    for target in (
+        torch.rand(5, 4, dtype=torch.float64),
+        torch.rand(5, 4).half(),
+        torch.arange(20).reshape(5, 4),
+    ):
         ours, gradients = compare.value_and_gradients(
-            lambda a, y: functional.mse_loss(a, y, reduction), [a, target], requires_grad=[True, False]
+            lambda a, y: functional.mse_loss(a, y, reduction),
+            [a, target],
+            requires_grad=[True, False],
         )
         # promoted here, because the backward pass of torch 2.11's own refuses two dtypes
         common = torch.promote_types(a.dtype, target.dtype)
@@ -245,11 +288,19 @@ def test_mse_promotes_two_dtypes_as_torch(reduction: str) -> None:
         compare.all_of(compare.agree, gradients, twin_gradients)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str
+)
 def test_sigmoid_at_the_extremes(dtype: torch.dtype) -> None:
-    z = torch.tensor([-torch.inf, -1e4, -300.0, -20.0, -8.0, 0.0, 8.0, 20.0, 300.0, 1e4, torch.inf], dtype=dtype)
-    value, (gradient,) = compare.value_and_gradients(functional.sigmoid, [z], cotangent=torch.ones_like(z))
-    twin, (twin_gradient,) = compare.value_and_gradients(torch.sigmoid, [z], cotangent=torch.ones_like(z))
+    z = torch.tensor(
+        [-torch.inf, -1e4, -300.0, -20.0, -8.0, 0.0, 8.0, 20.0, 300.0, 1e4, torch.inf], dtype=dtype
+    )
+    value, (gradient,) = compare.value_and_gradients(
+        functional.sigmoid, [z], cotangent=torch.ones_like(z)
+    )
+    twin, (twin_gradient,) = compare.value_and_gradients(
+        torch.sigmoid, [z], cotangent=torch.ones_like(z)
+    )
     compare.same(value, twin)
     compare.same(gradient, twin_gradient, ulps=2)
     assert gradient[5] == 0.25
@@ -287,7 +338,10 @@ def test_none_of_the_arguments_is_changed() -> None:
 
 def test_argument_names_are_torchs() -> None:
     x, weight, bias = LINEAR.inputs()
-    compare.agree(functional.linear(input=x, weight=weight, bias=bias), F.linear(input=x, weight=weight, bias=bias))
+    compare.agree(
+        functional.linear(input=x, weight=weight, bias=bias),
+        F.linear(input=x, weight=weight, bias=bias),
+    )
     compare.agree(functional.sigmoid(input=x), torch.sigmoid(input=x))
     compare.agree(
         functional.linear_sigmoid(input=x, weight=weight, bias=bias),
@@ -311,16 +365,24 @@ def test_linear_of_one_unit_without_its_dimension(leading: tuple[int, ...], bias
     compare.all_of(compare.agree, gradients, twin_gradients, zero=leading == (0,))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str
+)
 @pytest.mark.parametrize("leading", [(), (5,), (2, 3)], ids=str)
 @pytest.mark.parametrize("kind", ["biased", "no bias", "one unit"])
 def test_linear_sigmoid_is_linear_and_then_sigmoid_bit_for_bit(
     dtype: torch.dtype, leading: tuple[int, ...], kind: str
 ) -> None:
     x, weight, bias = LINEAR.inputs(dtype, leading)
-    inputs = {"biased": [x, weight, bias], "no bias": [x, weight], "one unit": [x, weight[0], bias[0]]}[kind]
+    inputs = {
+        "biased": [x, weight, bias],
+        "no bias": [x, weight],
+        "one unit": [x, weight[0], bias[0]],
+    }[kind]
     ours, gradients = compare.value_and_gradients(functional.linear_sigmoid, inputs)
-    apart, gradients_apart = compare.value_and_gradients(lambda *t: functional.sigmoid(functional.linear(*t)), inputs)
+    apart, gradients_apart = compare.value_and_gradients(
+        lambda *t: functional.sigmoid(functional.linear(*t)), inputs
+    )
     compare.same(ours, apart)
     compare.all_of(compare.same, gradients, gradients_apart)
 
@@ -329,7 +391,13 @@ sizes = st.integers(0, 4)
 
 
 @settings(max_examples=60, deadline=None)
-@given(leading=st.lists(sizes, max_size=3), n_in=sizes, n_out=sizes, biased=st.booleans(), seed=st.integers(0, 9))
+@given(
+    leading=st.lists(sizes, max_size=3),
+    n_in=sizes,
+    n_out=sizes,
+    biased=st.booleans(),
+    seed=st.integers(0, 9),
+)
 def test_linear_of_any_shape_equals_the_twin(
     leading: list[int], n_in: int, n_out: int, biased: bool, seed: int
 ) -> None:
@@ -346,26 +414,44 @@ def test_linear_of_any_shape_equals_the_twin(
 
 
 @settings(max_examples=60, deadline=None)
-@given(shape=st.lists(st.integers(1, 4), max_size=4), reduction=st.sampled_from(list(MSE)), seed=st.integers(0, 9))
+@given(
+    shape=st.lists(st.integers(1, 4), max_size=4),
+    reduction=st.sampled_from(list(MSE)),
+    seed=st.integers(0, 9),
+)
 def test_mse_of_any_shape_equals_the_twin(shape: list[int], reduction: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     inputs = [torch.rand(shape, generator=generator, dtype=torch.float64) for _ in range(2)]
-    ours, gradients = compare.value_and_gradients(lambda a, y: functional.mse_loss(a, y, reduction), inputs)
-    twin, twin_gradients = compare.value_and_gradients(lambda a, y: twin_mse(a, y, reduction), inputs)
+    ours, gradients = compare.value_and_gradients(
+        lambda a, y: functional.mse_loss(a, y, reduction), inputs
+    )
+    twin, twin_gradients = compare.value_and_gradients(
+        lambda a, y: twin_mse(a, y, reduction), inputs
+    )
     compare.agree(ours, twin)
     compare.all_of(compare.agree, gradients, twin_gradients)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    m=st.integers(1, 6), n_out=st.integers(1, 5), pair=st.permutations(["half_per_example", "half_per_element", "mean"])
+    m=st.integers(1, 6),
+    n_out=st.integers(1, 5),
+    pair=st.permutations(["half_per_example", "half_per_element", "mean"]),
 )
 def test_the_normalisations_differ_by_their_formulas(m: int, n_out: int, pair: list[str]) -> None:
-    s = {"half_per_example": 1 / (2 * m), "half_per_element": 1 / (2 * m * n_out), "mean": 1 / (m * n_out)}
+    s = {
+        "half_per_example": 1 / (2 * m),
+        "half_per_element": 1 / (2 * m * n_out),
+        "mean": 1 / (m * n_out),
+    }
     a, y = torch.rand(2, m, n_out, dtype=torch.float64)
-    total, totals = compare.value_and_gradients(lambda a, y: functional.mse_loss(a, y, "sum"), [a, y])
+    total, totals = compare.value_and_gradients(
+        lambda a, y: functional.mse_loss(a, y, "sum"), [a, y]
+    )
     for name in pair:
-        cost, gradients = compare.value_and_gradients(lambda a, y, name=name: functional.mse_loss(a, y, name), [a, y])
+        cost, gradients = compare.value_and_gradients(
+            lambda a, y, name=name: functional.mse_loss(a, y, name), [a, y]
+        )
         compare.agree(cost, s[name] * total)
         compare.all_of(compare.agree, gradients, [s[name] * t for t in totals])
 

@@ -1,4 +1,6 @@
-"""The modules beside their torch.nn twins: state, construction, copying; MLP as an nn.Sequential; convert."""
+"""The modules beside their torch.nn twins: state, construction, copying; MLP as an nn.Sequential;
+convert.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 from torch.nn.modules import module as every_module
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 import manual_bp as mbp
 from manual_bp import functional, modules
@@ -24,8 +30,14 @@ from tests.correctness.operations import twin_mlp
 PAIRS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
     "Linear": (lambda: mbp.Linear(3, 4), lambda: nn.Linear(3, 4)),
     "Linear, no bias": (lambda: mbp.Linear(3, 4, bias=False), lambda: nn.Linear(3, 4, bias=False)),
-    "Linear, float16": (lambda: mbp.Linear(3, 4, dtype=torch.float16), lambda: nn.Linear(3, 4, dtype=torch.float16)),
-    "Linear, meta": (lambda: mbp.Linear(3, 4, device="meta"), lambda: nn.Linear(3, 4, device="meta")),
+    "Linear, float16": (
+        lambda: mbp.Linear(3, 4, dtype=torch.float16),
+        lambda: nn.Linear(3, 4, dtype=torch.float16),
+    ),
+    "Linear, meta": (
+        lambda: mbp.Linear(3, 4, device="meta"),
+        lambda: nn.Linear(3, 4, device="meta"),
+    ),
     "Sigmoid": (mbp.Sigmoid, nn.Sigmoid),
     "MSELoss": (mbp.MSELoss, nn.MSELoss),
     "MSELoss, sum": (lambda: mbp.MSELoss(reduction="sum"), lambda: nn.MSELoss(reduction="sum")),
@@ -48,13 +60,19 @@ def equal_states(a: nn.Module, b: nn.Module) -> bool:
 
 
 @every_pair
-def test_one_seed_gives_both_the_same_state(ours: Callable[[], nn.Module], twin: Callable[[], nn.Module]) -> None:
+def test_one_seed_gives_both_the_same_state(
+    ours: Callable[[], nn.Module], twin: Callable[[], nn.Module]
+) -> None:
     assert equal_states(seeded(ours), seeded(twin))
-    assert [n for n, _ in seeded(ours).named_parameters()] == [n for n, _ in seeded(twin).named_parameters()]
+    assert [n for n, _ in seeded(ours).named_parameters()] == [
+        n for n, _ in seeded(twin).named_parameters()
+    ]
 
 
 @every_pair
-def test_state_dicts_load_in_both_directions(ours: Callable[[], nn.Module], twin: Callable[[], nn.Module]) -> None:
+def test_state_dicts_load_in_both_directions(
+    ours: Callable[[], nn.Module], twin: Callable[[], nn.Module]
+) -> None:
     for source, target in ((ours(), twin()), (twin(), ours())):
         target.load_state_dict(source.state_dict(), strict=True)
         assert equal_states(source, target)
@@ -66,7 +84,9 @@ def test_repr_is_the_twins(ours: Callable[[], nn.Module], twin: Callable[[], nn.
 
 
 @every_pair
-def test_deepcopy_and_pickle_keep_type_and_state(ours: Callable[[], nn.Module], twin: Callable[[], nn.Module]) -> None:
+def test_deepcopy_and_pickle_keep_type_and_state(
+    ours: Callable[[], nn.Module], twin: Callable[[], nn.Module]
+) -> None:
     module = ours()
     stream = io.BytesIO()
     torch.save(module, stream)
@@ -82,7 +102,9 @@ def test_deepcopy_and_pickle_keep_type_and_state(ours: Callable[[], nn.Module], 
 
 
 @every_pair
-def test_each_is_an_instance_of_its_twin(ours: Callable[[], nn.Module], twin: Callable[[], nn.Module]) -> None:
+def test_each_is_an_instance_of_its_twin(
+    ours: Callable[[], nn.Module], twin: Callable[[], nn.Module]
+) -> None:
     assert isinstance(ours(), type(twin()))
 
 
@@ -104,7 +126,9 @@ def test_mse_loss_prints_the_reductions_torch_does_not_have(reduction: str) -> N
 
 
 def test_mse_loss_refuses_an_unknown_reduction_when_it_is_made() -> None:
-    with pytest.raises(ValueError, match="MSELoss: reduction 'average' is not one of half_per_example"):
+    with pytest.raises(
+        ValueError, match="MSELoss: reduction 'average' is not one of half_per_example"
+    ):
         mbp.MSELoss("average")
 
 
@@ -127,7 +151,9 @@ def test_mlp_forward_and_gradients_equal_the_twin() -> None:
     g = compare.make_cotangent(out)
     out.backward(g)
     twin_out.backward(g)
-    compare.all_of(compare.agree, [p.grad for p in ours.parameters()], [p.grad for p in twin.parameters()])
+    compare.all_of(
+        compare.agree, [p.grad for p in ours.parameters()], [p.grad for p in twin.parameters()]
+    )
 
 
 def test_mlp_slices_appends_and_adds_like_sequential() -> None:
@@ -135,7 +161,9 @@ def test_mlp_slices_appends_and_adds_like_sequential() -> None:
     part = model[:2]
     assert type(part) is nn.Sequential
     assert part[0] is model[0]
-    assert list(model[2:].state_dict()) == list(nn.Sequential(*twin_mlp([3, 4, 2]))[2:].state_dict())
+    assert list(model[2:].state_dict()) == list(
+        nn.Sequential(*twin_mlp([3, 4, 2]))[2:].state_dict()
+    )
     assert model[-1] is model[3]
     assert kinds(model + nn.Sequential(nn.ReLU())) == [*kinds(model), nn.ReLU]
     assert len(model * 2) == 8
@@ -163,7 +191,11 @@ def test_mlp_runs_a_linear_and_its_sigmoid_as_one() -> None:
     assert ran(mbp.MLP([3, 4, 2])) == ["LinearSigmoid"] * 2
     assert ran(mbp.MLP([3, 4, 2], output="linear")) == ["LinearSigmoid", "Linear"]
     assert ran(mbp.MLP([3, 4, 2])[:4]) == ["Linear", "Sigmoid"] * 2
-    assert ran(mbp.MLP([3, 4, 2]).append(mbp.Sigmoid())) == ["LinearSigmoid", "LinearSigmoid", "Sigmoid"]
+    assert ran(mbp.MLP([3, 4, 2]).append(mbp.Sigmoid())) == [
+        "LinearSigmoid",
+        "LinearSigmoid",
+        "Sigmoid",
+    ]
     replaced = mbp.MLP([3, 4, 2])
     replaced[1] = nn.Tanh()
     assert ran(replaced) == ["Linear", "TanhBackward0", "LinearSigmoid"]
@@ -199,7 +231,9 @@ WATCH: dict[str, Callable[[nn.Module, list[nn.Module]], object]] = {
     "a forward hook": lambda module, calls: module.register_forward_hook(_noting(calls)),
     "a forward pre-hook": lambda module, calls: module.register_forward_pre_hook(_noting(calls)),
     "a backward hook": lambda module, calls: module.register_full_backward_hook(_noting(calls)),
-    "a backward pre-hook": lambda module, calls: module.register_full_backward_pre_hook(_noting(calls)),
+    "a backward pre-hook": lambda module, calls: module.register_full_backward_pre_hook(
+        _noting(calls)
+    ),
     "a forward of its own": _own_forward,
     "compiled": _compiled,
 }
@@ -234,7 +268,9 @@ def test_mlp_says_which_weight_is_no_tensor() -> None:
         model(torch.rand(4, 3))
 
 
-def test_mlp_runs_its_layers_where_it_is_compiled_or_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlp_runs_its_layers_where_it_is_compiled_or_traced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, x = mbp.MLP([3, 4, 2]).requires_grad_(False), torch.rand(5, 3)
     expected = model(x)
     monkeypatch.delattr(modules, "LinearSigmoidFunction")
@@ -257,9 +293,15 @@ def test_selective_checkpointing_may_keep_z() -> None:
     """It refuses that a kept tensor is written over."""
     model, x = seeded(lambda: mbp.MLP([3, 4, 2])).double(), torch.rand(5, 3, dtype=torch.float64)
 
-    def keep_products(_: object, operation: object, *args: object, **kwargs: object) -> CheckpointPolicy:
+    def keep_products(
+        _: object, operation: object, *args: object, **kwargs: object
+    ) -> CheckpointPolicy:
         products = (torch.ops.aten.addmm.default, torch.ops.aten.mm.default)
-        return CheckpointPolicy.MUST_SAVE if operation in products else CheckpointPolicy.PREFER_RECOMPUTE
+        return (
+            CheckpointPolicy.MUST_SAVE
+            if operation in products
+            else CheckpointPolicy.PREFER_RECOMPUTE
+        )
 
     def gradients(value: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(value.square().sum(), list(model.parameters()))
@@ -295,13 +337,21 @@ def test_mlp_runs_every_layer_where_every_module_is_watched(
 
 @pytest.mark.parametrize(
     ("sizes", "seen"),
-    [([784], "[784]"), ([], "[]"), ([3, 0, 2], "[3, 0, 2]"), ([3, 2.5], "[3, 2.5]"), ("34", "['3', '4']"), (3, "[3]")],
+    [
+        ([784], "[784]"),
+        ([], "[]"),
+        ([3, 0, 2], "[3, 0, 2]"),
+        ([3, 2.5], "[3, 2.5]"),
+        ("34", "['3', '4']"),
+        (3, "[3]"),
+    ],
 )
 def test_mlp_refuses_wrong_sizes(sizes: list[int], seen: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 the whole line is compared
         mbp.MLP(sizes)
     assert (
-        str(caught.value) == f"MLP: sizes {seen}: two or more widths of at least 1 are needed, such as [784, 128, 10]"
+        str(caught.value)
+        == f"MLP: sizes {seen}: two or more widths of at least 1 are needed, such as [784, 128, 10]"
     )
 
 

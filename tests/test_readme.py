@@ -7,9 +7,6 @@ import io
 import re
 from pathlib import Path
 
-from tests import file_by_file
-from tests.correctness import readme
-
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -30,7 +27,3 @@ def test_every_file_that_is_linked_is_there() -> None:
     local = [link for link in links if "://" not in link]
     assert local
     assert [link for link in local if not (ROOT / link).exists()] == []
-
-
-def test_every_file_has_its_own_first_sentence_in_the_list() -> None:
-    assert readme.between("files", README) == file_by_file.table()

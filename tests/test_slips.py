@@ -1,7 +1,7 @@
 """The documents' slips: what is printed fails against autograd, what it should be passes.
 
-One test for each row of the README's table, and the first test holds the two together. The oracle is autograd through
-torch's built-in operations, never our own.
+One test for each row of the README's table, and the first test holds the two together. The oracle
+is autograd through torch's built-in operations, never our own.
 """
 
 import re
@@ -19,7 +19,7 @@ from manual_bp.worked_examples.networks import tensor
 
 @dataclass
 class Truth:
-    """A sigmoid network with autograd's derivatives; index 0 is the input layer, as in document 3."""
+    """A sigmoid network with autograd's derivatives; index 0 is the input, as in document 3."""
 
     weights: list[Tensor]
     z: list[Tensor]
@@ -62,7 +62,7 @@ def slope(z: Tensor) -> Tensor:
 
 
 def assert_slip(printed: Tensor, mended: Tensor, truth: Tensor, *, rtol: float = 1e-12) -> None:
-    """The mended formula equals the truth; the printed one is off by more than a hundredth of it."""
+    """The mended formula equals the truth; the printed one is off by more than a hundredth."""
     torch.testing.assert_close(mended, truth, rtol=rtol, atol=0)
     assert printed.shape == truth.shape
     assert (printed - truth).norm() > 0.01 * truth.norm()
@@ -75,13 +75,16 @@ def test_the_table_in_the_readme_names_every_test_here() -> None:
     assert sorted(named) == sorted(name for name in globals() if name.startswith("test_document"))
 
 
-# Document 1. Its layer l is index l − 1 here: a⁽¹⁾ = net.a[0], z⁽³⁾ = net.z[2], Θ⁽²⁾ = net.weights[1].
+# Document 1. Its layer l is index l − 1 here: a⁽¹⁾ = net.a[0], z⁽³⁾ = net.z[2], Θ⁽²⁾ =
+# net.weights[1].
 
 
 def test_document1_sign_of_the_output_delta() -> None:
     net = network((2, 2, 2), m=5)
     a, y, m = net.a[2], net.y, 5
-    assert_slip(printed=(y - a) / m * a * (1 - a), mended=(a - y) / m * a * (1 - a), truth=net.grad_z[2])
+    assert_slip(
+        printed=(y - a) / m * a * (1 - a), mended=(a - y) / m * a * (1 - a), truth=net.grad_z[2]
+    )
 
 
 def test_document1_printed_sign_makes_gradient_descent_climb() -> None:
@@ -100,7 +103,8 @@ def test_document1_slope_is_taken_at_z() -> None:
     error = (net.a[2] - net.y) / 5
     # 1e-8: the slope here is a difference quotient, exact to about 1e-10.
     assert_slip(error * slope(net.a[2]), error * slope(net.z[2]), net.grad_z[2], rtol=1e-8)
-    # Expressed through a, as the document means it for the sigmoid, the slope is a(1 − a) and not f′ at a.
+    # Expressed through a, as the document means it for the sigmoid, the slope is a(1 − a) and not
+    # f′ at a.
     assert_slip(slope(net.a[2]), net.a[2] * (1 - net.a[2]), slope(net.z[2]), rtol=1e-8)
 
 
@@ -112,23 +116,31 @@ def test_document1_cost_compares_the_third_layer() -> None:
 
     assert_slip(printed=cost(net.a[1]), mended=cost(net.a[2]), truth=net.cost)
     theta = net.weights[1].clone().requires_grad_()
-    hidden = net.a[1] + 0 * theta.sum()  # a⁽²⁾ does not depend on Θ⁽²⁾: the printed cost could never train it
+    hidden = (
+        net.a[1] + 0 * theta.sum()
+    )  # a⁽²⁾ does not depend on Θ⁽²⁾: the printed cost could never train it
     assert torch.autograd.grad(cost(hidden), theta)[0].count_nonzero() == 0
     assert net.grad_w[1].count_nonzero() == 4
 
 
 def test_document1_first_column_is_divided_by_m() -> None:
-    """The vector form of δ⁽³⁾ has no 1/m, and two remarks say "scaled by m": neither is the derivative when m > 1."""
+    """The vector form of δ⁽³⁾ has no 1/m, and two remarks say "scaled by m": neither is the
+    derivative when m > 1.
+    """
     net = network((2, 2, 2), m=5)
     residual, m = net.a[2] - net.y, 5
     assert_slip(printed=residual, mended=residual / m, truth=net.grad_a[2])
     assert_slip(printed=residual * m, mended=residual / m, truth=net.grad_a[2])
     derivative = net.a[2] * (1 - net.a[2])
-    assert_slip(printed=residual * derivative, mended=residual * derivative / m, truth=net.grad_z[2])
+    assert_slip(
+        printed=residual * derivative, mended=residual * derivative / m, truth=net.grad_z[2]
+    )
 
 
 def test_document1_second_column_differs_between_units() -> None:
-    """ "the value for the second column will be the same for all four terms": the function is, its value is not."""
+    """ "the value for the second column will be the same for all four terms": the function is, its
+    value is not.
+    """
     net = network((2, 2, 2), m=1)
     derivative = net.a[2] * (1 - net.a[2])  # f′(z_i⁽³⁾), one value a unit
     error = net.a[2] - net.y
@@ -139,7 +151,9 @@ def test_document1_second_column_differs_between_units() -> None:
 
 
 def test_document1_hidden_delta_needs_the_hadamard_product() -> None:
-    """δ⁽ˡ⁺¹⁾ Θ⁽ˡ⁾ f′ without ⊙ is a product of two rows; its only matrix readings are a number or a square matrix."""
+    """δ⁽ˡ⁺¹⁾ Θ⁽ˡ⁾ f′ without ⊙ is a product of two rows; its only matrix readings are a number or a
+    square matrix.
+    """
     net = network((2, 3, 2), m=1)
     sent_back, derivative = net.grad_z[2] @ net.weights[1], net.a[1] * (1 - net.a[1])  # both (1, 3)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
@@ -153,11 +167,15 @@ def test_document1_error_term_is_more_than_a_linear_combination() -> None:
     """The visualised part leaves f′ out of the hidden "error" term; step 5 has it."""
     net = network((2, 2, 2), m=5)
     sent_back = net.grad_z[2] @ net.weights[1]
-    assert_slip(printed=sent_back, mended=sent_back * net.a[1] * (1 - net.a[1]), truth=net.grad_z[1])
+    assert_slip(
+        printed=sent_back, mended=sent_back * net.a[1] * (1 - net.a[1]), truth=net.grad_z[1]
+    )
 
 
 def test_document1_error_goes_back_through_the_transpose() -> None:
-    """ "in the exact same manner that we "send forward" the inputs": forward it is a⁽²⁾ (Θ⁽²⁾)ᵀ, backward δ⁽³⁾ Θ⁽²⁾."""
+    """ "in the exact same manner that we "send forward" the inputs": forward it is a⁽²⁾ (Θ⁽²⁾)ᵀ,
+    backward δ⁽³⁾ Θ⁽²⁾.
+    """
     net = network((2, 2, 2), m=5)
     theta, delta = net.weights[1], net.grad_z[2]
     torch.testing.assert_close(net.a[1] @ theta.t(), net.z[2], rtol=1e-12, atol=0)  # forward
@@ -173,14 +191,18 @@ def test_document1_third_column_is_how_z_changes_with_theta() -> None:
 
 
 def test_document1_step_6_feeds_into_the_current_layer() -> None:
-    """After step 5 made δ⁽ˡ⁾, (δ⁽ˡ⁺¹⁾)ᵀ a⁽ˡ⁾ repeats the gradient before; Θ⁽ˡ⁻¹⁾ feeds into layer l."""
+    """After step 5 made δ⁽ˡ⁾, (δ⁽ˡ⁺¹⁾)ᵀ a⁽ˡ⁾ repeats the gradient before; Θ⁽ˡ⁻¹⁾ feeds into layer
+    l.
+    """
     net = network((2, 2, 2, 2), m=5)
     L = 4
     delta = {L: net.grad_z[L - 1]}
     a = {layer + 1: value for layer, value in enumerate(net.a)}
     printed = {L - 1: delta[L].t() @ a[L - 1]}  # step 3
     mended = dict(printed)
-    for layer in range(L - 1, 1, -1):  # steps 4 and 7: down to layer 2, "we don't compute an error term for the inputs"
+    for layer in range(
+        L - 1, 1, -1
+    ):  # steps 4 and 7: down to layer 2, "we don't compute an error term for the inputs"
         theta = net.weights[layer - 1]
         delta[layer] = delta[layer + 1] @ theta * a[layer] * (1 - a[layer])  # step 5
         printed[layer] = delta[layer + 1].t() @ a[layer]  # step 6 as it stands
@@ -192,7 +214,9 @@ def test_document1_step_6_feeds_into_the_current_layer() -> None:
 
 
 def test_document1_equal_weights_do_not_make_a_layer_equal() -> None:
-    """Equal weights make the hidden units equal, not "every neuron in a given layer" or "all" partial derivatives."""
+    """Equal weights make the hidden units equal, not "every neuron in a given layer" or "all"
+    partial derivatives.
+    """
     symmetric = NETWORKS["symmetry"]
     theta1, theta2 = (tensor(w).requires_grad_() for w in symmetric.weights)
     z2 = tensor([symmetric.x]) @ theta1.t()
@@ -201,9 +225,13 @@ def test_document1_equal_weights_do_not_make_a_layer_equal() -> None:
     delta2, delta3, d_theta1, d_theta2 = torch.autograd.grad(cost, (z2, z3, theta1, theta2))
     assert delta2[0, 0] == delta2[0, 1]  # the hidden layer: as printed
     assert delta3[0, 0] != delta3[0, 1]  # the output layer: the targets differ
-    assert d_theta1.unique().numel() == 2  # one value for each input, where the text says one for the layer
+    assert (
+        d_theta1.unique().numel() == 2
+    )  # one value for each input, where the text says one for the layer
     assert d_theta2.unique().numel() == 2  # one value for each output
-    assert torch.equal(d_theta1[0], d_theta1[1])  # mended: equal for both hidden units: rows of Θ⁽¹⁾ …
+    assert torch.equal(
+        d_theta1[0], d_theta1[1]
+    )  # mended: equal for both hidden units: rows of Θ⁽¹⁾ …
     assert torch.equal(d_theta2[:, 0], d_theta2[:, 1])  # … and columns of Θ⁽²⁾
 
 
@@ -229,7 +257,9 @@ def branching_truth() -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, T
 
 
 def test_document2_weights_of_a_layer_do_not_depend_on_each_others_update() -> None:
-    """The question is about w_{i→k} and w_{j→k}; with one index for both the answer would be yes, trivially."""
+    """The question is about w_{i→k} and w_{j→k}; with one index for both the answer would be yes,
+    trivially.
+    """
     net = NETWORKS["several-inputs"]
 
     def update(frozen: str) -> float:
@@ -276,7 +306,9 @@ def test_document2_general_update_joins_two_units() -> None:
         before, after = name.split("→")
         if before != "in":  # an input unit has no δ
             assert_slip(
-                printed=-eta * ds[before] * z[before], mended=-eta * ds[after] * z[before], truth=-eta * derivative
+                printed=-eta * ds[before] * z[before],
+                mended=-eta * ds[after] * z[before],
+                truth=-eta * derivative,
             )
     assert "i→i" not in dw
 
@@ -285,7 +317,9 @@ def test_document2_general_update_joins_two_units() -> None:
 
 
 def test_document3_bias_is_added_once() -> None:
-    """ "weighted activation …, plus bias, summed over all neurons" of a layer of three adds the bias three times."""
+    """ "weighted activation …, plus bias, summed over all neurons" of a layer of three adds the
+    bias three times.
+    """
     net = network((3, 2), m=1)
     terms, b = net.weights[0] * net.a[0], tensor([0.5, -0.25])  # w_jk a_k  (n_out, n_in)
     truth = torch.nn.functional.linear(net.a[0], net.weights[0], b)[0]
@@ -296,7 +330,9 @@ def test_document3_hidden_delta_has_the_slope() -> None:
     net = network((3, 4, 2), m=1, normalise="half_per_element")
     weighted = net.grad_z[2] @ net.weights[1]  # Σ_q w_qz δ_q
     assert_slip(printed=weighted, mended=weighted * net.a[1] * (1 - net.a[1]), truth=net.grad_z[1])
-    torch.testing.assert_close(weighted, net.grad_a[1], rtol=1e-12, atol=0)  # what is printed is ∂C/∂a_z
+    torch.testing.assert_close(
+        weighted, net.grad_a[1], rtol=1e-12, atol=0
+    )  # what is printed is ∂C/∂a_z
 
 
 def test_document3_hidden_gradients_inherit_the_missing_slope() -> None:
@@ -308,7 +344,9 @@ def test_document3_hidden_gradients_inherit_the_missing_slope() -> None:
 
 
 def test_document3_weight_gradient_takes_the_layer_before_its_own() -> None:
-    """∂C/∂w_jk = δ_j a_k^{L−1} "for any weight": with L the output layer, a hidden weight needs a_k^{l−1}."""
+    """∂C/∂w_jk = δ_j a_k^{L−1} "for any weight": with L the output layer, a hidden weight needs
+    a_k^{l−1}.
+    """
     net = network((3, 3, 2), m=1, normalise="half_per_element")
     delta = net.grad_z[1]
     assert_slip(printed=delta.t() @ net.a[1], mended=delta.t() @ net.a[0], truth=net.grad_w[0])

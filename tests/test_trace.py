@@ -1,4 +1,6 @@
-"""`manual_bp.trace`: its numbers against the worked examples, autograd and torch.optim.SGD, and its words."""
+"""`manual_bp.trace`: its numbers against the worked examples, autograd and torch.optim.SGD, and its
+words.
+"""
 
 from collections import OrderedDict
 from itertools import pairwise
@@ -22,12 +24,18 @@ def example(*sizes: int, seed: int = 0, **options: Any) -> tuple[mbp.MLP, Tensor
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = mbp.MLP(list(sizes), dtype=torch.float64, **options)
-        return model, torch.rand(sizes[0], dtype=torch.float64), torch.rand(sizes[-1], dtype=torch.float64)
+        return (
+            model,
+            torch.rand(sizes[0], dtype=torch.float64),
+            torch.rand(sizes[-1], dtype=torch.float64),
+        )
 
 
 def traced(name: str) -> passes.Trace:
     network = NETWORKS[name]
-    return trace.compute(network.model(), tensor(network.x), tensor(network.y), cost=network.cost, lr=network.lr)
+    return trace.compute(
+        network.model(), tensor(network.x), tensor(network.y), cost=network.cost, lr=network.lr
+    )
 
 
 # The numbers.
@@ -38,8 +46,12 @@ def test_two_two_two_equals_the_hand_computation() -> None:
     hidden, output = traced("two-two-two").layers
     L = 1.0986122886681098
     assert output.delta.tolist() == pytest.approx([-3 / 64, 81 / 1000], rel=ROUNDING, abs=0)
-    assert hidden.delta.tolist() == pytest.approx([819 * L / 64000, 3069 * L / 64000], rel=ROUNDING, abs=0)
-    assert hidden.dW[1].tolist() == pytest.approx([3069 * L / 64000, 6138 * L / 64000], rel=ROUNDING, abs=0)
+    assert hidden.delta.tolist() == pytest.approx(
+        [819 * L / 64000, 3069 * L / 64000], rel=ROUNDING, abs=0
+    )
+    assert hidden.dW[1].tolist() == pytest.approx(
+        [3069 * L / 64000, 6138 * L / 64000], rel=ROUNDING, abs=0
+    )
     assert hidden.slope.tolist() == pytest.approx([3 / 16, 3 / 16], rel=ROUNDING, abs=0)
 
 
@@ -60,7 +72,9 @@ def test_branching_equals_the_documents_five_updates() -> None:
 
 @pytest.mark.parametrize("cost", passes.COSTS)
 @pytest.mark.parametrize("options", [{}, {"output": "linear"}, {"bias": False}])
-def test_gradients_and_update_are_those_of_our_layers_and_sgd(cost: str, options: dict[str, Any]) -> None:
+def test_gradients_and_update_are_those_of_our_layers_and_sgd(
+    cost: str, options: dict[str, Any]
+) -> None:
     model, x, y = example(5, 4, 3, 2, **options)
     told = trace.compute(model, x, y, cost=cost, lr=0.7)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.7)
@@ -77,7 +91,9 @@ def test_gradients_and_update_are_those_of_our_layers_and_sgd(cost: str, options
         torch.testing.assert_close(ours.new_weight, layer.weight.detach(), rtol=ROUNDING, atol=0)
         if layer.bias is not None:
             torch.testing.assert_close(ours.new_bias, layer.bias.detach(), rtol=ROUNDING, atol=0)
-    assert told.value_after == pytest.approx(mbp.functional.mse_loss(model(x), y, cost).item(), rel=ROUNDING, abs=0)
+    assert told.value_after == pytest.approx(
+        mbp.functional.mse_loss(model(x), y, cost).item(), rel=ROUNDING, abs=0
+    )
 
 
 def test_a_small_step_lowers_the_cost() -> None:
@@ -155,7 +171,10 @@ def test_equal_for_torch_layers_lists_batches_of_one_and_without_grad() -> None:
 
 def test_float32_model_is_checked_in_float64() -> None:
     model, x, y = example(3, 4, 2)
-    assert trace.compute(model.float(), x.float(), y.float(), cost="mean", lr=1.0).max_relative_error < ROUNDING
+    assert (
+        trace.compute(model.float(), x.float(), y.float(), cost="mean", lr=1.0).max_relative_error
+        < ROUNDING
+    )
 
 
 class Doubled(nn.Linear):
@@ -177,14 +196,18 @@ class Doubled(nn.Linear):
         ([nn.Linear(2, 2)], (5, 2), r"x \(5, 2\): one example is traced"),
     ],
 )
-def test_refuses_what_it_cannot_trace(layers: list[nn.Module], x: tuple[int, ...], message: str) -> None:
+def test_refuses_what_it_cannot_trace(
+    layers: list[nn.Module], x: tuple[int, ...], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         trace.text(layers, torch.zeros(x), torch.zeros(2))
 
 
 def test_refuses_other_modules_costs_and_notations() -> None:
     model, x, y = example(3, 2)
-    with pytest.raises(TypeError, match="Linear: a sequence of Linear and Sigmoid layers is needed"):
+    with pytest.raises(
+        TypeError, match="Linear: a sequence of Linear and Sigmoid layers is needed"
+    ):
         trace.text(model[0], x, y)
     with pytest.raises(ValueError, match="cost 'none' is not one of half_per_example"):
         trace.text(model, x, y, cost="none")
@@ -278,7 +301,9 @@ def test_every_number_of_two_two_two_is_filled_in() -> None:
 
 def test_branching_units_have_the_documents_names() -> None:
     network = NETWORKS["branching"]
-    printed = trace.text(network.model(), tensor(network.x), tensor(network.y), notation=2, units=network.units)
+    printed = trace.text(
+        network.model(), tensor(network.x), tensor(network.y), notation=2, units=network.units
+    )
     assert "s_o = 2 · 0.75 + (−1) · 0.9 = 0.6" in printed
     assert "∂E/∂z_i = (−0.15) · 1.465 + 0.036 · 2.93 = −0.1143" in printed
     assert "∂E/∂w_{in→i} = (−0.02142) · 2 = −0.04285" in printed
@@ -302,7 +327,9 @@ def test_long_sums_are_shortened_and_still_add_up() -> None:
     left, right = torch.arange(1.0, 101.0).double(), torch.linspace(-1, 1, 100).double()
     shown = numbers.sum_of_products(left, right, bias=-0.5)
     assert shown == "98 · 0.9596 + 99 · 0.9798 + 100 · 1 + [97 smaller terms: 1392] + (−0.5)"
-    assert float(left @ right) - 0.5 == pytest.approx(98 * 0.9596 + 99 * 0.9798 + 100 * 1 + 1392 - 0.5, rel=1e-3)
+    assert float(left @ right) - 0.5 == pytest.approx(
+        98 * 0.9596 + 99 * 0.9798 + 100 * 1 + 1392 - 0.5, rel=1e-3
+    )
 
 
 def test_numbers_vectors_and_matrices_are_shortened_by_size() -> None:
@@ -330,10 +357,14 @@ def test_a_trace_of_mnist_size_stays_short() -> None:
 
 
 def test_markdown_renders_in_tensorboard() -> None:
-    """TensorBoard's own converter: nothing of the formulas is taken for markup, nothing is cut out as unsafe."""
+    """TensorBoard's own converter: nothing of the formulas is taken for markup, nothing is cut out
+    as unsafe.
+    """
     plugin_util = pytest.importorskip("tensorboard.plugin_util")
     network = NETWORKS["branching"]
-    source = trace.markdown(network.model(), tensor(network.x), tensor(network.y), notation=2, units=network.units)
+    source = trace.markdown(
+        network.model(), tensor(network.x), tensor(network.y), notation=2, units=network.units
+    )
     html = plugin_util.markdown_to_safe_html(source)
     assert html.count("<table>") == 2
     assert html.count("<h3>") == 5

@@ -1,4 +1,6 @@
-"""`python -m manual_bp.trace`: its arguments, the run folders it reads, and the one line it gives for bad input."""
+"""`python -m manual_bp.trace`: its arguments, the run folders it reads, and the one line it gives
+for bad input.
+"""
 
 import contextlib
 import io
@@ -27,7 +29,9 @@ ROUNDING = 1e-12
 
 @pytest.mark.parametrize("notation", ["1", "2", "3"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_in_every_notation(name: str, notation: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_network_in_every_notation(
+    name: str, notation: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--network", name, "--notation", notation]) == 0
     printed = capsys.readouterr().out
     error = float(printed.split("max relative error ")[1].split()[0].replace("−", "-"))
@@ -37,8 +41,14 @@ def test_every_network_in_every_notation(name: str, notation: str, capsys: pytes
 @pytest.mark.parametrize(
     ("name", "lines"),
     [
-        ("two-two-two", ["θ₁₁⁽¹⁾ = 3 ln 3 = 3.296", "θ₁₂⁽¹⁾ = −ln 3 = −1.099", "θ₁₂⁽²⁾ = −2 ln 3 = −2.197"]),
-        ("branching", ["w_{in→i} = 1/2 ln 3 = 0.5493", "w_{i→k} = 8/3 ln 3 = 2.93", "w_{k→o} = −1"]),
+        (
+            "two-two-two",
+            ["θ₁₁⁽¹⁾ = 3 ln 3 = 3.296", "θ₁₂⁽¹⁾ = −ln 3 = −1.099", "θ₁₂⁽²⁾ = −2 ln 3 = −2.197"],
+        ),
+        (
+            "branching",
+            ["w_{in→i} = 1/2 ln 3 = 0.5493", "w_{i→k} = 8/3 ln 3 = 2.93", "w_{k→o} = −1"],
+        ),
         ("vector-form", ["w₁₁¹ = ln 3 = 1.099", "b₁¹ = 2 ln 3 = 2.197"]),
     ],
 )
@@ -54,7 +64,10 @@ def test_a_documents_weights_are_written_as_they_are_meant(
 
 
 def test_a_network_has_one_name_in_both_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(NETWORKS) == set(EXAMPLES) - {"minibatch", "three-descents"}  # these two take several examples
+    assert set(NETWORKS) == set(EXAMPLES) - {
+        "minibatch",
+        "three-descents",
+    }  # these two take several examples
     for name in NETWORKS:
         assert main([name]) == 0
         by_position = capsys.readouterr().out
@@ -85,7 +98,9 @@ def test_seed_draws_other_weights_and_repeats(capsys: pytest.CaptureFixture[str]
         (["--run", "x", "--example", "one"], "invalid int value: 'one'"),
     ],
 )
-def test_wrong_usage_exits_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
@@ -130,7 +145,19 @@ def test_traces_what_train_py_wrote(trained: Path, capsys: pytest.CaptureFixture
 
 def test_the_run_is_read_as_it_was_trained(tmp_path: Path) -> None:
     """Its own cost, rate, output, data and weights, with torch.nn's layers too."""
-    flags = ["--hidden", "5", "3", "--output", "linear", "--cost", "mean", "--lr", "0.25", "--impl", "builtin"]
+    flags = [
+        "--hidden",
+        "5",
+        "3",
+        "--output",
+        "linear",
+        "--cost",
+        "mean",
+        "--lr",
+        "0.25",
+        "--impl",
+        "builtin",
+    ]
     found = read(str(train(tmp_path, "run", *flags)), 7)
     x, y = data.load("digits").test[7:8].batch(torch.float64)
     assert torch.equal(found.x, x)
@@ -138,12 +165,24 @@ def test_the_run_is_read_as_it_was_trained(tmp_path: Path) -> None:
     assert found.label == int(y.argmax())
     assert (found.cost, found.lr, found.dataset) == ("mean", 0.25, "digits")
     weights = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["model"]
-    assert [type(layer) for layer in found.model] == [mbp.Linear, mbp.Sigmoid, mbp.Linear, mbp.Sigmoid, mbp.Linear]
-    assert all(torch.equal(value, weights[name].double()) for name, value in found.model.state_dict().items())
+    assert [type(layer) for layer in found.model] == [
+        mbp.Linear,
+        mbp.Sigmoid,
+        mbp.Linear,
+        mbp.Sigmoid,
+        mbp.Linear,
+    ]
+    assert all(
+        torch.equal(value, weights[name].double())
+        for name, value in found.model.state_dict().items()
+    )
 
 
 def test_a_run_is_found_by_folder_checkpoint_name_and_as_the_latest(
-    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name, second in (("first", 200), ("last", 300), ("middle", 250)):
         shutil.copytree(trained, tmp_path / "runs" / name)
@@ -177,23 +216,35 @@ def test_no_such_run_names_those_that_are_there(
     line = fault(missing, capsys)
     assert line == f"trace: error: {missing}: there is no such run; runs in {run.parent}: run\n"
     monkeypatch.chdir(tmp_path)
-    assert fault(Path("missing"), capsys) == "trace: error: missing: there is no such run; runs in runs: run\n"
+    assert (
+        fault(Path("missing"), capsys)
+        == "trace: error: missing: there is no such run; runs in runs: run\n"
+    )
     shutil.rmtree("runs")
     train_one = "no runs in runs: train one with python train.py\n"
-    assert fault(Path("missing"), capsys) == f"trace: error: missing: there is no such run; {train_one}"
+    assert (
+        fault(Path("missing"), capsys)
+        == f"trace: error: missing: there is no such run; {train_one}"
+    )
     assert fault(Path("latest"), capsys) == f"trace: error: --run latest: {train_one}"
     assert "File name too long" in fault(Path("n" * 300), capsys)
 
 
 @pytest.mark.parametrize("index", ["-1", "300", "99999999999999999999"])
-def test_example_out_of_range(index: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_out_of_range(
+    index: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     line = fault(trained, capsys, f"--example={index}")
     assert f"--example {index}: the test part of digits has images 0 to 299" in line
 
 
-def test_a_checkpoint_that_could_run_code_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_that_could_run_code_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.save({"model": nn.Linear(2, 2)}, run / "checkpoint.pt")
-    assert "refused: damaged, or it holds objects other than tensors and plain values" in fault(run, capsys)
+    assert "refused: damaged, or it holds objects other than tensors and plain values" in fault(
+        run, capsys
+    )
 
 
 def test_a_truncated_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,10 +265,19 @@ def test_foreign_checkpoints(content: Any, run: Path, capsys: pytest.CaptureFixt
     [
         ({"format": 99}, "has the checkpoint format 99, this version reads 2"),
         ({"model": [1]}, "its entry 'model' is missing or not a dict"),
-        ({"model": {}}, "holds nothing, which do not make the network 64-6-10 that its flags describe"),
+        (
+            {"model": {}},
+            "holds nothing, which do not make the network 64-6-10 that its flags describe",
+        ),
         ({"model": {0: 1.0}}, "holds 0, which do not make the network"),
-        ({"model": nn.Conv2d(1, 2, 3).state_dict()}, "holds weight, bias, which do not make the network"),
-        ({"model": mbp.MLP([64, 5, 10]).state_dict()}, "holds 0.weight, 0.bias, 2.weight, 2.bias, which do not"),
+        (
+            {"model": nn.Conv2d(1, 2, 3).state_dict()},
+            "holds weight, bias, which do not make the network",
+        ),
+        (
+            {"model": mbp.MLP([64, 5, 10]).state_dict()},
+            "holds 0.weight, 0.bias, 2.weight, 2.bias, which do not",
+        ),
         ({"flags": {"hidden": [7]}}, "which do not make the network 64-7-10"),
         ({"flags": {"lr": "fast"}}, "argument --lr: 'fast' is not a number above 0"),
         ({"flags": {"cost": "hinge"}}, "argument --cost: invalid choice: 'hinge'"),
@@ -226,7 +286,9 @@ def test_foreign_checkpoints(content: Any, run: Path, capsys: pytest.CaptureFixt
         ({"data_fingerprint": "0"}, "was trained on other digits data than these"),
     ],
 )
-def test_changed_checkpoints(entries: Any, message: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_checkpoints(
+    entries: Any, message: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert message in fault(rewrite(run, **entries), capsys)
 
 
@@ -235,7 +297,9 @@ def test_a_folder_without_a_checkpoint(run: Path, capsys: pytest.CaptureFixture[
     assert "checkpoint.pt: missing" in fault(run, capsys)
 
 
-def test_mnist_that_is_not_there_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mnist_that_is_not_there_is_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "MNIST").write_text("in the way", encoding="utf-8")
     rewrite(run, {"data_dir": str(tmp_path / "MNIST")}, dataset="mnist")
     assert "mnist" in fault(run, capsys)
@@ -245,12 +309,15 @@ def test_the_module_runs_and_imports_nothing_heavy() -> None:
     """In an ASCII terminal too: the output is UTF-8."""
     code = (
         "import atexit, runpy, sys; "
-        "heavy = lambda: {'torchvision', 'tensorboard', 'matplotlib', 'manual_bp.training'} & set(sys.modules); "
+        "heavy = lambda: {'torchvision', 'tensorboard', 'matplotlib', 'manual_bp.training'} & "
+        "set(sys.modules); "
         "atexit.register(lambda: print('heavy:', sorted(heavy()))); "
         "runpy.run_module('manual_bp.trace', run_name='__main__', alter_sys=True)"
     )
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=environment, check=False
+    )
     printed = done.stdout.decode("utf-8")
     assert done.returncode == 0, done.stderr.decode()
     assert "Document 1, two-two-two" in printed
@@ -264,7 +331,8 @@ def test_the_readme_shows_what_the_command_prints(capsys: pytest.CaptureFixture[
     assert arithmetic in printed
     header, *rows = table.splitlines()
     assert " ".join(header.split()) in " ".join(printed.split())
-    # The run it shows is trained in seconds, but not in a test: its rows must at least be a trace's.
+    # The run it shows is trained in seconds, but not in a test: its rows must at least be a
+    # trace's.
     figures = [[float(cell.replace("−", "-")) for cell in row.split()[2:]] for row in rows]
     assert len(figures) == 7
     for after, (_, slope, delta, ratio, gradient) in pairwise(figures):

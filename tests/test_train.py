@@ -74,10 +74,20 @@ def test_tensorboard_has_every_tag_for_every_epoch(run: Callable[..., Result], e
     events.Reload()
     parameters = ["0.weight", "0.bias", "2.weight", "2.bias", "4.weight", "4.bias"]
     layers = ["0", "2", "4"]
-    expected = ["cost/train", "cost/validation", "accuracy/train", "accuracy/validation", "grad_norm/total"]
+    expected = [
+        "cost/train",
+        "cost/validation",
+        "accuracy/train",
+        "accuracy/validation",
+        "grad_norm/total",
+    ]
     expected += ["check/max_rel_error", "time/train_seconds", "time/epoch_seconds"]
-    expected += [f"grad_norm/{name}" for name in parameters] + [f"update_ratio/{name}" for name in parameters]
-    expected += [f"{kind}/{name}" for kind in ("delta_norm", "slope", "saturated") for name in layers]
+    expected += [f"grad_norm/{name}" for name in parameters] + [
+        f"update_ratio/{name}" for name in parameters
+    ]
+    expected += [
+        f"{kind}/{name}" for kind in ("delta_norm", "slope", "saturated") for name in layers
+    ]
     for tag in expected:
         assert [event.step for event in events.Scalars(tag)] == [1, 2, 3], tag
     for tag in ("cost/test", "accuracy/test"):
@@ -92,7 +102,18 @@ def test_logged_norms_are_those_of_autograd_on_the_builtin_twin(
     run: Callable[..., Result], engine: str, cost: str
 ) -> None:
     """The epoch again, by hand, with torch.nn alone: every step's gradient and δ."""
-    flags = ["--epochs", "1", "--hidden", "20", "--batch-size", "50", "--lr", "0.01", "--cost", cost]
+    flags = [
+        "--epochs",
+        "1",
+        "--hidden",
+        "20",
+        "--batch-size",
+        "50",
+        "--lr",
+        "0.01",
+        "--cost",
+        cost,
+    ]
     result = run(*flags, "--engine", engine)
     row = result.metrics[0]
     part = data.load("digits").train
@@ -109,7 +130,12 @@ def test_logged_norms_are_those_of_autograd_on_the_builtin_twin(
         y = nn.functional.one_hot(part.labels[rows], 10).float()
         squares = (a - y).square()
         m = len(rows)
-        s = {"half_per_example": 1 / (2 * m), "half_per_element": 1 / (20 * m), "mean": 1 / (10 * m), "sum": 1.0}[cost]
+        s = {
+            "half_per_example": 1 / (2 * m),
+            "half_per_element": 1 / (20 * m),
+            "mean": 1 / (10 * m),
+            "sum": 1.0,
+        }[cost]
         optimizer.zero_grad()
         (s * squares.sum()).backward()
         totals.append(torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item())
@@ -145,11 +171,26 @@ def test_every_layer_that_trains_runs_its_hand_derived_backward(run: Callable[..
         run("--epochs", "1", "--engine", "autograd", "--hidden", "20", "15")
     costs = calls["MSELossFunction"]
     assert costs > 100
-    assert calls == {"LinearFunction": 3 * costs, "SigmoidFunction": 3 * costs, "MSELossFunction": costs}
+    assert calls == {
+        "LinearFunction": 3 * costs,
+        "SigmoidFunction": 3 * costs,
+        "MSELossFunction": costs,
+    }
 
 
 def test_manual_and_builtin_runs_agree(run: Callable[..., Result]) -> None:
-    flags = ["--epochs", "2", "--dtype", "float64", "--lr", "1", "--momentum", "0.5", "--weight-decay", "1e-4"]
+    flags = [
+        "--epochs",
+        "2",
+        "--dtype",
+        "float64",
+        "--lr",
+        "1",
+        "--momentum",
+        "0.5",
+        "--weight-decay",
+        "1e-4",
+    ]
     runs = [
         run(*flags, "--impl", "builtin"),
         run(*flags, "--engine", "autograd"),
@@ -169,13 +210,17 @@ def test_stochastic_and_full_batch_descent(run: Callable[..., Result]) -> None:
 
 
 @pytest.mark.parametrize("engine", ["autograd", "direct"])
-def test_deterministic_runs_and_puts_the_setting_back(run: Callable[..., Result], engine: str) -> None:
+def test_deterministic_runs_and_puts_the_setting_back(
+    run: Callable[..., Result], engine: str
+) -> None:
     flags = ["--epochs", "2", "--engine", engine]
     assert run(*flags, "--deterministic").metrics[-1] == run(*flags).metrics[-1]
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_threads_are_as_asked_and_put_back(run: Callable[..., Result], capsys: pytest.CaptureFixture[str]) -> None:
+def test_threads_are_as_asked_and_put_back(
+    run: Callable[..., Result], capsys: pytest.CaptureFixture[str]
+) -> None:
     before = torch.get_num_threads()
     run("--epochs", "1", "--threads", "2")
     assert "threads: 2" in capsys.readouterr().out
@@ -184,7 +229,9 @@ def test_threads_are_as_asked_and_put_back(run: Callable[..., Result], capsys: p
     assert torch.get_num_threads() == before
 
 
-def test_dry_run_writes_nothing(run: Callable[..., Result], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_writes_nothing(
+    run: Callable[..., Result], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = run("--dry-run")
     assert "nothing was written" in capsys.readouterr().out
     assert result.folder is None
@@ -193,13 +240,18 @@ def test_dry_run_writes_nothing(run: Callable[..., Result], tmp_path: Path, caps
 
 def test_importing_is_free_of_side_effects_and_of_heavy_modules() -> None:
     code = (
-        "import sys, torch; threads = torch.get_num_threads(); state = torch.random.get_rng_state().sum().item()\n"
+        "import sys, torch; threads = torch.get_num_threads(); state = "
+        "torch.random.get_rng_state().sum().item()\n"
         "import train, manual_bp\n"
-        "assert threads == torch.get_num_threads() and state == torch.random.get_rng_state().sum().item()\n"
-        "heavy = {'torchvision', 'tensorboard', 'matplotlib', 'sklearn', 'tensorflow'} & set(sys.modules)\n"
+        "assert threads == torch.get_num_threads() and state == "
+        "torch.random.get_rng_state().sum().item()\n"
+        "heavy = {'torchvision', 'tensorboard', 'matplotlib', 'sklearn', 'tensorflow'} & "
+        "set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -209,8 +261,9 @@ def test_help_names_every_flag_with_its_default(capsys: pytest.CaptureFixture[st
     assert stopped.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for words in (
-        "--dataset {auto,mnist,fashion-mnist,digits}", "--cost", "--impl {manual,builtin}", "(default: 128)",
-        "(default: cosine)", "(default: 3; 2 on the digits; less for wide", "(default: $MANUAL_BP_DATA, else data)",
+        "--dataset {auto,mnist,fashion-mnist,digits}", "--cost", "--impl {manual,builtin}",
+        "(default: 128)", "(default: cosine)", "(default: 3; 2 on the digits; less for wide",
+        "(default: $MANUAL_BP_DATA, else data)",
     ):  # fmt: skip
         assert words in text, words
 

@@ -1,4 +1,5 @@
-"""Every worked example equals the numbers worked by hand in its docstring, and autograd through our layers.
+"""Every worked example equals the numbers worked by hand in its docstring, and autograd through our
+layers.
 
 The literals below are copied from the docstrings; L is λ = ln 3.
 """
@@ -14,7 +15,15 @@ import pytest
 import torch
 
 from manual_bp import Linear, Sigmoid, functional
-from manual_bp.worked_examples import EXAMPLES, NETWORKS, Worked, descent, one_neuron_per_layer, symmetry, two_two_two
+from manual_bp.worked_examples import (
+    EXAMPLES,
+    NETWORKS,
+    Worked,
+    descent,
+    one_neuron_per_layer,
+    symmetry,
+    two_two_two,
+)
 from manual_bp.worked_examples.__main__ import main, report
 from manual_bp.worked_examples.document1 import backpropagate, updates
 from manual_bp.worked_examples.networks import tensor
@@ -194,7 +203,11 @@ def test_equals_the_numbers_worked_by_hand(name: str) -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_equals_autograd_through_our_layers(name: str) -> None:
     work = EXAMPLES[name]()
-    gradients = [symbol for symbol in work.values if symbol.startswith(("∂J/∂θ", "∂E/∂w", "∂C/∂w", "∂C/∂b", "∇"))]
+    gradients = [
+        symbol
+        for symbol in work.values
+        if symbol.startswith(("∂J/∂θ", "∂E/∂w", "∂C/∂w", "∂C/∂b", "∇"))
+    ]
     assert len(work.autograd) > 1
     assert set(gradients) <= set(work.autograd)
     assert work.max_relative_error <= ROUNDING
@@ -249,14 +262,18 @@ def test_sum_over_paths_of_a_deeper_network() -> None:
     generator = torch.Generator().manual_seed(0)
     sizes = (2, 3, 2, 2)
     weights = tuple(
-        tuple(map(tuple, torch.rand(n_out, n_in, generator=generator, dtype=torch.float64).tolist()))
+        tuple(
+            map(tuple, torch.rand(n_out, n_in, generator=generator, dtype=torch.float64).tolist())
+        )
         for n_in, n_out in pairwise(sizes)
     )
     network = replace(NETWORKS["two-two-two"], weights=weights)
     partials = partials_by_paths(network)
     assert [(len(p.paths), p.terms) for p in partials[-6:]] == [(4, 28)] * 6
     passes = backpropagate([tensor(w) for w in weights], tensor([network.x]), tensor([network.y]))
-    recursion = [entry for gradient in reversed(passes.gradients) for entry in gradient.flatten().tolist()]
+    recursion = [
+        entry for gradient in reversed(passes.gradients) for entry in gradient.flatten().tolist()
+    ]
     assert [p.value for p in partials] == close(recursion)
 
 
@@ -296,16 +313,26 @@ def test_random_weights_break_the_symmetry(seed: int) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 8, 9])
 def test_descent_is_torch_sgd_with_our_layers(batch_size: int) -> None:
-    """One pass with batches of 1 (stochastic), some, or all examples (batch), against torch.optim.SGD."""
+    """One pass with batches of 1 (stochastic), some, or all examples (batch), against
+    torch.optim.SGD.
+    """
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.rand(8, 3, generator=generator).double(), torch.rand(8, 2, generator=generator).double()
-    weight, bias = torch.rand(2, 3, generator=generator).double(), torch.rand(2, generator=generator).double()
+    x, y = (
+        torch.rand(8, 3, generator=generator).double(),
+        torch.rand(8, 2, generator=generator).double(),
+    )
+    weight, bias = (
+        torch.rand(2, 3, generator=generator).double(),
+        torch.rand(2, generator=generator).double(),
+    )
     ours = list(descent(weight, bias, x, y, lr=2.0, batch_size=batch_size))
 
     W, b = weight.clone().requires_grad_(), bias.clone().requires_grad_()
     optimizer = torch.optim.SGD([W, b], lr=2.0)
     assert len(ours) == math.ceil(8 / batch_size)
-    for (our_W, our_b), x_batch, y_batch in zip(ours, x.split(batch_size), y.split(batch_size), strict=True):
+    for (our_W, our_b), x_batch, y_batch in zip(
+        ours, x.split(batch_size), y.split(batch_size), strict=True
+    ):
         optimizer.zero_grad()
         functional.mse_loss(
             functional.sigmoid(functional.linear(x_batch, W, b)), y_batch, "half_per_element"
@@ -318,7 +345,16 @@ def test_descent_is_torch_sgd_with_our_layers(batch_size: int) -> None:
 
 def test_descent_refuses_an_empty_batch() -> None:
     with pytest.raises(ValueError, match="batch_size 0"):
-        next(descent(tensor([[1.0]]), tensor([0.0]), tensor([[1.0]]), tensor([[1.0]]), lr=1.0, batch_size=0))
+        next(
+            descent(
+                tensor([[1.0]]),
+                tensor([0.0]),
+                tensor([[1.0]]),
+                tensor([[1.0]]),
+                lr=1.0,
+                batch_size=0,
+            )
+        )
 
 
 def test_building_a_network_leaves_the_random_state_alone() -> None:
@@ -336,7 +372,9 @@ def test_report_shows_hand_computation_paths_and_autograd() -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_report_speaks_to_a_reader_of_the_documents(name: str) -> None:
-    """λ is defined wherever it stands, a minus is one sign, and nothing is named as it is called in Python alone."""
+    """λ is defined wherever it stands, a minus is one sign, and nothing is named as it is called in
+    Python alone.
+    """
     text = report(name)
     assert ("λ = ln 3 ≈ 1.0986" in text) == ("λ" in text)
     assert re.findall(r"-\d", text) == []

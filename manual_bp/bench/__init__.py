@@ -1,7 +1,7 @@
-"""Side-by-side timing of the same steps against what a user would pick instead: `python -m manual_bp.bench`.
+"""Side-by-side timing of the same steps: `python -m manual_bp.bench`.
 
-problem.py     a configuration; its data, batches and initial weights; the cost that every contender must reach
-torch_peers.py torch.nn, compiled or not, under a CUDA graph; our Functions; `direct`; the matrix products alone
+problem.py     a configuration; its data, batches and initial weights; the cost all must reach
+torch_peers.py torch.nn, compiled or not, under a CUDA graph; our Functions; `direct`; bare products
 array_peers.py NumPy, JAX, scikit-learn
 measure.py     interleaved repeats
 memory.py      peak memory, each contender in a process of its own

@@ -1,4 +1,6 @@
-"""`python -m manual_bp.bench`: time direct training and the Functions against what a user would pick instead."""
+"""`python -m manual_bp.bench`: time direct training and the Functions against what a user would
+pick instead.
+"""
 
 from __future__ import annotations
 
@@ -27,21 +29,30 @@ CONFIGURATIONS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write. Returns the exit status: 1 if a contender's cost was not that of the others."""
+    """Measure, print, write. Returns the exit status: 1 if a contender's cost was not that of the
+    others.
+    """
     args = _parser().parse_args(argv)
     device = args.device
     if device.type == "cuda" and not torch.cuda.is_available():
-        print("manual_bp.bench: --device cuda, but there is no CUDA device here; use --device cpu", file=sys.stderr)
+        print(
+            "manual_bp.bench: --device cuda, but there is no CUDA device here; use --device cpu",
+            file=sys.stderr,
+        )
         return 1
     if device.index:  # streams, graphs and figures of memory are those of the current device
         torch.cuda.set_device(device)
-    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # a first run compiles, whatever ran here before
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = (
+        "1"  # a first run compiles, whatever ran here before
+    )
     images, labels, source = problem.load_data()
     print(f"{report.machine(device)}; float32; {source}; every cost checked against float64")
     tables: list[Table] = []
     for configuration in args.configurations:
         threads = args.threads or configuration.default_threads
-        task = problem.make(configuration, (images, labels), args.steps or configuration.default_steps, device)
+        task = problem.make(
+            configuration, (images, labels), args.steps or configuration.default_steps, device
+        )
         table = compare(task, args.contenders, args.repeats, threads, _progress)
         for result in table.results if args.memory else []:
             _progress(f"{configuration}: memory of {result.name}")
@@ -54,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.write_json(args.json, tables, source, device)
     if args.picture:
         report.write_picture(args.picture, tables, device)
-    wrong = [r.name for table in tables for r in table.results if r.cost is not None and r.median is None]
+    wrong = [
+        r.name for table in tables for r in table.results if r.cost is not None and r.median is None
+    ]
     return 1 if wrong else 0
 
 
@@ -66,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_configuration,
         default=[Configuration.parse(text) for text in CONFIGURATIONS],
         metavar="SIZES:BATCH",
-        help="such as 784-128-10:64, with :linear for a linear output, :dense for inputs without zeros "
+        help="such as 784-128-10:64, with :linear for a linear output, "
+        ":dense for inputs without zeros "
         f"(default: {' '.join(CONFIGURATIONS)})",
     )
     parser.add_argument(
@@ -83,17 +97,28 @@ def _parser() -> argparse.ArgumentParser:
         default=15,
         help="rounds of one run of every contender (default: %(default)s)",
     )
-    parser.add_argument("--steps", type=_positive, help="steps a run (default: about 20 GFLOP, at most 1,000)")
     parser.add_argument(
-        "--threads", type=_positive, help="for every contender (default: 1 in batches below 32, else all cores)"
+        "--steps", type=_positive, help="steps a run (default: about 20 GFLOP, at most 1,000)"
     )
-    parser.add_argument("--device", type=_device, default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument(
-        "--memory", action="store_true", help="measure peak memory too, each contender in a process of its own"
+        "--threads",
+        type=_positive,
+        help="for every contender (default: 1 in batches below 32, else all cores)",
+    )
+    parser.add_argument(
+        "--device", type=_device, default="cpu", help="cpu or cuda (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="measure peak memory too, each contender in a process of its own",
     )
     parser.add_argument("--json", type=_file, metavar="FILE", help="write everything measured")
     parser.add_argument(
-        "--picture", type=_picture, metavar="FILE", help="draw the medians; the format is that of the name"
+        "--picture",
+        type=_picture,
+        metavar="FILE",
+        help="draw the medians; the format is that of the name",
     )
     return parser
 
@@ -122,7 +147,9 @@ def _file(text: str) -> Path:
 def _picture(text: str) -> Path:
     path, formats = _file(text), report.PICTURE_FORMATS
     if path.suffix.lower().lstrip(".") not in formats:
-        raise argparse.ArgumentTypeError(f"{text!r}: a name that ends in one of {', '.join(formats)} is needed")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: a name that ends in one of {', '.join(formats)} is needed"
+        )
     return path
 
 

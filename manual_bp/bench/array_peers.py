@@ -1,4 +1,6 @@
-"""The contenders that are not PyTorch: NumPy, JAX and scikit-learn, each written as its users would for speed."""
+"""The contenders that are not PyTorch: NumPy, JAX and scikit-learn, each written as its users would
+for speed.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class NumPy(Contender):
         self.load()
 
     def load(self) -> None:
-        self.weights = [(w.cpu().numpy().copy(), b.cpu().numpy().copy()) for w, b in self.problem.weights]
+        self.weights = [
+            (w.cpu().numpy().copy(), b.cpu().numpy().copy()) for w, b in self.problem.weights
+        ]
 
     def run(self) -> None:
         linear, last = self.problem.configuration.linear, len(self.weights) - 1
@@ -78,7 +82,9 @@ class JAX(Contender):
         # Typed as Any: an optional dependency.
         self.images: Any = jnp.asarray(problem.images.cpu().numpy())
         self.one_hot: Any = jnp.asarray(problem.one_hot.cpu().numpy())
-        self.batches: Any = jnp.asarray(problem.order.cpu().numpy().reshape(-1, configuration.batch).astype(np.int32))
+        self.batches: Any = jnp.asarray(
+            problem.order.cpu().numpy().reshape(-1, configuration.batch).astype(np.int32)
+        )
 
         def cost(parameters: Any, x: Any, y: Any) -> Any:
             a = x
@@ -102,7 +108,9 @@ class JAX(Contender):
 
     def load(self) -> None:
         put = self.jax.numpy.array
-        self.weights = [(put(w.cpu().numpy()), put(b.cpu().numpy())) for w, b in self.problem.weights]
+        self.weights = [
+            (put(w.cpu().numpy()), put(b.cpu().numpy())) for w, b in self.problem.weights
+        ]
         self.jax.block_until_ready(self.weights)
 
     def run(self) -> None:
@@ -121,7 +129,9 @@ class ScikitLearn(Contender):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
         if not problem.configuration.linear:
-            raise Skipped("has no squared error on a sigmoid output: see the configurations ending in :linear")
+            raise Skipped(
+                "has no squared error on a sigmoid output: see the configurations ending in :linear"
+            )
         from sklearn.neural_network import MLPRegressor
 
         *_, n_out = sizes = problem.configuration.sizes
@@ -139,7 +149,9 @@ class ScikitLearn(Contender):
             nesterovs_momentum=False,
             shuffle=False,
         )
-        self.network.partial_fit(self.x[: problem.configuration.batch], self.y[: problem.configuration.batch])
+        self.network.partial_fit(
+            self.x[: problem.configuration.batch], self.y[: problem.configuration.batch]
+        )
         self.load()
 
     def load(self) -> None:
@@ -151,4 +163,6 @@ class ScikitLearn(Contender):
         self.network.partial_fit(self.x, self.y)
 
     def parameters(self) -> Parameters:
-        return [(w.T, b) for w, b in zip(self.network.coefs_, self.network.intercepts_, strict=True)]
+        return [
+            (w.T, b) for w, b in zip(self.network.coefs_, self.network.intercepts_, strict=True)
+        ]

@@ -1,4 +1,6 @@
-"""Interleaved repeats: every contender runs once in each round, so that a slow moment of the machine meets them all."""
+"""Interleaved repeats: every contender runs once in each round, so that a slow moment of the
+machine meets them all.
+"""
 
 from __future__ import annotations
 
@@ -82,17 +84,24 @@ class Table:
     results: list[Result]
 
     def median(self, contender: str) -> float | None:
-        return next((result.median for result in self.results if result.contender == contender), None)
+        return next(
+            (result.median for result in self.results if result.contender == contender), None
+        )
 
     def ratio(self, contender: str, reference: str) -> float | None:
         """The median, over the rounds, of the one's time over the other's in the same round.
 
-        Where a machine is slow for seconds on end, both were then; the two medians may come from different moments.
+        Where a machine is slow for seconds on end, both were then; the two medians may come from
+        different moments.
         """
-        timed = {result.contender: result.seconds for result in self.results if result.median is not None}
+        timed = {
+            result.contender: result.seconds for result in self.results if result.median is not None
+        }
         if contender not in timed or reference not in timed:
             return None
-        return statistics.median(a / b for a, b in zip(timed[contender], timed[reference], strict=True))
+        return statistics.median(
+            a / b for a, b in zip(timed[contender], timed[reference], strict=True)
+        )
 
     def per_epoch(self, seconds: float) -> float:
         """Scaled from the steps taken to 60,000 examples."""
@@ -107,7 +116,9 @@ class Table:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Hold every contender to `count` threads: PyTorch, BLAS libraries, and by affinity what listens to neither."""
+    """Hold every contender to `count` threads: PyTorch, BLAS libraries, and by affinity what
+    listens to neither.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
@@ -123,9 +134,15 @@ def threads(count: int) -> Iterator[None]:
 
 
 def compare(
-    problem: Problem, names: list[str], repeats: int, thread_count: int, progress: Callable[[str], None]
+    problem: Problem,
+    names: list[str],
+    repeats: int,
+    thread_count: int,
+    progress: Callable[[str], None],
 ) -> Table:
-    """Build every contender, run each once unmeasured, check its cost, then measure `repeats` rounds."""
+    """Build every contender, run each once unmeasured, check its cost, then measure `repeats`
+    rounds.
+    """
     results, ready = [], []
     expected = expected_cost(problem)
     with threads(thread_count):
@@ -146,12 +163,16 @@ def compare(
             if kind.trains:
                 result.cost = problem.cost(contender.parameters())
                 if not abs(result.cost - expected) <= TOLERANCE * expected:
-                    result.note = f"not counted: reaches cost {result.cost:.6g} instead of {expected:.6g}"
+                    result.note = (
+                        f"not counted: reaches cost {result.cost:.6g} instead of {expected:.6g}"
+                    )
                     continue
             ready.append((contender, result))
         for repeat in range(repeats):
             progress(f"{problem.configuration}: round {repeat + 1} of {repeats}")
-            turn = repeat % max(1, len(ready))  # another order each round: nobody always follows the same one
+            turn = repeat % max(
+                1, len(ready)
+            )  # another order each round: nobody always follows the same one
             for contender, result in ready[turn:] + ready[:turn]:
                 contender.load()
                 begin = time.perf_counter()
@@ -173,6 +194,9 @@ def expected_cost(problem: Problem) -> float:
             a = a if linear and i == last else torch.sigmoid(a)
         gradients = torch.autograd.grad((a - one_hot[indices]).square().mean(), leaves)
         with torch.no_grad():
-            stepped = [leaf - problem.lr * gradient for leaf, gradient in zip(leaves, gradients, strict=True)]
+            stepped = [
+                leaf - problem.lr * gradient
+                for leaf, gradient in zip(leaves, gradients, strict=True)
+            ]
         parameters = list(zip(stepped[::2], stepped[1::2], strict=True))
     return problem.cost([(w.detach().numpy(), b.detach().numpy()) for w, b in parameters])

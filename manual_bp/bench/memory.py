@@ -1,4 +1,6 @@
-"""Peak memory of a contender's steps, on top of its data, weights and code: measured in a process of its own."""
+"""Peak memory of a contender's steps, on top of its data, weights and code: measured in a process
+of its own.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,24 @@ def of(problem: Problem, contender: str, threads: int) -> int | None:
         return _on_cuda(problem, contender)
     if not Path("/proc/self/clear_refs").exists():
         return None
-    command = [sys.executable, "-m", "manual_bp.bench.memory", str(problem.configuration), contender, str(threads)]
+    command = [
+        sys.executable,
+        "-m",
+        "manual_bp.bench.memory",
+        str(problem.configuration),
+        contender,
+        str(threads),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return int(result.stdout.split()[-1]) if result.returncode == 0 and result.stdout.strip() else None
+    return (
+        int(result.stdout.split()[-1]) if result.returncode == 0 and result.stdout.strip() else None
+    )
 
 
 def _ready(problem: Problem, contender: str) -> Contender:
-    """With its data, its weights, and what it compiles: what comes on top of them is activations and gradients."""
+    """With its data, its weights, and what it compiles: what comes on top of them is activations
+    and gradients.
+    """
     from manual_bp.bench.measure import CONTENDERS
 
     ready = CONTENDERS[contender](problem)
@@ -42,7 +55,7 @@ def _ready(problem: Problem, contender: str) -> Contender:
 
 def _on_cuda(problem: Problem, contender: str) -> int | None:
     if contender in ("numpy", "sklearn", "jax", "cuda-graph"):
-        return None  # not on the device, or with an allocator of its own, or taken when the graph was recorded
+        return None  # not on the device, or an allocator of its own, or taken while recording
     ready = _ready(problem, contender)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -56,17 +69,21 @@ def _status(field: str) -> int:
 
 
 def _main(configuration: Configuration, contender: str, thread_count: int) -> int:
-    """A small run first brings in code and threads; what the steps then take on top is the answer."""
+    """A small run first brings in code and threads; the answer is what the steps add to it."""
     from manual_bp.bench.measure import threads
 
     images, labels, _ = problems.load_data()
     small = replace(configuration, batch=2)
     with threads(thread_count):
         _ready(problems.make(small, (images, labels), STEPS, torch.device("cpu")), contender).run()
-        ready = _ready(problems.make(configuration, (images, labels), STEPS, torch.device("cpu")), contender)
+        ready = _ready(
+            problems.make(configuration, (images, labels), STEPS, torch.device("cpu")), contender
+        )
         gc.collect()
         if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)  # memory that is free but still held would hide what the steps need
+            ctypes.CDLL(None).malloc_trim(
+                0
+            )  # memory that is free but still held would hide what the steps need
         before = _status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
         ready.run()

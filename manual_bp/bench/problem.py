@@ -1,4 +1,6 @@
-"""What is to be computed: a network, a batch size, and a number of SGD steps on the same images in the same order."""
+"""What is to be computed: a network, a batch size, and a number of SGD steps on the same images in
+the same order.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ COST_EXAMPLES = 2_000
 
 @dataclass(frozen=True)
 class Configuration:
-    """`sizes` and `batch` as in "784-30-10:10"; behind it ":linear" for a linear output layer, ":dense" for inputs
-    without zeros.
+    """`sizes` and `batch` as in "784-30-10:10"; behind it ":linear" for a linear output layer,
+    ":dense" for inputs without zeros.
     """
 
     sizes: tuple[int, ...]
@@ -40,12 +42,16 @@ class Configuration:
         sizes, _, rest = text.partition(":")
         batch, *kinds = rest.split(":")
         try:
-            found = cls(tuple(map(int, sizes.split("-"))), int(batch), "linear" in kinds, "dense" in kinds)
+            found = cls(
+                tuple(map(int, sizes.split("-"))), int(batch), "linear" in kinds, "dense" in kinds
+            )
         except ValueError:
             found = None
         known = set(kinds) <= {"linear", "dense"}
         if found is None or len(found.sizes) < 2 or min(*found.sizes, found.batch) < 1 or not known:
-            raise ValueError(f"{text!r}: a network and a batch size such as 784-30-10:10 or 784-30-10:10:linear")
+            raise ValueError(
+                f"{text!r}: a network and a batch size such as 784-30-10:10 or 784-30-10:10:linear"
+            )
         return found
 
     def __str__(self) -> str:
@@ -56,11 +62,17 @@ class Configuration:
     def flops(self) -> int:
         """Of one step's matrix products, two for each multiply-add; the input needs no δ."""
         layers = list(pairwise(self.sizes))
-        return 2 * self.batch * sum((2 if i == 0 else 3) * n_in * n_out for i, (n_in, n_out) in enumerate(layers))
+        return (
+            2
+            * self.batch
+            * sum((2 if i == 0 else 3) * n_in * n_out for i, (n_in, n_out) in enumerate(layers))
+        )
 
     @property
     def default_steps(self) -> int:
-        """About 20 GFLOP, but at least 2 steps and at most 1,000 or a third of an epoch: a fraction of a second."""
+        """About 20 GFLOP, but at least 2 steps and at most 1,000 or a third of an epoch: a fraction
+        of a second.
+        """
         return max(2, min(1_000, EXAMPLES // (3 * self.batch), round(20e9 / self.flops)))
 
     @property
@@ -71,7 +83,9 @@ class Configuration:
 
 @dataclass
 class Problem:
-    """Everything a contender is given. The cost is torch's default, s = 1/(m n_out): torch.nn's own best case."""
+    """Everything a contender is given. The cost is torch's default, s = 1/(m n_out): torch.nn's own
+    best case.
+    """
 
     configuration: Configuration
     images: Tensor  # (N, n_in) uint8
@@ -92,12 +106,17 @@ class Problem:
         """The mean squared error on the first images, in float64."""
         a = self.images[:COST_EXAMPLES].cpu().double() * PIXEL_SCALE
         for i, (weight, bias) in enumerate(parameters):
-            z = a @ torch.from_numpy(np.array(weight, dtype=np.float64)).t() + torch.from_numpy(np.array(bias)).double()
+            z = (
+                a @ torch.from_numpy(np.array(weight, dtype=np.float64)).t()
+                + torch.from_numpy(np.array(bias)).double()
+            )
             a = z if self.configuration.linear and i == len(parameters) - 1 else torch.sigmoid(z)
         return float((a - self.one_hot[:COST_EXAMPLES].cpu().double()).square().mean())
 
 
-def make(configuration: Configuration, data: tuple[Tensor, Tensor], steps: int, device: torch.device) -> Problem:
+def make(
+    configuration: Configuration, data: tuple[Tensor, Tensor], steps: int, device: torch.device
+) -> Problem:
     """The problem of `steps` steps; the same for the same arguments."""
     pixels, labels = data
     n_in, n_out = configuration.sizes[0], configuration.sizes[-1]
@@ -111,7 +130,9 @@ def make(configuration: Configuration, data: tuple[Tensor, Tensor], steps: int, 
     weights = []
     for fan_in, fan_out in pairwise(configuration.sizes):
         bound = 1 / math.sqrt(fan_in)  # as nn.Linear
-        weight, bias = (torch.rand(shape, generator=generator) for shape in ((fan_out, fan_in), (fan_out,)))
+        weight, bias = (
+            torch.rand(shape, generator=generator) for shape in ((fan_out, fan_in), (fan_out,))
+        )
         weights.append(((2 * weight - 1) * bound, (2 * bias - 1) * bound))
     return Problem(
         configuration=configuration,
@@ -125,15 +146,20 @@ def make(configuration: Configuration, data: tuple[Tensor, Tensor], steps: int, 
 
 
 def load_data() -> tuple[Tensor, Tensor, str]:
-    """(images uint8 (N, 784), labels int64 (N,), where they are from): MNIST, or pixels as sparse as MNIST's."""
+    """(images uint8 (N, 784), labels int64 (N,), where they are from): MNIST, or pixels as sparse
+    as MNIST's.
+    """
     root = Path(os.environ.get("MANUAL_BP_DATA") or "data") / "MNIST" / "raw"
     files = root / "train-images-idx3-ubyte", root / "train-labels-idx1-ubyte"
     if all(file.exists() for file in files):
-        pixels = torch.from_numpy(np.fromfile(files[0], dtype=np.uint8)[16:].reshape(-1, 784).copy())
+        pixels = torch.from_numpy(
+            np.fromfile(files[0], dtype=np.uint8)[16:].reshape(-1, 784).copy()
+        )
         labels = torch.from_numpy(np.fromfile(files[1], dtype=np.uint8)[8:].astype(np.int64))
         return pixels, labels, "MNIST's training images"
     generator = torch.Generator().manual_seed(0)
-    # Each row of a 28 × 28 picture has one run of non-zero pixels, 0 to 11 long: 19 % of the pixels, as in MNIST.
+    # Each row of a 28 × 28 picture has one run of non-zero pixels, 0 to 11 long: 19 % of the
+    # pixels, as in MNIST.
     begin = torch.randint(4, 14, (EXAMPLES, 28, 1), generator=generator)
     length = torch.randint(0, 12, (EXAMPLES, 28, 1), generator=generator)
     column = torch.arange(28)

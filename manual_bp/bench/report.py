@@ -23,7 +23,9 @@ def machine(device: torch.device) -> str:
 
 
 def text(table: Table) -> str:
-    """One row a contender; its speedup is over torch.nn eager, and direct is so many times faster than it."""
+    """One row a contender; its speedup is over torch.nn eager, and direct is so many times faster
+    than it.
+    """
     reference = "direct" if table.median("direct") is not None else "direct-torch"
     header = (
         f"{table.configuration}   {table.steps} steps in {_rounds(table)} rounds, {table.threads} "
@@ -34,7 +36,8 @@ def text(table: Table) -> str:
         header += f", matrix products at {rate / 1e9:.0f} GFLOP/s"
     lines = [
         header,
-        f"  {'':<22} {'s/epoch':>9} {'spread':>7} {'µs/step':>9} {'speedup':>9} {'direct is':>10} {'× products':>11} "
+        f"  {'':<22} {'s/epoch':>9} {'spread':>7} {'µs/step':>9} {'speedup':>9} {'direct is':>10} "
+        f"{'× products':>11} "
         f"{'first run':>10} {'memory':>9}",
     ]
     for result in table.results:
@@ -42,8 +45,10 @@ def text(table: Table) -> str:
             lines.append(f"  {result.name:<22} {result.note}")
             continue
         lines.append(
-            f"  {result.name:<22} {table.per_epoch(result.median):9.3f} {_percent(result.spread):>7} "
-            f"{result.median / table.steps * 1e6:9.0f} {_times(table.ratio('torch', result.contender)):>9} "
+            f"  {result.name:<22} {table.per_epoch(result.median):9.3f} "
+            f"{_percent(result.spread):>7} "
+            f"{result.median / table.steps * 1e6:9.0f} "
+            f"{_times(table.ratio('torch', result.contender)):>9} "
             f"{_times(table.ratio(result.contender, reference)):>10} "
             f"{_times(table.ratio(result.contender, 'products')):>11} "
             f"{result.first_seconds:8.2f} s {_megabytes(result):>9}"
@@ -73,7 +78,9 @@ def as_json(tables: list[Table], data: str, device: torch.device) -> dict[str, A
                             reference: table.ratio(result.contender, reference)
                             for reference in ("direct", "direct-torch", "torch", "products")
                         },
-                        "seconds_per_epoch": None if result.median is None else table.per_epoch(result.median),
+                        "seconds_per_epoch": None
+                        if result.median is None
+                        else table.per_epoch(result.median),
                     }
                     for result in table.results
                 ],
@@ -98,12 +105,16 @@ def write_picture(path: Path, tables: list[Table], device: torch.device) -> None
         axes = figure.add_subplot(1, len(tables), i + 1)
         measured = [result for result in table.results if result.median is not None]
         seconds = [table.per_epoch(result.median or 0.0) for result in measured]
-        colours = ["#1f5fa8" if result.contender.startswith("direct") else "#9aa5b1" for result in measured]
+        colours = [
+            "#1f5fa8" if result.contender.startswith("direct") else "#9aa5b1" for result in measured
+        ]
         bars = axes.barh([result.name for result in measured], seconds, color=colours)
         axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=8)
         axes.invert_yaxis()
         axes.margins(x=0.18)
-        axes.set_title(f"{table.configuration}, {table.threads} thread{'s' * (table.threads > 1)}", fontsize=10)
+        axes.set_title(
+            f"{table.configuration}, {table.threads} thread{'s' * (table.threads > 1)}", fontsize=10
+        )
         axes.set_xlabel("seconds per 60,000 examples")
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(machine(device), fontsize=9)

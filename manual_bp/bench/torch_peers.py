@@ -1,4 +1,6 @@
-"""The contenders that are made of PyTorch. Each runs all steps of the problem on its own copy of the weights."""
+"""The contenders that are made of PyTorch. Each runs all steps of the problem on its own copy of
+the weights.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ class ModuleContender(Contender):
             module.bias.copy_(bias)
 
     def parameters(self) -> Parameters:
-        return [(m.weight.detach().cpu().numpy(), m.bias.detach().cpu().numpy()) for m in self.linears()]
+        return [
+            (m.weight.detach().cpu().numpy(), m.bias.detach().cpu().numpy()) for m in self.linears()
+        ]
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return self.problem.images[indices] * PIXEL_SCALE, self.problem.one_hot[indices]
@@ -140,12 +144,15 @@ class TorchCompiled(ModuleContender):
             return self.cost(torch.func.functional_call(model, parameters, (x,)), y)
 
         def step(indices: Tensor) -> None:
-            gradients = torch.func.grad(cost)(parameters, images[indices] * PIXEL_SCALE, one_hot[indices])
+            gradients = torch.func.grad(cost)(
+                parameters, images[indices] * PIXEL_SCALE, one_hot[indices]
+            )
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.sub_(gradients[name], alpha=lr)
 
-        # torch.compile keeps what it made with the code object, which all contenders of this class would share.
+        # torch.compile keeps what it made with the code object, which all contenders of this class
+        # would share.
         step.__code__ = step.__code__.replace()
         self.step = torch.compile(step, fullgraph=True, dynamic=False)
 
@@ -178,7 +185,8 @@ class TorchGraph(TorchEager):
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         self.optimizer.zero_grad()
-        # A stream of its own: cuBLAS's workspace belongs to it, and is freed with the first graph recorded there.
+        # A stream of its own: cuBLAS's workspace belongs to it, and is freed with the first graph
+        # recorded there.
         with torch.cuda.graph(self.graph, stream=torch.cuda.Stream()):
             self.step(self.indices)
 
@@ -196,9 +204,17 @@ class Direct(ModuleContender):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
         self.trainer = direct.Trainer(
-            self.model, reduction="mean", lr=problem.lr, batch_size=problem.configuration.batch, backend=self.backend
+            self.model,
+            reduction="mean",
+            lr=problem.lr,
+            batch_size=problem.configuration.batch,
+            backend=self.backend,
         )
-        if self.backend == "auto" and self.trainer.backend == "torch" and problem.device.type == "cpu":
+        if (
+            self.backend == "auto"
+            and self.trainer.backend == "torch"
+            and problem.device.type == "cpu"
+        ):
             raise Skipped("no native loop here: see the row of its PyTorch calls")
 
     def make_model(self) -> nn.Sequential:
@@ -223,7 +239,9 @@ class DirectNorms(Direct):
 
 
 class MatrixProducts(Contender):
-    """No training: the dense matrix products of each step alone, at the rate of this machine's BLAS library."""
+    """No training: the dense matrix products of each step alone, at the rate of this machine's BLAS
+    library.
+    """
 
     name = "matrix products alone"
     trains = False

@@ -1,4 +1,6 @@
-"""What a call of `Trainer` is given: each argument checked against the model, in the form an engine takes it in."""
+"""What a call of `Trainer` is given: each argument checked against the model, in the form an engine
+takes it in.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def check_order(order: Tensor, n: int) -> None:
         RuntimeError: another dtype or shape, or indices outside 0 … n − 1.
     """
     if order.dtype != torch.int64 or order.dim() != 1:
-        raise RuntimeError(f"direct: order {order.dtype} {tuple(order.shape)}: int64 (n,) is expected")
+        raise RuntimeError(
+            f"direct: order {order.dtype} {tuple(order.shape)}: int64 (n,) is expected"
+        )
     # A CUDA kernel checks its indices itself, and looking at them here would wait for the device.
     if order.device.type == "cpu":
         _check_indices(order, n)
@@ -64,21 +68,28 @@ def check_devices(device: torch.device, **tensors: Tensor | None) -> None:
     """
     for name, tensor in tensors.items():
         if tensor is not None and tensor.device != device:
-            raise RuntimeError(f"direct: {name} on {tensor.device}, the model on {device}: one device is needed")
+            raise RuntimeError(
+                f"direct: {name} on {tensor.device}, the model on {device}: one device is needed"
+            )
 
 
-def learning_rates(lrs: Sequence[float] | Tensor | None, lr: float, steps: int, examples: int) -> list[float]:
+def learning_rates(
+    lrs: Sequence[float] | Tensor | None, lr: float, steps: int, examples: int
+) -> list[float]:
     """η of each step: `lrs`, or `lr` throughout.
 
     Raises:
-        ValueError: a number of rates that is not the number of steps, or a rate that is not a number of at least 0.
+        ValueError: a number of rates that is not the number of steps, or a rate that is not a
+            number of at least 0.
     """
     if lrs is None:
         rates = [float(lr)] * steps
     else:
         rates = [float(rate) for rate in (lrs.tolist() if isinstance(lrs, Tensor) else lrs)]
     if len(rates) != steps:
-        raise ValueError(f"direct: {len(rates)} learning rates for {steps} steps ({examples} examples)")
+        raise ValueError(
+            f"direct: {len(rates)} learning rates for {steps} steps ({examples} examples)"
+        )
     wrong = next((rate for rate in rates if not rate >= 0), None)
     if wrong is not None:
         raise ValueError(f"direct: a learning rate of {wrong} is not a number of at least 0")
@@ -88,7 +99,8 @@ def learning_rates(lrs: Sequence[float] | Tensor | None, lr: float, steps: int, 
 def _check_labels(labels: Tensor, n_out: int) -> None:
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < n_out:
         raise RuntimeError(
-            f"direct: labels from {int(labels.min())} to {int(labels.max())}: 0 … {n_out - 1} is expected"
+            f"direct: labels from {int(labels.min())} to {int(labels.max())}: 0 … {n_out - 1} is "
+            f"expected"
         )
 
 

@@ -1,8 +1,10 @@
-"""The algorithm as a loop of PyTorch calls on preallocated buffers: no autograd, no `.grad`, no optimizer.
+"""The algorithm as a loop of PyTorch calls on preallocated buffers: no autograd, no `.grad`, no
+optimizer.
 
-Several steps share one gather of the images and one evaluation of the statistics: a chunk. Within it, each step runs on
-views made once. The scalar 2s of ∂C/∂a = 2s(a − y) is not multiplied into δ but into each update's factor, so that the
-update is one matrix product: W ← W − η 2s · (δ/2s)ᵀ a_prev.
+Several steps share one gather of the images and one evaluation of the statistics: a chunk. Within
+it, each step runs on views made once. The scalar 2s of ∂C/∂a = 2s(a − y) is not multiplied into δ
+but into each update's factor, so that the update is one matrix product: W ← W − η 2s · (δ/2s)ᵀ
+a_prev.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ class EagerEngine:
 
     Args:
         layers: of the model; their parameters are updated in place.
-        buffers: momentum v of each layer's weight and bias; None without momentum, or without a bias.
+        buffers: momentum v of each layer's weight and bias; None without momentum, or without a
+            bias.
         reduction: the cost's.
         momentum: μ.
         weight_decay: λ.
@@ -96,7 +99,12 @@ class EagerEngine:
                 self._load(chunk, images[rows], targets[rows], epoch.pixel_scale)
             else:
                 picked = epoch.order[rows]
-                self._load(chunk, images.index_select(0, picked), targets.index_select(0, picked), epoch.pixel_scale)
+                self._load(
+                    chunk,
+                    images.index_select(0, picked),
+                    targets.index_select(0, picked),
+                    epoch.pixel_scale,
+                )
             steps = slice(step, step + count)
             self._steps(chunk, epoch.lrs[steps], epoch.table[steps], epoch.norms)
             epoch.progress(count)
@@ -116,7 +124,9 @@ class EagerEngine:
         if pixel_scale != 1:
             chunk.x.mul_(pixel_scale)
 
-    def _steps(self, chunk: Chunk, lrs: Iterable[float | Tensor], table: Tensor, norms: bool) -> None:
+    def _steps(
+        self, chunk: Chunk, lrs: Iterable[float | Tensor], table: Tensor, norms: bool
+    ) -> None:
         two_s = 2 * scale(self.reduction, chunk.steps[0][-1].a.shape)
         by_gram = chunk.m <= GRAM_BATCH
         for views, y, lr, row in zip(chunk.steps, chunk.y_steps, lrs, table, strict=True):
@@ -132,7 +142,9 @@ class EagerEngine:
             if layer.bias is None:
                 torch.mm(v.a_prev, layer.weight.t(), out=v.a)  # z = a_prev Wᵀ  (m, n_out)
             else:
-                torch.addmm(layer.bias, v.a_prev, layer.weight.t(), out=v.a)  # z = a_prev Wᵀ + b  (m, n_out)
+                torch.addmm(
+                    layer.bias, v.a_prev, layer.weight.t(), out=v.a
+                )  # z = a_prev Wᵀ + b  (m, n_out)
             if layer.sigmoid:
                 v.a.sigmoid_()  # a = σ(z)  (m, n_out)
 
@@ -143,15 +155,27 @@ class EagerEngine:
             if i == last:
                 torch.sub(v.a, y, out=v.delta)  # ∂C/∂a / 2s = a − y  (m, n_out)
             else:
-                torch.mm(views[i + 1].delta, self.layers[i + 1].weight, out=v.delta)  # ∂C/∂a = δ_next W  (m, n_out)
+                torch.mm(
+                    views[i + 1].delta, self.layers[i + 1].weight, out=v.delta
+                )  # ∂C/∂a = δ_next W  (m, n_out)
             if self.layers[i].sigmoid:
-                v.delta.lerp_(self._zero, v.a)  # ∂C/∂a ⊙ (1 − a): from ∂C/∂a the a-th part of the way to 0  (m, n_out)
+                v.delta.lerp_(
+                    self._zero, v.a
+                )  # ∂C/∂a ⊙ (1 − a): from ∂C/∂a the a-th part of the way to 0  (m, n_out)
                 v.delta.mul_(v.a)  # δ = ∂C/∂a ⊙ (1 − a) ⊙ a  (m, n_out)
 
     def _descend(
-        self, i: int, v: LayerViews, ones: Tensor, lr: float | Tensor, two_s: float, norm: Tensor | None
+        self,
+        i: int,
+        v: LayerViews,
+        ones: Tensor,
+        lr: float | Tensor,
+        two_s: float,
+        norm: Tensor | None,
     ) -> None:
-        """W ← W − η (2s δᵀ a_prev + λ W), b likewise with 2s δᵀ 1; with momentum μ: v ← μ v + ∂C, W ← W − η v."""
+        """W ← W − η (2s δᵀ a_prev + λ W), b likewise with 2s δᵀ 1; with momentum μ: v ← μ v + ∂C, W
+        ← W − η v.
+        """
         assert isinstance(lr, float)
         weight, bias = self.layers[i].weight, self.layers[i].bias
         if norm is not None:
@@ -184,7 +208,9 @@ class EagerEngine:
         if bias is not None:
             bias.addmv_(v.delta_t, ones, beta=keep, alpha=-lr * two_s)
 
-    def _statistics(self, chunk: Chunk, table: Tensor, two_s: float, norms: bool, by_gram: bool) -> None:
+    def _statistics(
+        self, chunk: Chunk, table: Tensor, two_s: float, norms: bool, by_gram: bool
+    ) -> None:
         """Fill the chunk's rows of the table: a handful of calls for all its steps together."""
         steps, m = table.shape[0], chunk.m
         a = chunk.a[-1]
@@ -200,7 +226,9 @@ class EagerEngine:
             if by_gram:
                 p = a_prev.view(steps, m, -1)
                 # ‖δᵀ a‖² = Σ_ij (δ δᵀ)_ij (a aᵀ)_ij, from matrices of (m, m)
-                table[:, column + 1] = (torch.bmm(d, d.mT) * torch.bmm(p, p.mT)).sum((1, 2)).clamp_min_(0)
+                table[:, column + 1] = (
+                    (torch.bmm(d, d.mT) * torch.bmm(p, p.mT)).sum((1, 2)).clamp_min_(0)
+                )
             else:
                 table[:, column + 1].square_()
             if self.layers[i].bias is not None:
@@ -214,7 +242,9 @@ class EagerEngine:
         return gradient
 
     def _chunk(self, m: int, steps: int) -> Chunk:
-        """The first m · steps rows of the buffers, which are made once and shared by every shape of chunk."""
+        """The first m · steps rows of the buffers, which are made once and shared by every shape of
+        chunk.
+        """
         chunk = self._chunks.get((m, steps))
         if chunk is None:
             chunk = self._chunks[m, steps] = self._make_chunk(m, steps)
@@ -231,9 +261,14 @@ class EagerEngine:
         else:
             x, y = weight.new_empty(n, widths[0]), weight.new_empty(n, widths[-1])
             a, delta = ([weight.new_empty(n, width) for width in widths[1:]] for _ in range(2))
-        split_a_prev, split_a, split_delta = ([t.split(m) for t in group] for group in ([x, *a], a, delta))
+        split_a_prev, split_a, split_delta = (
+            [t.split(m) for t in group] for group in ([x, *a], a, delta)
+        )
         views = [
-            [LayerViews(split_a_prev[i][k], split_a[i][k], d[k], d[k].t()) for i, d in enumerate(split_delta)]
+            [
+                LayerViews(split_a_prev[i][k], split_a[i][k], d[k], d[k].t())
+                for i, d in enumerate(split_delta)
+            ]
             for k in range(steps)
         ]
         return Chunk(m, x, y, a, delta, y.split(m), views, weight.new_ones(m))

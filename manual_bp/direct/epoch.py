@@ -1,4 +1,6 @@
-"""What `Trainer` hands to an engine: the steps to make, on which examples, and where to put what is measured."""
+"""What `Trainer` hands to an engine: the steps to make, on which examples, and where to put what is
+measured.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ class Epoch:
 
 
 class Engine(Protocol):
-    """Makes the steps of epochs, on the layers and with the hyperparameters that it was made for."""
+    """Makes the steps of epochs, on the layers and with the hyperparameters it was made for."""
 
     def run(self, epoch: Epoch) -> None:
         """Make them, in place, and fill the table. A GPU is not waited for."""

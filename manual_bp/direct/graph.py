@@ -1,7 +1,8 @@
-"""`EagerEngine` on CUDA: a chunk of steps is captured once as a CUDA graph, and replayed by one launch.
+"""`EagerEngine` on CUDA: a chunk of steps is captured once as a CUDA graph, and replayed by one
+launch.
 
-Everything that differs between chunks is read from the device: the indices, the learning rates. But for the recording,
-nothing is waited for until the epoch's statistics are read.
+Everything that differs between chunks is read from the device: the indices, the learning rates. But
+for the recording, nothing is waited for until the epoch's statistics are read.
 """
 
 from __future__ import annotations
@@ -34,13 +35,17 @@ class GraphEngine(EagerEngine):
     def __getstate__(self) -> dict[str, Any]:
         """Without the graph, which is recorded anew, and the copies it works on."""
         recorded = GraphEngine.__annotations__
-        return {name: value for name, value in super().__getstate__().items() if name not in recorded}
+        return {
+            name: value for name, value in super().__getstate__().items() if name not in recorded
+        }
 
     @torch.no_grad()
     def run(self, epoch: Epoch) -> None:
         """As `Engine.run`."""
         if epoch.images.device.type == "cuda":
-            with torch.cuda.device(epoch.images.device):  # whose stream is captured, whichever device is current
+            with torch.cuda.device(
+                epoch.images.device
+            ):  # whose stream is captured, whichever device is current
                 self._run(epoch)
         else:
             self._run(epoch)
@@ -60,7 +65,9 @@ class GraphEngine(EagerEngine):
             step += count
             epoch.progress(count)
             if (m, count) != (self.batch_size, self.steps_per_chunk):
-                self._chunk_steps(images, targets, order[rows], rates[steps], pixel_scale, table[steps], norms)
+                self._chunk_steps(
+                    images, targets, order[rows], rates[steps], pixel_scale, table[steps], norms
+                )
                 continue
             if self._replay is None:
                 self._indices, self._rates, self._table = (
@@ -72,14 +79,16 @@ class GraphEngine(EagerEngine):
             self._indices.copy_(order[rows])
             self._rates.copy_(rates[steps])
             self._replay()
-            # Autograd is to know that they changed, as after any operation in place: a launched graph does not tell.
+            # Autograd is to know that they changed, as after any operation in place: a launched
+            # graph does not tell.
             torch.autograd.graph.increment_version(self._trained())
             table[steps].copy_(self._table)
 
     def _keep(self, images: Tensor, targets: Tensor, pixel_scale: float, norms: bool) -> None:
         """Copy the data to where the graph was recorded, for it works on fixed addresses.
 
-        Where the parameters have moved, or anything else is not as it was, it is to be recorded anew.
+        Where the parameters have moved, or anything else is not as it was, it is to be recorded
+        anew.
         """
         addresses = tuple(tensor.data_ptr() for tensor in self._trained())
         key = (images.shape, images.dtype, targets.shape, pixel_scale, norms, addresses)
@@ -91,7 +100,9 @@ class GraphEngine(EagerEngine):
             self._images, self._targets = images.clone(), targets.clone()
 
     def _captured(self, pixel_scale: float, norms: bool) -> None:
-        self._chunk_steps(self._images, self._targets, self._indices, self._rates, pixel_scale, self._table, norms)
+        self._chunk_steps(
+            self._images, self._targets, self._indices, self._rates, pixel_scale, self._table, norms
+        )
 
     def _chunk_steps(
         self,
@@ -105,31 +116,39 @@ class GraphEngine(EagerEngine):
     ) -> None:
         m = order.shape[0] // rates.shape[0]
         chunk: Chunk = self._chunk(m, rates.shape[0])
-        self._load(chunk, images.index_select(0, order), targets.index_select(0, order), pixel_scale)
+        self._load(
+            chunk, images.index_select(0, order), targets.index_select(0, order), pixel_scale
+        )
         self._steps(chunk, rates, table, norms)
 
     def _record(self, work: Callable[[], None]) -> Callable[[], object]:
         """`work` as a graph; or `work` itself, with a notice, where it cannot be captured."""
         tensors = self._trained()
         before = [tensor.clone() for tensor in tensors]
-        work()  # libraries make their handles, and this its buffers, on the first call, which cannot be captured
+        # The first call cannot be captured: libraries make their handles, and this its buffers.
+        work()
         for tensor, value in zip(tensors, before, strict=True):
             tensor.copy_(value)
-        # A stream of its own: torch.cuda.graph's is on the device that was current when it was first used, and cuBLAS's
-        # workspace, which belongs to a stream, would be freed with the first of all graphs recorded there.
+        # A stream of its own: torch.cuda.graph's is on the device that was current when it was
+        # first used, and cuBLAS's workspace, which belongs to a stream, would be freed with the
+        # first of all graphs recorded there.
         if self._stream is None:
             self._stream = torch.cuda.Stream()
         graph = torch.cuda.CUDAGraph()
         try:
-            # Other threads, such as a DataLoader's, may go on using CUDA. The outer `with` puts the current stream back
-            # where the inner one fails to: in older versions after a capture that was invalidated.
+            # Other threads, such as a DataLoader's, may go on using CUDA. The outer `with` puts the
+            # current stream back where the inner one fails to: in older versions after a capture
+            # that was invalidated.
             with (
                 torch.cuda.stream(self._stream),
                 torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
             ):
                 work()
         except RuntimeError as error:
-            print(f"manual_bp: no CUDA graph ({str(error).splitlines()[0]}); training call by call", file=sys.stderr)
+            print(
+                f"manual_bp: no CUDA graph ({str(error).splitlines()[0]}); training call by call",
+                file=sys.stderr,
+            )
             return work
         return graph.replay
 
@@ -139,7 +158,13 @@ class GraphEngine(EagerEngine):
         return [tensor for tensor in tensors if tensor is not None]
 
     def _descend(
-        self, i: int, v: LayerViews, ones: Tensor, lr: float | Tensor, two_s: float, norm: Tensor | None
+        self,
+        i: int,
+        v: LayerViews,
+        ones: Tensor,
+        lr: float | Tensor,
+        two_s: float,
+        norm: Tensor | None,
     ) -> None:
         """As `EagerEngine._descend`, with η a scalar on the device: W ← W − η 2s δᵀ a_prev."""
         gradient = self._gradient(i)
@@ -149,9 +174,13 @@ class GraphEngine(EagerEngine):
         self._apply(self.layers[i].weight, gradient, self.buffers[i][0], lr, two_s)
         bias = self.layers[i].bias
         if bias is not None:
-            self._apply(bias, v.delta.sum(0), self.buffers[i][1], lr, two_s)  # ∂C/∂b / 2s = Σ_m δ  (n_out,)
+            self._apply(
+                bias, v.delta.sum(0), self.buffers[i][1], lr, two_s
+            )  # ∂C/∂b / 2s = Σ_m δ  (n_out,)
 
-    def _apply(self, parameter: Tensor, gradient: Tensor, buffer: Tensor | None, lr: object, two_s: float) -> None:
+    def _apply(
+        self, parameter: Tensor, gradient: Tensor, buffer: Tensor | None, lr: object, two_s: float
+    ) -> None:
         assert isinstance(lr, Tensor)
         gradient.mul_(two_s)
         if self.weight_decay:

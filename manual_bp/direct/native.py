@@ -1,9 +1,10 @@
 """The same algorithm without Python between the steps: native.cpp, compiled on first use and kept.
 
-The source needs a C++17 compiler and nothing else, neither PyTorch's headers nor a build tool: it is built in seconds
-and does not depend on PyTorch's version. `$CXX` names the compiler, with options if need be (default c++, g++ or
-clang++, the first that is there). The library is kept in `$TORCH_EXTENSIONS_DIR`, or else in the user's cache folder,
-under a name made of everything that went into it.
+The source needs a C++17 compiler and nothing else, neither PyTorch's headers nor a build tool: it
+is built in seconds and does not depend on PyTorch's version. `$CXX` names the compiler, with
+options if need be (default c++, g++ or clang++, the first that is there). The library is kept in
+`$TORCH_EXTENSIONS_DIR`, or else in the user's cache folder, under a name made of everything that
+went into it.
 """
 
 from __future__ import annotations
@@ -91,17 +92,26 @@ class NativeEngine:
     ) -> None:
         weight = layers[0].weight
         if weight.device.type != "cpu":
-            raise NativeUnavailableError(f"the native loop runs on the CPU, the model is on {weight.device}")
+            raise NativeUnavailableError(
+                f"the native loop runs on the CPU, the model is on {weight.device}"
+            )
         load()
         self._function = "train_float" if weight.dtype == torch.float32 else "train_double"
         self.layers, self.buffers = layers, buffers
-        self._tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias) if tensor is not None]
+        self._tensors = [
+            tensor
+            for layer in layers
+            for tensor in (layer.weight, layer.bias)
+            if tensor is not None
+        ]
         self.reduction = reduction
         self.momentum, self.weight_decay = momentum, weight_decay
         self.batch_size = batch_size
 
     def run(self, epoch: Epoch) -> None:
-        """As `Engine.run`, in slices: between two of them Python sees Ctrl-C, and the progress is told."""
+        """As `Engine.run`, in slices: between two of them Python sees Ctrl-C, and the progress is
+        told.
+        """
         if epoch.examples == 0:
             return
         images, targets, order = epoch.images, epoch.targets, epoch.order
@@ -113,14 +123,18 @@ class NativeEngine:
         order = order.contiguous()
         share = _share_of_nonzeros(images)
         skip_zeros = share < DENSE
-        state = [self._layer(layer, pair) for layer, pair in zip(self.layers, self.buffers, strict=True)]
+        state = [
+            self._layer(layer, pair) for layer, pair in zip(self.layers, self.buffers, strict=True)
+        ]
         size = min(self.batch_size, epoch.examples)
         first, *others = [size * layer.weight.numel() for layer in self.layers]
         steps = max(1, int(SLICE_WORK / (first + sum(others))))
         threads = int(((share if skip_zeros else 1) * first + sum(others)) / WORK_PER_THREAD)
         slices = zip(order.split(steps * size), epoch.table.split(steps), strict=True)
         for i, (rows, table) in enumerate(slices):
-            rates = torch.tensor(epoch.lrs[i * steps : i * steps + len(table)], dtype=torch.float64, device="cpu")
+            rates = torch.tensor(
+                epoch.lrs[i * steps : i * steps + len(table)], dtype=torch.float64, device="cpu"
+            )
             n, batch = len(rows), min(size, len(rows))
             run = _Run(
                 layers=(_Layer * len(state))(*state),
@@ -148,7 +162,8 @@ class NativeEngine:
             torch.autograd.graph.increment_version(self._tensors)
             if failed:
                 raise RuntimeError(
-                    "direct: the native loop ran out of memory or threads: take a smaller batch, fewer threads, or "
+                    "direct: the native loop ran out of memory or threads: take a smaller batch, "
+                    "fewer threads, or "
                     "backend='torch'"
                 )
             epoch.progress(len(table))
@@ -162,7 +177,8 @@ class NativeEngine:
         for tensor in tensors:
             if tensor is not None and not tensor.is_contiguous():
                 raise RuntimeError(
-                    f"direct: a parameter {tuple(tensor.shape)} of layer {layer.name!r} has the strides "
+                    f"direct: a parameter {tuple(tensor.shape)} of layer {layer.name!r} has the "
+                    f"strides "
                     f"{tensor.stride()}: the native loop needs contiguous ones; use backend='torch'"
                 )
             pointers.append(None if tensor is None else tensor.data_ptr())
@@ -205,11 +221,17 @@ def _load() -> ctypes.CDLL | str:
 
 def _build() -> Path:
     wanted = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    compiler = next((words for name in wanted if (words := shlex.split(name)) and shutil.which(words[0])), None)
+    compiler = next(
+        (words for name in wanted if (words := shlex.split(name)) and shutil.which(words[0])), None
+    )
     if compiler is None:
-        raise NativeUnavailableError(f"no C++ compiler was found ({', '.join(wanted)}; $CXX names another)")
+        raise NativeUnavailableError(
+            f"no C++ compiler was found ({', '.join(wanted)}; $CXX names another)"
+        )
     folder = Path(__file__).parent
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    version = subprocess.run(
+        [*compiler, "--version"], capture_output=True, text=True, check=False
+    ).stdout
     ingredients = [
         version,
         *compiler,
@@ -224,11 +246,19 @@ def _build() -> Path:
         return library
     library.parent.mkdir(parents=True, exist_ok=True)
     print(f"manual_bp: building the native training loop once, into {library}", file=sys.stderr)
-    # Built beside its place and renamed, so that processes which build at the same time never see half a file.
+    # Built beside its place and renamed, so that processes which build at the same time never see
+    # half a file.
     with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
         built = Path(temporary) / library.name
         for tuning in TUNINGS:
-            command = [*compiler, *FLAGS, *filter(None, [tuning]), str(folder / SOURCES[0]), "-o", str(built)]
+            command = [
+                *compiler,
+                *FLAGS,
+                *filter(None, [tuning]),
+                str(folder / SOURCES[0]),
+                "-o",
+                str(built),
+            ]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode == 0 and built.exists():
                 os.replace(built, library)
@@ -238,12 +268,16 @@ def _build() -> Path:
 
 
 def _processor() -> str:
-    """What -march=native depends on: a library from a cache shared with another machine might not run here."""
+    """What -march=native depends on: a library from a cache shared with another machine might not
+    run here.
+    """
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
         return platform.processor()
     lines = cpuinfo.read_text().splitlines()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+    return "\n".join(
+        sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    )
 
 
 def _cache_folder() -> Path:

@@ -1,7 +1,7 @@
 """`backward`: the documents' algorithm for one batch, line by line, without autograd.
 
-Forward through the layers, δ of the output layer, then for each layer from the last to the first its gradients and the
-error signal one layer back. No ∂C/∂x is formed for the input.
+Forward through the layers, δ of the output layer, then for each layer from the last to the first
+its gradients and the error signal one layer back. No ∂C/∂x is formed for the input.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from manual_bp.ops.mse import REDUCTIONS, scale
 
 @torch.no_grad()
 def backward(model: nn.Module, x: Tensor, y: Tensor, *, reduction: str = "mean") -> Tensor:
-    """Add ∂C/∂W and ∂C/∂b to the `.grad` of every parameter, with the values of `mse_loss(model(x), y).backward()`.
+    """Add ∂C/∂W and ∂C/∂b to the `.grad` of every parameter, with the values of
+    `mse_loss(model(x), y).backward()`.
 
-    C = s Σ (a − y)² (see `manual_bp.functional.mse_loss` for `reduction`, which chooses s). Frozen parameters are left
-    alone, and neither x nor y receives a gradient. Documents 1, 2 and 3.
+    C = s Σ (a − y)² (see `manual_bp.functional.mse_loss` for `reduction`, which chooses s). Frozen
+    parameters are left alone, and neither x nor y receives a gradient. Documents 1, 2 and 3.
 
     Args:
         model: an `MLP`, or any `nn.Sequential` of Linear and Sigmoid layers (ours or torch.nn's).
@@ -40,12 +41,18 @@ def backward(model: nn.Module, x: Tensor, y: Tensor, *, reduction: str = "mean")
     check_reduction(reduction)
     check_autocast(x.device)
     modules = [module for _, module in sequence(model)]
-    n_out = next(module for module in reversed(modules) if isinstance(module, nn.Linear)).out_features
+    n_out = next(
+        module for module in reversed(modules) if isinstance(module, nn.Linear)
+    ).out_features
     expected = (*x.shape[:-1], n_out)
     if tuple(y.shape) != expected:
-        raise RuntimeError(f"direct: target {tuple(y.shape)}: the output's shape {expected} is expected")
+        raise RuntimeError(
+            f"direct: target {tuple(y.shape)}: the output's shape {expected} is expected"
+        )
     s = scale(reduction, y.shape)
-    done = one_pass(model, x.reshape(-1, x.shape[-1]) if x.dim() != 2 else x, y.reshape(-1, n_out), s)
+    done = one_pass(
+        model, x.reshape(-1, x.shape[-1]) if x.dim() != 2 else x, y.reshape(-1, n_out), s
+    )
     for parameter, gradient in done.gradients:
         if parameter.requires_grad:
             if parameter.grad is None:
@@ -73,13 +80,17 @@ def one_pass(model: nn.Module, x: Tensor, y: Tensor, s: float) -> Pass:
     for module in modules:
         a = activations[-1]
         if isinstance(module, nn.Linear):
-            activations.append(F.linear(a, module.weight, module.bias))  # z = a_prev Wᵀ + b  (m, n_out)
+            activations.append(
+                F.linear(a, module.weight, module.bias)
+            )  # z = a_prev Wᵀ + b  (m, n_out)
         else:
             activations.append(torch.sigmoid(a))  # a = σ(z)  (m, n_out)
 
     output = activations.pop()
     residual = output - y  # a − y  (m, n_out)
-    delta = (2 * s * residual).to(output.dtype)  # ∂C/∂a = 2 s (a − y), y may be of a wider dtype  (m, n_out)
+    delta = (2 * s * residual).to(
+        output.dtype
+    )  # ∂C/∂a = 2 s (a − y), y may be of a wider dtype  (m, n_out)
 
     deltas: list[Tensor] = []
     gradients: list[tuple[Tensor, Tensor]] = []
@@ -89,7 +100,9 @@ def one_pass(model: nn.Module, x: Tensor, y: Tensor, s: float) -> Pass:
         module, before = modules[i], activations[i]
         if isinstance(module, nn.Linear):
             deltas.append(delta)
-            gradients.append((module.weight, delta.t() @ before))  # ∂C/∂W = δᵀ a_prev  (n_out, n_in)
+            gradients.append(
+                (module.weight, delta.t() @ before)
+            )  # ∂C/∂W = δᵀ a_prev  (n_out, n_in)
             if module.bias is not None:
                 gradients.append((module.bias, delta.sum(0)))  # ∂C/∂b = Σ_m δ  (n_out,)
             if i > first_linear:
@@ -102,7 +115,9 @@ def one_pass(model: nn.Module, x: Tensor, y: Tensor, s: float) -> Pass:
 
 def check_autocast(device: torch.device) -> None:
     if device.type != "meta" and torch.is_autocast_enabled(device.type):
-        raise RuntimeError("direct: autocast is on, which this does not follow: use the autograd engine")
+        raise RuntimeError(
+            "direct: autocast is on, which this does not follow: use the autograd engine"
+        )
 
 
 def check_reduction(reduction: str) -> None:

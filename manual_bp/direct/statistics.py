@@ -1,4 +1,6 @@
-"""What an epoch of direct training reports, from a table with one row a step that stays on the device until the end."""
+"""What an epoch of direct training reports, from a table with one row a step that stays on the
+device until the end.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ SQUARED_ERROR, CORRECT, FIRST_NORM, NORMS_PER_LAYER = 0, 1, 2, 3
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """As float64, in which sums over an epoch are kept; as float32 on Apple's GPUs, which have no float64."""
+    """As float64, in which sums over an epoch are kept; as float32 on Apple's GPUs, which have no
+    float64.
+    """
     return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
 
 
@@ -23,7 +27,8 @@ def wide(tensor: Tensor) -> Tensor:
 class Statistics:
     """One epoch of `Trainer.run`, measured in passing: each batch before the update that it causes.
 
-    Norms are Frobenius norms, averaged over the steps; with `norms=False` they are empty, and their total NaN.
+    Norms are Frobenius norms, averaged over the steps; with `norms=False` they are empty, and their
+    total NaN.
     """
 
     steps: int
@@ -38,7 +43,8 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Launched:
-    """An epoch whose steps are on their way: its figures are still on the device, to be read when it suits.
+    """An epoch whose steps are on their way: its figures are still on the device, to be read when
+    it suits.
 
     Attributes:
         values: the figures, (k,) on the device.
@@ -54,7 +60,9 @@ class Launched:
     norms: bool
 
     @classmethod
-    def of(cls, table: Tensor, examples: int, scale: float, layers: list[Layer], norms: bool) -> Launched:
+    def of(
+        cls, table: Tensor, examples: int, scale: float, layers: list[Layer], norms: bool
+    ) -> Launched:
         """Reduce the table (n_steps, 2 + 3 layers) on its device."""
         table = wide(table)
         sums = table[:, :FIRST_NORM].sum(0)

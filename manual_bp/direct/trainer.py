@@ -1,4 +1,6 @@
-"""`Trainer`: whole epochs of stochastic gradient descent on a model's own parameters, without autograd."""
+"""`Trainer`: whole epochs of stochastic gradient descent on a model's own parameters, without
+autograd.
+"""
 
 from __future__ import annotations
 
@@ -25,38 +27,51 @@ from manual_bp.direct.graph import GraphEngine
 from manual_bp.direct.layers import Layer, layers
 from manual_bp.direct.native import NativeEngine, NativeUnavailableError
 from manual_bp.direct.one_pass import check_autocast, check_reduction
-from manual_bp.direct.statistics import FIRST_NORM, NORMS_PER_LAYER, SQUARED_ERROR, Launched, Statistics
+from manual_bp.direct.statistics import (
+    FIRST_NORM,
+    NORMS_PER_LAYER,
+    SQUARED_ERROR,
+    Launched,
+    Statistics,
+)
 from manual_bp.ops.mse import scale
 
 BACKENDS = ("auto", "torch", "native", "graph")
-NATIVE_STEP_WEIGHTS = 30_000  # in the first layer, which the C++ loop turns round and back in each call
+NATIVE_STEP_WEIGHTS = (
+    30_000  # in the first layer, which the C++ loop turns round and back in each call
+)
 
 
 class Trainer:
-    """Backpropagation and SGD in place, with the semantics of `mse_loss(model(x), y)` and `torch.optim.SGD`.
+    """Backpropagation and SGD in place, with the semantics of `mse_loss(model(x), y)` and
+    `torch.optim.SGD`.
 
-    The model's parameters are updated in place after every call, so `model.state_dict()` is always current. Their
-    `.grad` is neither read nor written. With learning rate η, momentum μ, weight decay λ and g = ∂C/∂W + λ W:
-    v ← μ v + g, W ← W − η v.
+    The model's parameters are updated in place after every call, so `model.state_dict()` is always
+    current. Their `.grad` is neither read nor written. With learning rate η, momentum μ, weight
+    decay λ and g = ∂C/∂W + λ W: v ← μ v + g, W ← W − η v.
 
-    The same inputs give the same bytes, whatever came before. The native backend gives them for every number of
-    threads; the torch backend does as far as the matrix products of the machine's BLAS library do.
+    The same inputs give the same bytes, whatever came before. The native backend gives them for
+    every number of threads; the torch backend does as far as the matrix products of the machine's
+    BLAS library do.
 
     Args:
-        model: an `MLP`, or any `nn.Sequential` of Linear layers, each with or without a Sigmoid after it, in float32
-            or float64, with no frozen parameter.
+        model: an `MLP`, or any `nn.Sequential` of Linear layers, each with or without a Sigmoid
+            after it, in float32 or float64, with no frozen parameter.
         reduction: the cost's, as in `manual_bp.functional.mse_loss`, except "none".
         lr: learning rate η of `step`, and of `run` without `lrs`.
         momentum: μ.
-        weight_decay: λ, for biases as for weights, as torch.optim.SGD does with one parameter group.
+        weight_decay: λ, for biases as for weights, as torch.optim.SGD does with one parameter
+            group.
         batch_size: m, the largest batch.
-        backend: "torch" is a loop of PyTorch calls; "native" a loop in C++, compiled on first use (CPU only); "graph"
-            the PyTorch calls captured as CUDA graphs (CUDA only); "auto" is native on the CPU where it can be had
-            (for `step`, which is a call a step, only where the first layer is small), graph on CUDA, else torch.
+        backend: "torch" is a loop of PyTorch calls; "native" a loop in C++, compiled on first use
+            (CPU only); "graph" the PyTorch calls captured as CUDA graphs (CUDA only); "auto" is
+            native on the CPU where it can be had (for `step`, which is a call a step, only where
+            the first layer is small), graph on CUDA, else torch.
 
     Raises:
         TypeError: a module other than Linear and Sigmoid, or another dtype.
-        RuntimeError: hooks, frozen or shared parameters, shapes that do not fit; "native" where it cannot be had.
+        RuntimeError: hooks, frozen or shared parameters, shapes that do not fit; "native" where it
+            cannot be had.
         ValueError: an unknown reduction or backend, or a number out of range.
     """
 
@@ -129,7 +144,10 @@ class Trainer:
         return self._batch_size
 
     def _choose(
-        self, backend: str, buffers: list[tuple[Tensor | None, Tensor | None]], options: dict[str, Any]
+        self,
+        backend: str,
+        buffers: list[tuple[Tensor | None, Tensor | None]],
+        options: dict[str, Any],
     ) -> tuple[str, Engine]:
         if backend == "native" or (backend == "auto" and self.device.type == "cpu"):
             try:
@@ -140,7 +158,9 @@ class Trainer:
                 print(f"manual_bp: {error}; training with PyTorch calls instead", file=sys.stderr)
         if backend == "graph" or (backend == "auto" and self.device.type == "cuda"):
             if self.device.type != "cuda":
-                raise RuntimeError(f"direct: backend 'graph' needs a model on CUDA, not on {self.device}")
+                raise RuntimeError(
+                    f"direct: backend 'graph' needs a model on CUDA, not on {self.device}"
+                )
             return "graph", GraphEngine(self._layers, buffers, **options)
         return "torch", EagerEngine(self._layers, buffers, **options)
 
@@ -148,21 +168,27 @@ class Trainer:
         """One step on one batch.
 
         Args:
-            x: input of shape (m, n_in), m at most `batch_size`; uint8 is multiplied by 1/255, as by `run`.
+            x: input of shape (m, n_in), m at most `batch_size`; uint8 is multiplied by 1/255, as by
+                `run`.
             y: target of shape (m, n_out).
 
         Returns:
             C before the update, a scalar on the device.
 
         Raises:
-            TypeError: an input that is neither uint8 nor floating, or a model that was converted since.
-            RuntimeError: shapes that do not fit, an empty batch, or a model that was moved or rebuilt since.
+            TypeError: an input that is neither uint8 nor floating, or a model that was converted
+                since.
+            RuntimeError: shapes that do not fit, an empty batch, or a model that was moved or
+                rebuilt since.
         """
         if x.dim() == 0 or not 0 < x.shape[0] <= self.batch_size:
             raise RuntimeError(
-                f"direct: x {tuple(x.shape)}: between 1 and batch_size = {self.batch_size} rows are needed"
+                f"direct: x {tuple(x.shape)}: between 1 and batch_size = {self.batch_size} rows "
+                f"are needed"
             )
-        table = self._run(self._step_engine, x, y, None, [float(self.lr)], pixel_scale_of(x), norms=False)
+        table = self._run(
+            self._step_engine, x, y, None, [float(self.lr)], pixel_scale_of(x), norms=False
+        )
         return table[0, SQUARED_ERROR] * self._scale(x.shape[0])
 
     def run(
@@ -178,20 +204,26 @@ class Trainer:
         """One step for each `batch_size` indices of `order`; the last batch may be smaller.
 
         Args:
-            images: N examples, shape (N, n_in) or (N, ...) of n_in elements each, uint8 or floating, on the model's
-                device.
-            targets: labels of shape (N,), which become one-hot rows, or a table of shape (N, n_out), taken as it is.
-            order: indices into `images`, int64, for example `torch.randperm(N)`; None for 0 … N − 1.
-            lrs: a learning rate for each step, as many as there are steps; None for `lr` throughout.
-            pixel_scale: what each element of `images` is multiplied by; 1/255 for uint8 and 1 for floating by default.
+            images: N examples, shape (N, n_in) or (N, ...) of n_in elements each, uint8 or
+                floating, on the model's device.
+            targets: labels of shape (N,), which become one-hot rows, or a table of shape (N,
+                n_out), taken as it is.
+            order: indices into `images`, int64, for example `torch.randperm(N)`; None for 0 … N −
+                1.
+            lrs: a learning rate for each step, as many as there are steps; None for `lr`
+                throughout.
+            pixel_scale: what each element of `images` is multiplied by; 1/255 for uint8 and 1 for
+                floating by default.
             norms: measure gradient and error-signal norms as well.
 
         Returns:
             The epoch's `Statistics`; the device is waited for once.
 
         Raises:
-            TypeError: images that are neither uint8 nor floating, or a model that was converted since.
-            RuntimeError: shapes, devices or indices that do not fit, or a model that was moved or rebuilt since.
+            TypeError: images that are neither uint8 nor floating, or a model that was converted
+                since.
+            RuntimeError: shapes, devices or indices that do not fit, or a model that was moved or
+                rebuilt since.
             ValueError: a number of learning rates that is not the number of steps.
         """
         return self.launch(images, targets, order, lrs, pixel_scale=pixel_scale, norms=norms).wait()
@@ -207,40 +239,54 @@ class Trainer:
         norms: bool = True,
         progress: Callable[[int], object] = lambda _: None,
     ) -> Launched:
-        """`run` without waiting for the device: what it returns has the figures when they are asked for.
+        """`run` without waiting for the device: what it returns has the figures when they are asked
+        for.
 
-        `progress` is called every now and then with the number of steps done since its last call; what it raises ends
-        the epoch there.
+        `progress` is called every now and then with the number of steps done since its last call;
+        what it raises ends the epoch there.
         """
         if images.dim() < 2:
-            raise RuntimeError(f"direct: input {tuple(images.shape)}: examples of shape (N, ...) are expected")
+            raise RuntimeError(
+                f"direct: input {tuple(images.shape)}: examples of shape (N, ...) are expected"
+            )
         n = images.shape[0] if order is None else order.shape[0]
         steps = math.ceil(n / self.batch_size)
         rates = learning_rates(lrs, self.lr, steps, n)
         if pixel_scale is None:
             pixel_scale = pixel_scale_of(images)
-        table = self._run(self._engine, images.flatten(1), targets, order, rates, pixel_scale, norms, progress)
+        table = self._run(
+            self._engine, images.flatten(1), targets, order, rates, pixel_scale, norms, progress
+        )
         return Launched.of(table, n, self._scale(n), self._layers, norms)
 
     def state_dict(self) -> dict[str, Any]:
-        """Momentum buffers by parameter name; empty without momentum. The parameters are the model's own."""
+        """Momentum buffers by parameter name; empty without momentum. The parameters are the
+        model's own.
+        """
         return {"momentum": {name: buffer.clone() for name, buffer in self._buffers.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the buffers of `state_dict`.
 
         Raises:
-            RuntimeError: the names or shapes are not those of this trainer's buffers; none is taken over then.
+            RuntimeError: the names or shapes are not those of this trainer's buffers; none is taken
+                over then.
         """
         if "momentum" not in state:
-            raise RuntimeError(f"direct: a state with {sorted(state)}: what Trainer.state_dict returned is expected")
+            raise RuntimeError(
+                f"direct: a state with {sorted(state)}: what Trainer.state_dict returned is "
+                f"expected"
+            )
         saved = state["momentum"]
         if set(saved) != set(self._buffers):
-            raise RuntimeError(f"direct: saved momentum for {sorted(saved)}: {sorted(self._buffers)} is expected")
+            raise RuntimeError(
+                f"direct: saved momentum for {sorted(saved)}: {sorted(self._buffers)} is expected"
+            )
         for name, buffer in self._buffers.items():
             if saved[name].shape != buffer.shape:
                 raise RuntimeError(
-                    f"direct: saved momentum of {name} {tuple(saved[name].shape)}: {tuple(buffer.shape)} is expected"
+                    f"direct: saved momentum of {name} {tuple(saved[name].shape)}: "
+                    f"{tuple(buffer.shape)} is expected"
                 )
         for name, buffer in self._buffers.items():  # all of them, or none
             buffer.copy_(saved[name])
@@ -270,7 +316,9 @@ class Trainer:
         check_devices(self.device, images=images, targets=targets, order=order)
         columns = FIRST_NORM + NORMS_PER_LAYER * len(self._layers)
         table = torch.zeros(len(lrs), columns, dtype=self.dtype, device=self.device)
-        engine.run(Epoch(images, targets.to(self.dtype), order, lrs, pixel_scale, table, norms, progress))
+        engine.run(
+            Epoch(images, targets.to(self.dtype), order, lrs, pixel_scale, table, norms, progress)
+        )
         return table
 
     def _check_parameters(self) -> None:
@@ -279,23 +327,36 @@ class Trainer:
         if [(id(a.weight), id(a.bias), a.sigmoid) for a in layers(self._model)] != [
             (id(b.weight), id(b.bias), b.sigmoid) for b in self._layers
         ]:
-            raise RuntimeError("direct: the model has other layers or parameters than it had: make a new Trainer")
+            raise RuntimeError(
+                "direct: the model has other layers or parameters than it had: make a new Trainer"
+            )
         for name, parameter in self._named.items():
             if parameter.shape != self._shapes[name]:
                 raise RuntimeError(
-                    f"direct: {name} is {tuple(parameter.shape)}, it was {tuple(self._shapes[name])}: "
+                    f"direct: {name} is {tuple(parameter.shape)}, it was "
+                    f"{tuple(self._shapes[name])}: "
                     f"make a new Trainer"
                 )
             if parameter.dtype != self.dtype:
-                raise TypeError(f"direct: {name} is {parameter.dtype}, the first layer was {self.dtype}")
+                raise TypeError(
+                    f"direct: {name} is {parameter.dtype}, the first layer was {self.dtype}"
+                )
             if parameter.device != self.device:
-                raise RuntimeError(f"direct: {name} is on {parameter.device}, the first layer was on {self.device}")
+                raise RuntimeError(
+                    f"direct: {name} is on {parameter.device}, the first layer was on {self.device}"
+                )
             if not parameter.requires_grad:
-                raise RuntimeError(f"direct: {name} is frozen: use the autograd engine for this model")
+                raise RuntimeError(
+                    f"direct: {name} is frozen: use the autograd engine for this model"
+                )
 
 
-def _by_layer(layers: list[Layer], buffers: list[Tensor]) -> list[tuple[Tensor | None, Tensor | None]]:
-    """Momentum buffers, one for each parameter in order, as (weight's, bias's); (None, None) without momentum."""
+def _by_layer(
+    layers: list[Layer], buffers: list[Tensor]
+) -> list[tuple[Tensor | None, Tensor | None]]:
+    """Momentum buffers, one for each parameter in order, as (weight's, bias's); (None, None)
+    without momentum.
+    """
     if not buffers:
         return [(None, None)] * len(layers)
     rest = iter(buffers)

@@ -9,14 +9,17 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`. From the CPU to CUDA nothing is waited for, which takes page-locked memory."""
+    """`tensor` on `device`. From the CPU to CUDA nothing is waited for, which takes page-locked
+    memory.
+    """
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def to_host(tree: Any) -> Any:
-    """Nested dicts, lists and tuples with each tensor on the CPU; an accelerator is waited for once.
+    """Nested dicts, lists and tuples with each tensor on the CPU; an accelerator is waited for
+    once.
 
     What is on the CPU already is not copied, and shares its memory with what was given.
     """
@@ -39,5 +42,7 @@ def _to_host(tree: Any) -> Any:
 def _tensors(tree: Any) -> list[Tensor]:
     if isinstance(tree, Tensor):
         return [tree]
-    values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    values = (
+        tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    )
     return [tensor for value in values for tensor in _tensors(value)]

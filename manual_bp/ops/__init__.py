@@ -1,4 +1,4 @@
-"""The operations, one file each: the formula and the `torch.autograd.Function` that implements it."""
+"""The operations, one file each: the formula and its `torch.autograd.Function`."""
 
 from manual_bp.ops.linear import LinearFunction
 from manual_bp.ops.linear_sigmoid import LinearSigmoidFunction

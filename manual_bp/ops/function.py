@@ -1,13 +1,15 @@
-"""What every operation here shares: how it is transformed, what it saves, and which of its two classes runs.
+"""What every operation here shares: how it is transformed, what it saves, and which of its two
+classes runs.
 
 An operation is two classes.
 
-- The plain one has `forward`, `setup_context` and `backward`. `torch.compile(fullgraph=True)` takes it. It saves only
-  what a needed gradient needs.
-- Its subclass adds `jvp`, the forward-mode rule, which torch.compile refuses. It saves every differentiable input,
-  because forward mode runs on tensors that require no gradient.
+- The plain one has `forward`, `setup_context` and `backward`. `torch.compile(fullgraph=True)` takes
+  it. It saves only what a needed gradient needs.
+- Its subclass adds `jvp`, the forward-mode rule, which torch.compile refuses. It saves every
+  differentiable input, because forward mode runs on tensors that require no gradient.
 
-`variant` chooses between them, and makes a third of the first, for eager mode, that PyTorch calls with less overhead.
+`variant` chooses between them, and makes a third of the first, for eager mode, that PyTorch calls
+with less overhead.
 """
 
 from __future__ import annotations
@@ -27,13 +29,16 @@ from torch.compiler import is_dynamo_compiling
 
 
 class HandDerivedFunction(torch.autograd.Function):
-    """A Function whose backward is made only of differentiable operations on saved inputs and outputs.
+    """A Function whose backward is made only of differentiable operations on saved inputs and
+    outputs.
 
-    That restriction is what makes the second derivative right by construction, and lets PyTorch write the vmap rule.
+    That restriction is what makes the second derivative right by construction, and lets PyTorch
+    write the vmap rule.
 
-    `ctx.needs_input_grad` is right in eager mode only: inside torch.func.grad, torch.compile before torch 2.15 knows of
-    intermediate values alone, and a weight beside one would silently get a gradient of 0. There everything is saved and
-    every gradient given; what nobody needs, the compiler leaves out by itself.
+    `ctx.needs_input_grad` is right in eager mode only: inside torch.func.grad, torch.compile before
+    torch 2.15 knows of intermediate values alone, and a weight beside one would silently get a
+    gradient of 0. There everything is saved and every gradient given; what nobody needs, the
+    compiler leaves out by itself.
     """
 
     generate_vmap_rule = True
@@ -41,19 +46,21 @@ class HandDerivedFunction(torch.autograd.Function):
 
     @staticmethod
     def save(ctx: Any, *tensors: Tensor | None) -> None:
-        """Save one tuple for both modes: the generated vmap rule requires that the two are equal."""
+        """Save one tuple for both modes, as the generated vmap rule requires."""
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
 
 def forward_rule(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Make `rule(ctx, saved_tensors, *tangents)` a `jvp` that forward mode can differentiate again (nested jacfwd).
+    """Make `rule(ctx, saved_tensors, *tangents)` a `jvp` that forward mode can differentiate again
+    (nested jacfwd).
 
-    A tensor without a tangent has a tangent of zeros here; only an argument that is no tensor has None.
+    A tensor without a tangent has a tangent of zeros here; only an argument that is no tensor has
+    None.
 
-    PyTorch calls `jvp` with forward mode off, so the tangents of the levels around it are lost and the second
-    derivative is 0. It is turned on again here. The saved tensors' own tangents are the arguments of `jvp`; left on
-    the tensors they would be counted twice, so the primals are passed.
+    PyTorch calls `jvp` with forward mode off, so the tangents of the levels around it are lost and
+    the second derivative is 0. It is turned on again here. The saved tensors' own tangents are the
+    arguments of `jvp`; left on the tensors they would be counted twice, so the primals are passed.
     """
 
     @wraps(rule)
@@ -81,7 +88,9 @@ def _primal(tensor: Tensor) -> Tensor:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether it is a tensor and no more, and operations run at once: nothing traces, fakes, wraps or transforms it."""
+    """Whether it is a tensor and no more, and operations run at once: nothing traces, fakes, wraps
+    or transforms it.
+    """
     return (
         not is_dynamo_compiling()
         and type(tensor) is Tensor
@@ -95,16 +104,19 @@ def is_plain(tensor: Tensor) -> bool:
 def constant(value: float, dtype: torch.dtype) -> Tensor:
     """`value` as a tensor without dimensions, for arithmetic with plain tensors of any device.
 
-    PyTorch makes such a tensor of a Python number at every call, in float64, and converts it: that takes a small layer
-    as long as the arithmetic. In float16 and bfloat16 the number is not rounded before the arithmetic, a tensor is; and
-    where tensors are transformed, traced or faked, a tensor from outside would be foreign.
+    PyTorch makes such a tensor of a Python number at every call, in float64, and converts it: that
+    takes a small layer as long as the arithmetic. In float16 and bfloat16 the number is not rounded
+    before the arithmetic, a tensor is; and where tensors are transformed, traced or faked, a tensor
+    from outside would be foreign.
     """
     with torch.inference_mode(False):  # it outlives the mode it happens to be made in
         return torch.tensor(value, dtype=dtype, device="cpu")
 
 
 def variant(function: type[HandDerivedFunction]) -> Callable[..., Any]:
-    """`apply` of `function`, or of the variant of it that fits: with a forward-mode rule, or in one piece."""
+    """`apply` of `function`, or of the variant of it that fits: with a forward-mode rule, or in one
+    piece.
+    """
     if is_dynamo_compiling():
         return function.apply  # type: ignore[no-any-return]
     # _current_level is -1 outside every forward-mode level (dual numbers, jvp, jacfwd).
@@ -116,12 +128,16 @@ def variant(function: type[HandDerivedFunction]) -> Callable[..., Any]:
 
 
 @cache
-def _in_one_piece(function: type[HandDerivedFunction], backward: Callable[..., Any]) -> Callable[..., Any]:
-    """`apply` of a `function` whose forward and setup_context are joined: for eager mode, where every call counts.
+def _in_one_piece(
+    function: type[HandDerivedFunction], backward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """`apply` of a `function` whose forward and setup_context are joined: for eager mode, where
+    every call counts.
 
-    For a setup_context of its own PyTorch reads forward's signature at every call, which takes longer than a small
-    layer's matrix product. torch.func needs the two apart; eager mode does not. `backward` is the function's own, a
-    key of the cache, so that one put in its place later is found.
+    For a setup_context of its own PyTorch reads forward's signature at every call, which takes
+    longer than a small layer's matrix product. torch.func needs the two apart; eager mode does not.
+    `backward` is the function's own, a key of the cache, so that one put in its place later is
+    found.
     """
 
     def forward(ctx: Any, *inputs: Any) -> Any:
@@ -133,7 +149,9 @@ def _in_one_piece(function: type[HandDerivedFunction], backward: Callable[..., A
         "__module__": function.__module__,
         "__doc__": function.__doc__,
         "forward": staticmethod(forward),
-        "setup_context": staticmethod(torch.autograd.Function.setup_context),  # to PyTorch: there is none
+        "setup_context": staticmethod(
+            torch.autograd.Function.setup_context
+        ),  # to PyTorch: there is none
     }
     joined: Any = type(function.__name__, (function,), namespace)
     # A backward node's own apply first looks up, each time, whether backward or vjp is defined.

@@ -2,8 +2,8 @@
 
     ∂C/∂z = ∂C/∂a ⊙ a ⊙ (1 − a)
 
-Only a is kept: the slope σ′(z) = σ(z)(1 − σ(z)) is a(1 − a), at most ¼. Document 1 writes it f′(a); document 2
-σ(s)(1 − σ(s)); document 3 a(1 − a).
+Only a is kept: the slope σ′(z) = σ(z)(1 − σ(z)) is a(1 − a), at most ¼. Document 1 writes it f′(a);
+document 2 σ(s)(1 − σ(s)); document 3 a(1 − a).
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ SigmoidFunction.forward_mode = SigmoidForwardMode
 
 def gradient(da: Tensor, a: Tensor) -> Tensor:
     """∂C/∂z from ∂C/∂a, equal to torch's own bit for bit in float32 and float64."""
-    # In place, because new memory can take longer than the arithmetic; but under vmap ∂C/∂a may have a batch that a
-    # has not, and hooks may give a saved tensor back in another dtype.
+    # In place, because new memory can take longer than the arithmetic; but under vmap ∂C/∂a may
+    # have a batch that a has not, and hooks may give a saved tensor back in another dtype.
     if a.dtype is da.dtype and type(a) is Tensor and is_plain(da):
         return (constant(1, a.dtype) - a).mul_(da).mul_(a)  # ∂C/∂z = (1 − a) ⊙ ∂C/∂a ⊙ a  (as z)
     return (1 - a) * da * a

@@ -1,7 +1,9 @@
-"""Show me the maths: every symbol of one forward and backward pass with its formula, its numbers and its shape.
+"""Show me the maths: every symbol of one forward and backward pass with its formula, its numbers
+and its shape.
 
-`python -m manual_bp.trace` prints one of the documents' networks or one image through a trained run. `markdown` and
-`text` are pure functions of any sequence of Linear and Sigmoid layers, for notebooks and TensorBoard's text tab:
+`python -m manual_bp.trace` prints one of the documents' networks or one image through a trained
+run. `markdown` and `text` are pure functions of any sequence of Linear and Sigmoid layers, for
+notebooks and TensorBoard's text tab:
 
     writer.add_text("trace", trace.markdown(model, x[0], y[0], cost="half_per_example", lr=0.5))
 """
@@ -43,8 +45,8 @@ def markdown(
 
     Raises:
         TypeError: `model` is no sequence of layers.
-        ValueError: another layer than Linear and Sigmoid, sizes that do not fit, more than one example, an unknown cost
-            or notation.
+        ValueError: another layer than Linear and Sigmoid, sizes that do not fit, more than one
+            example, an unknown cost or notation.
     """
     return render.markdown(story(compute(model, x, y, cost=cost, lr=lr), notation, units))
 
@@ -70,7 +72,9 @@ def story(trace: Trace, notation: int = 1, units: Units | None = None) -> list[B
         ValueError: an unknown notation.
     """
     if notation not in NOTATIONS:
-        raise ValueError(f"trace: notation {notation!r} is not one of 1, 2, 3: the documents' numbers")
+        raise ValueError(
+            f"trace: notation {notation!r} is not one of 1, 2, 3: the documents' numbers"
+        )
     sizes = (len(trace.x), *(len(layer.a) for layer in trace.layers))
     symbols: Notation = NOTATIONS[notation](sizes, units)
     return tell(trace, symbols)

@@ -1,4 +1,6 @@
-"""`python -m manual_bp.trace`: one of the documents' networks, or one image through a trained run, symbol by symbol."""
+"""`python -m manual_bp.trace`: one of the documents' networks, or one image through a trained run,
+symbol by symbol.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from manual_bp.worked_examples.networks import NETWORKS, Network, exactly, tenso
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a trace. Returns the exit status: 0, or 1 after a fault, with one line on stderr; wrong usage exits 2."""
+    """Print a trace. Returns the exit status: 0, or 1 after a fault, with one line on stderr; wrong
+    usage exits 2.
+    """
     args = _parse(argv)
     try:
         blocks = _run(args) if args.run is not None else _network(args)
@@ -28,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m manual_bp.trace",
-        description="One example forward, backward and through the update: formula, numbers, shape, check by autograd.",
+        description="One example forward, backward and through the update: formula, "
+        "numbers, shape, check by autograd.",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
@@ -42,19 +47,28 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--run",
         metavar="RUN",
-        help="a run that train.py wrote: its folder, its name in runs/, or latest, the one in runs/ written last",
+        help="a run that train.py wrote: its folder, its name in runs/, or latest, "
+        "the one in runs/ written last",
     )
     parser.add_argument(
-        "--example", type=int, metavar="I", help="with --run: which image of the test part (default: 0)"
+        "--example",
+        type=int,
+        metavar="I",
+        help="with --run: which image of the test part (default: 0)",
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="a network's weights drawn at random from this seed")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="a network's weights drawn at random from this seed"
+    )
     parser.add_argument(
         "--notation",
         type=int,
         choices=NOTATIONS,
-        help="whose symbols: 1 θ/z/a/δ, 2 s/z/w_{i→j}/δ, 3 w/z/a/δ (default: the network's document; 1 with --run)",
+        help="whose symbols: 1 θ/z/a/δ, 2 s/z/w_{i→j}/δ, 3 w/z/a/δ (default: "
+        "the network's document; 1 with --run)",
     )
-    parser.add_argument("--format", choices=("text", "markdown"), default="text", help="(default: %(default)s)")
+    parser.add_argument(
+        "--format", choices=("text", "markdown"), default="text", help="(default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     if args.run is None and args.example is not None:
         parser.error("--example chooses an image of a run: give --run too")
@@ -67,16 +81,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _network(args: argparse.Namespace) -> list[Block]:
     network = NETWORKS[args.name or args.network or "two-two-two"]
-    trace = compute(network.model(args.seed), tensor(network.x), tensor(network.y), cost=network.cost, lr=network.lr)
+    trace = compute(
+        network.model(args.seed),
+        tensor(network.x),
+        tensor(network.y),
+        cost=network.cost,
+        lr=network.lr,
+    )
     drawn = "" if args.seed is None else f", random weights from seed {args.seed}"
     title = Heading(f"Document {network.document}, {network.name}: {network.title}{drawn}")
     number = args.notation or network.document
-    weights = [] if args.seed is not None else [_weights(network, NOTATIONS[number](network.sizes, network.units))]
+    weights = (
+        []
+        if args.seed is not None
+        else [_weights(network, NOTATIONS[number](network.sizes, network.units))]
+    )
     return [title, *weights, *story(trace, number, network.units)]
 
 
 def _weights(network: Network, notation: Notation) -> Step:
-    """The weights as they are meant, because 2.197 = 2 ln 3 is what lets σ be worked with a pencil."""
+    """The weights as they are meant: 2.197 = 2 ln 3 is what lets σ be worked with a pencil."""
     meant = [
         (notation.weight(layer, (i, j)), weight)
         for layer, matrix in enumerate(network.weights, start=1)
@@ -96,7 +120,8 @@ def _weights(network: Network, notation: Notation) -> Step:
 
 
 def _run(args: argparse.Namespace) -> list[Block]:
-    # Training stands above this package and takes a second to import: both only where a run is read.
+    # Training stands above this package and takes a second to import: both only where a run is
+    # read.
     from manual_bp.training import traced_run
     from manual_bp.training.errors import UserError
 
@@ -107,11 +132,16 @@ def _run(args: argparse.Namespace) -> list[Block]:
         raise ValueError(str(error)) from error
     trace = compute(run.model, run.x, run.y, cost=run.cost, lr=run.lr)
     output = int(trace.layers[-1].a.argmax())
-    title = Heading(f"{run.folder}: {run.dataset}, test image {number}, label {run.label}, largest output: {output}")
+    title = Heading(
+        f"{run.folder}: {run.dataset}, test image {number}, label {run.label}, largest output: "
+        f"{output}"
+    )
     return [title, *story(trace, args.notation or 1)]
 
 
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # σ, δ and ∂ are in no other common encoding of a redirected output
+        sys.stdout.reconfigure(
+            encoding="utf-8"
+        )  # σ, δ and ∂ are in no other common encoding of a redirected output
     sys.exit(main())

@@ -14,7 +14,12 @@ _ERROR_FACTOR = {
     "mean": "2/{n} ",
     "sum": "2 ",
 }
-_COST_FACTOR = {"half_per_example": "½ ", "half_per_element": "1/{n} · ½ ", "mean": "1/{n} ", "sum": ""}
+_COST_FACTOR = {
+    "half_per_example": "½ ",
+    "half_per_element": "1/{n} · ½ ",
+    "mean": "1/{n} ",
+    "sum": "",
+}
 
 Units = Sequence[Sequence[str]]
 
@@ -89,7 +94,9 @@ class Notation(ABC):
 
 
 class Document1(Notation):
-    """θ, z, a, δ with the layer in a superscript; the input is layer 1, Θ⁽ˡ⁾ leads out of layer l; rows."""
+    """θ, z, a, δ with the layer in a superscript; the input is layer 1, Θ⁽ˡ⁾ leads out of layer l;
+    rows.
+    """
 
     document = 1
     title = "document 1: θ, z, a, δ"
@@ -106,7 +113,9 @@ class Document1(Notation):
         index = "" if unit is None or self.sizes[layer] == 1 else str(unit + 1).translate(SUBSCRIPT)
         if letter in ("x", "y"):
             return f"{letter}{index}"
-        return f"{letter}{index}⁽{str(layer if letter == 'b' else layer + 1).translate(SUPERSCRIPT)}⁾"
+        return (
+            f"{letter}{index}⁽{str(layer if letter == 'b' else layer + 1).translate(SUPERSCRIPT)}⁾"
+        )
 
     def weight(self, layer: int, entry: tuple[int, int] | None = None) -> str:
         mark = f"⁽{str(layer).translate(SUPERSCRIPT)}⁾"
@@ -115,7 +124,9 @@ class Document1(Notation):
     def formulas(self, layer: int, *, bias: bool, sigmoid: bool) -> dict[str, str]:
         z, a, b, delta = (self.symbol(letter, layer) for letter in ("z", "a", "b", "δ"))
         W, before = self.weight(layer), self.symbol("a", layer - 1)
-        after = f"{self.symbol('δ', layer + 1)} {self.weight(layer + 1)}" if layer < self.last else ""
+        after = (
+            f"{self.symbol('δ', layer + 1)} {self.weight(layer + 1)}" if layer < self.last else ""
+        )
         slope = self.slope(layer)
         return {
             "z": f"{z} = {before} ({W})ᵀ{f' + {b}' if bias else ''}",
@@ -131,13 +142,18 @@ class Document1(Notation):
 
 
 class Document2(Notation):
-    """s enters unit j, z leaves it, w_{i→j} joins two units, E is the error; everything unit by unit."""
+    """s enters unit j, z leaves it, w_{i→j} joins two units, E is the error; everything unit by
+    unit.
+    """
 
     document = 2
     title = "document 2: s, z, w_{i→j}, δ"
     cost = "E"
     weights = "w"
-    note = "In the formulas i → j → k are any three units in a row; the lines below each name the units themselves."
+    note = (
+        "In the formulas i → j → k are any three units in a row; "
+        "the lines below each name the units themselves."
+    )
 
     def vector(self, letter: str, layer: int) -> str:
         return self.symbol(letter, layer).removesuffix("_i").removesuffix("_j")
@@ -223,7 +239,11 @@ class Document3(Notation):
         return f"W{mark}" if entry is None else f"w{_entry(entry)}{mark}"
 
     def gradient(self, layer: int, entry: tuple[int, int] | None = None) -> str:
-        return f"∇{self.weight(layer)}" if entry is None else self.derivative(self.weight(layer, entry))
+        return (
+            f"∇{self.weight(layer)}"
+            if entry is None
+            else self.derivative(self.weight(layer, entry))
+        )
 
     def vector_shape(self, n: int) -> str:
         return f"({n} × 1)"
@@ -231,7 +251,11 @@ class Document3(Notation):
     def formulas(self, layer: int, *, bias: bool, sigmoid: bool) -> dict[str, str]:
         z, a, b, delta = (self.symbol(letter, layer) for letter in ("z", "a", "b", "δ"))
         W, before = self.weight(layer), self.symbol("a", layer - 1)
-        after = f"({self.weight(layer + 1)})ᵀ {self.symbol('δ', layer + 1)}" if layer < self.last else ""
+        after = (
+            f"({self.weight(layer + 1)})ᵀ {self.symbol('δ', layer + 1)}"
+            if layer < self.last
+            else ""
+        )
         slope = self.slope(layer)
         return {
             "z": f"{z} = {W} {before}{f' + {b}' if bias else ''}",

@@ -1,4 +1,6 @@
-"""Numbers for people: four digits, a real minus sign, and long sums, vectors and matrices shortened by size."""
+"""Numbers for people: four digits, a real minus sign, and long sums, vectors and matrices shortened
+by size.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ def vector(values: Tensor) -> str:
 def matrix(values: Tensor) -> str:
     """[[1, 2], [3, 4]], or the size, the norm and the largest entry."""
     if max(values.shape) <= SHOWN:
-        return f"[{', '.join('[' + ', '.join(number(v) for v in row) + ']' for row in values.tolist())}]"
+        rows_as_text = ("[" + ", ".join(number(v) for v in row) + "]" for row in values.tolist())
+        return f"[{', '.join(rows_as_text)}]"
     row, column = largest_entry(values)
     rows, columns = values.shape
     return (

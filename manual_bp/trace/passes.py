@@ -1,4 +1,5 @@
-"""One example through a network, forward and backward, by the hand-derived formulas; autograd only checks the result.
+"""One example through a network, forward and backward, by the hand-derived formulas; autograd only
+checks the result.
 
 With δ = ∂C/∂z, for one example and column vectors of shape (n,):
 
@@ -93,10 +94,14 @@ class Trace:
     @property
     def max_relative_error(self) -> float:
         """The largest disagreement with autograd over all parameters."""
-        return max(e for layer in self.layers for e in (layer.dW_error, layer.db_error) if e is not None)
+        return max(
+            e for layer in self.layers for e in (layer.dW_error, layer.db_error) if e is not None
+        )
 
 
-def compute(model: nn.Module | Iterable[nn.Module], x: Tensor, y: Tensor, *, cost: str, lr: float) -> Trace:
+def compute(
+    model: nn.Module | Iterable[nn.Module], x: Tensor, y: Tensor, *, cost: str, lr: float
+) -> Trace:
     """Trace one example through a sequence of Linear and Sigmoid layers (documents 1, 2 and 3).
 
     The model is read, never run or changed; everything is computed in float64 on the CPU.
@@ -110,24 +115,32 @@ def compute(model: nn.Module | Iterable[nn.Module], x: Tensor, y: Tensor, *, cos
 
     Raises:
         TypeError: `model` is no sequence of layers.
-        ValueError: a layer that is neither Linear nor Sigmoid, more than one example, sizes that do not fit, or an
-            unknown cost.
+        ValueError: a layer that is neither Linear nor Sigmoid, more than one example, sizes that do
+            not fit, or an unknown cost.
     """
-    # In inference mode autograd could not check anything, and what is copied there could never be used with it.
+    # In inference mode autograd could not check anything, and what is copied there could never be
+    # used with it.
     with torch.inference_mode(False), torch.no_grad():
         return _compute(model, x, y, cost, lr)
 
 
-def _compute(model: nn.Module | Iterable[nn.Module], x: Tensor, y: Tensor, cost: str, lr: float) -> Trace:
+def _compute(
+    model: nn.Module | Iterable[nn.Module], x: Tensor, y: Tensor, cost: str, lr: float
+) -> Trace:
     if cost not in COSTS:
         raise ValueError(f"trace: cost {cost!r} is not one of {', '.join(COSTS)}")
     layers = _layers(model)
-    x, y = _one_example("x", x, layers[0].weight.shape[1]), _one_example("y", y, layers[-1].weight.shape[0])
+    x, y = (
+        _one_example("x", x, layers[0].weight.shape[1]),
+        _one_example("y", y, layers[-1].weight.shape[0]),
+    )
 
     a = [x]
     z: list[Tensor] = []
     for layer in layers:
-        z.append(layer.weight @ a[-1] if layer.bias is None else layer.weight @ a[-1] + layer.bias)  # z = W a_prev + b
+        z.append(
+            layer.weight @ a[-1] if layer.bias is None else layer.weight @ a[-1] + layer.bias
+        )  # z = W a_prev + b
         a.append(torch.sigmoid(z[-1]) if layer.sigmoid else z[-1])  # a = σ(z)
     s = scale(cost, y.shape)
     autograd = _autograd(layers, x, y, s)
@@ -136,7 +149,9 @@ def _compute(model: nn.Module | Iterable[nn.Module], x: Tensor, y: Tensor, cost:
     error = 2 * s * (a[-1] - y)  # ∂C/∂a = 2 s (a − y)  (n_out,)
     for index in reversed(range(len(layers))):
         layer, here, before = layers[index], a[index + 1], a[index]
-        slope = here * (1 - here) if layer.sigmoid else torch.ones_like(here)  # σ′(z) = a (1 − a)  (n_out,)
+        slope = (
+            here * (1 - here) if layer.sigmoid else torch.ones_like(here)
+        )  # σ′(z) = a (1 − a)  (n_out,)
         delta = error * slope  # δ = ∂C/∂a ⊙ σ′(z)  (n_out,)
         dW = delta.unsqueeze(1) * before  # ∂C/∂W = δ a_prevᵀ  (n_out, n_in)
         expected_dW, expected_db = autograd[index]
@@ -167,18 +182,23 @@ def _compute(model: nn.Module | Iterable[nn.Module], x: Tensor, y: Tensor, cost:
 
 def _layers(model: nn.Module | Iterable[nn.Module]) -> list[Layer]:
     if isinstance(model, nn.Module) and not isinstance(model, (nn.Sequential, nn.ModuleList)):
-        raise TypeError(f"trace: {type(model).__name__}: a sequence of Linear and Sigmoid layers is needed")
+        raise TypeError(
+            f"trace: {type(model).__name__}: a sequence of Linear and Sigmoid layers is needed"
+        )
     layers: list[Layer] = []
     after_linear = False
     for position, module in enumerate(model):
-        if isinstance(module, nn.Linear) and is_linear(module):  # a subclass may compute something else
+        if isinstance(module, nn.Linear) and is_linear(
+            module
+        ):  # a subclass may compute something else
             bias = None if module.bias is None else _double(module.bias)
             layers.append(Layer(str(position), _double(module.weight), bias, sigmoid=False))
         elif type(module) in (Sigmoid, nn.Sigmoid) and after_linear:
             layers[-1] = Layer(layers[-1].name, layers[-1].weight, layers[-1].bias, sigmoid=True)
         else:
             raise ValueError(
-                f"trace: layer {position} is {type(module).__name__}: only Linear layers, each with or without a "
+                f"trace: layer {position} is {type(module).__name__}: only Linear layers, each "
+                f"with or without a "
                 f"Sigmoid after it, can be traced"
             )
         after_linear = isinstance(module, nn.Linear)
@@ -194,7 +214,8 @@ def _double(tensor: Tensor) -> Tensor:
 def _one_example(name: str, tensor: Tensor, n: int) -> Tensor:
     if tuple(tensor.shape) not in ((n,), (1, n)):
         raise ValueError(
-            f"trace: {name} {tuple(tensor.shape)}: one example is traced, of shape ({n},) or (1, {n}); pick one row"
+            f"trace: {name} {tuple(tensor.shape)}: one example is traced, of shape ({n},) or (1, "
+            f"{n}); pick one row"
         )
     return _double(tensor).reshape(n)
 
@@ -211,10 +232,17 @@ def _cost_after(passes: list[LayerPass], x: Tensor, y: Tensor, s: float) -> floa
     return _cost(a, y, s)
 
 
-def _autograd(layers: list[Layer], x: Tensor, y: Tensor, s: float) -> list[tuple[Tensor, Tensor | None]]:
-    """∂C/∂W and ∂C/∂b of each layer through torch's own operations: the oracle, which shares no formula with us."""
+def _autograd(
+    layers: list[Layer], x: Tensor, y: Tensor, s: float
+) -> list[tuple[Tensor, Tensor | None]]:
+    """∂C/∂W and ∂C/∂b of each layer through torch's own operations: the oracle, which shares no
+    formula with us.
+    """
     leaves = [
-        (layer.weight.clone().requires_grad_(), None if layer.bias is None else layer.bias.clone().requires_grad_())
+        (
+            layer.weight.clone().requires_grad_(),
+            None if layer.bias is None else layer.bias.clone().requires_grad_(),
+        )
         for layer in layers
     ]
     with torch.enable_grad():
@@ -232,6 +260,8 @@ def _grad(leaf: Tensor) -> Tensor:
 
 
 def _relative(ours: Tensor, expected: Tensor) -> float:
-    """max |ours − expected| / max |expected|; the plain difference where the expected gradient is 0 throughout."""
+    """max |ours − expected| / max |expected|; the plain difference where the expected gradient is 0
+    throughout.
+    """
     largest = float(expected.abs().max())
     return float((ours - expected).abs().max()) / (largest or 1.0)

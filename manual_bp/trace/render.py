@@ -19,14 +19,18 @@ def text(blocks: Sequence[Block]) -> str:
             lines += ["", block.text]
         elif isinstance(block, Step):
             gap = " " * max(2, _WIDTH - len(block.formula) - len(block.shape))
-            lines += ["", f"{block.formula}{gap}{block.shape}", *(f"    {line}" for line in block.lines)]
+            lines += [
+                "",
+                f"{block.formula}{gap}{block.shape}",
+                *(f"    {line}" for line in block.lines),
+            ]
         else:
             lines += ["", *_columns(block)]
     return "\n".join(lines).strip("\n") + "\n"
 
 
 def markdown(blocks: Sequence[Block]) -> str:
-    """Markdown: formulas as code, so that no symbol is taken for markup; numbers in fenced blocks."""
+    """Markdown: formulas as code, so no symbol is taken for markup; numbers in fenced blocks."""
     parts: list[str] = []
     for block in blocks:
         if isinstance(block, Heading):
@@ -44,7 +48,10 @@ def markdown(blocks: Sequence[Block]) -> str:
 def _columns(table: Table) -> list[str]:
     rows = (table.header, *table.rows)
     widths = [max(len(row[i]) for row in rows) for i in range(len(table.header))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def _table(table: Table) -> str:

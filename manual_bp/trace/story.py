@@ -1,4 +1,6 @@
-"""A trace told in one document's symbols: forward, backward, update, where the gradient vanishes, and the check."""
+"""A trace told in one document's symbols: forward, backward, update, where the gradient vanishes,
+and the check.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from manual_bp.trace.notation import Notation
-from manual_bp.trace.numbers import factor, largest_entry, matrix, number, sum_of_products, vector, written_out
+from manual_bp.trace.numbers import (
+    factor,
+    largest_entry,
+    matrix,
+    number,
+    sum_of_products,
+    vector,
+    written_out,
+)
 from manual_bp.trace.passes import LayerPass, Trace
 from manual_bp.worked_examples.networks import minus
 
@@ -55,14 +65,19 @@ def tell(trace: Trace, notation: Notation) -> list[Block]:
 
 def _introduction(trace: Trace, n: Notation) -> Iterator[Block]:
     sizes = "-".join(map(str, n.sizes))
-    yield Paragraph(f"{sizes} network, one example (m = 1), cost {trace.cost}, η = {number(trace.lr)}; {n.title}.")
+    yield Paragraph(
+        f"{sizes} network, one example (m = 1), cost {trace.cost}, η = {number(trace.lr)}; "
+        f"{n.title}."
+    )
     if n.note:
         yield Paragraph(n.note)
     if n.document != 3 and any(layer.bias is not None for layer in trace.layers):
         yield Paragraph(f"Document {n.document} leaves the bias b out; its gradient is δ.")
     x, y = n.vector("x", 0), n.vector("y", n.last)
     shape = f"{n.vector_shape(n.sizes[0])}, {n.vector_shape(n.sizes[-1])}"
-    yield Step(f"input {x}, target {y}", shape, (f"{x} = {vector(trace.x)}", f"{y} = {vector(trace.y)}"))
+    yield Step(
+        f"input {x}, target {y}", shape, (f"{x} = {vector(trace.x)}", f"{y} = {vector(trace.y)}")
+    )
 
 
 def _forward(trace: Trace, n: Notation) -> Iterator[Block]:
@@ -87,7 +102,8 @@ def _forward(trace: Trace, n: Notation) -> Iterator[Block]:
             lambda u, p=layer: f"σ({number(float(p.z[u]))})" if p.sigmoid else "",  # type: ignore[misc]
         )
     squares = [
-        f"({number(a)} − {factor(y)})²" for a, y in zip(trace.layers[-1].a.tolist(), trace.y.tolist(), strict=True)
+        f"({number(a)} − {factor(y)})²"
+        for a, y in zip(trace.layers[-1].a.tolist(), trace.y.tolist(), strict=True)
     ]
     shown = [squares[u] for u in written_out(len(squares))]
     more = f" + [{len(squares) - len(shown)} more]" if len(shown) < len(squares) else ""
@@ -107,7 +123,8 @@ def _backward(trace: Trace, n: Notation) -> Iterator[Block]:
         a, slope, error = (values.tolist() for values in (layer.a, layer.slope, layer.error))
         yield Paragraph(f"{n.layer(layer.number)}:")
         lines = [
-            f"{n.derivative(n.symbol('a', layer.number, u))} = {_error(trace, layer, after, u)} = {number(error[u])}"
+            f"{n.derivative(n.symbol('a', layer.number, u))} = {_error(trace, layer, after, u)} = "
+            f"{number(error[u])}"
             for u in written_out(len(error))
         ]
         yield Step(
@@ -116,11 +133,16 @@ def _backward(trace: Trace, n: Notation) -> Iterator[Block]:
             (*lines, f"error = {vector(layer.error)}"),
         )
         slopes = [
-            f"{n.slope(layer.number, u)} = {f'{number(a[u])} · (1 − {factor(a[u])}) = ' if layer.sigmoid else ''}"
+            f"{n.slope(layer.number, u)} = "
+            f"{f'{number(a[u])} · (1 − {factor(a[u])}) = ' if layer.sigmoid else ''}"
             f"{number(slope[u])}"
             for u in written_out(len(slope))
         ]
-        yield Step(formulas["slope"], n.vector_shape(len(slope)), (*slopes, f"slope = {vector(layer.slope)}"))
+        yield Step(
+            formulas["slope"],
+            n.vector_shape(len(slope)),
+            (*slopes, f"slope = {vector(layer.slope)}"),
+        )
         yield _vector_step(
             n,
             formulas["delta"],
@@ -131,7 +153,9 @@ def _backward(trace: Trace, n: Notation) -> Iterator[Block]:
         )
         yield _weight_gradient(layer, formulas["dW"], n)
         if layer.bias is not None:
-            yield Step(formulas["db"], n.vector_shape(len(layer.delta)), (f"= {vector(layer.delta)}",))
+            yield Step(
+                formulas["db"], n.vector_shape(len(layer.delta)), (f"= {vector(layer.delta)}",)
+            )
         after = layer
 
 
@@ -147,7 +171,9 @@ def _weight_gradient(layer: LayerPass, formula: str, n: Notation) -> Step:
     lines = []
     for i, j in _entries(layer.dW):
         product = f"{factor(float(layer.delta[i]))} · {factor(float(layer.before[j]))}"
-        lines.append(f"{n.gradient(layer.number, (i, j))} = {product} = {number(float(layer.dW[i, j]))}")
+        lines.append(
+            f"{n.gradient(layer.number, (i, j))} = {product} = {number(float(layer.dW[i, j]))}"
+        )
     return Step(formula, _matrix_shape(n, layer.dW), (*lines, f"= {matrix(layer.dW)}"))
 
 
@@ -158,17 +184,29 @@ def _update(trace: Trace, n: Notation) -> Iterator[Block]:
         formulas = _formulas(layer, n)
         lines = []
         for i, j in _entries(layer.dW):
-            old, gradient, new = (float(t[i, j]) for t in (layer.weight, layer.dW, layer.new_weight))
+            old, gradient, new = (
+                float(t[i, j]) for t in (layer.weight, layer.dW, layer.new_weight)
+            )
             name = n.weight(layer.number, (i, j))
             lines.append(f"{name} := {number(old)} − {eta} · {factor(gradient)} = {number(new)}")
-        yield Step(formulas["W"], _matrix_shape(n, layer.weight), (*lines, f"= {matrix(layer.new_weight)}"))
+        yield Step(
+            formulas["W"], _matrix_shape(n, layer.weight), (*lines, f"= {matrix(layer.new_weight)}")
+        )
         if layer.bias is not None and layer.new_bias is not None:
             units = []
             for u in written_out(len(layer.bias)):
-                old, gradient, new = (float(t[u]) for t in (layer.bias, layer.delta, layer.new_bias))
+                old, gradient, new = (
+                    float(t[u]) for t in (layer.bias, layer.delta, layer.new_bias)
+                )
                 name = n.symbol("b", layer.number, u)
-                units.append(f"{name} := {number(old)} − {eta} · {factor(gradient)} = {number(new)}")
-            yield Step(formulas["b"], n.vector_shape(len(layer.bias)), (*units, f"= {vector(layer.new_bias)}"))
+                units.append(
+                    f"{name} := {number(old)} − {eta} · {factor(gradient)} = {number(new)}"
+                )
+            yield Step(
+                formulas["b"],
+                n.vector_shape(len(layer.bias)),
+                (*units, f"= {vector(layer.new_bias)}"),
+            )
     yield Paragraph(
         f"The cost of this example was {n.cost} = {number(trace.value)} before the update "
         f"and is {number(trace.value_after)} after it."
@@ -195,15 +233,27 @@ def _vanishing(trace: Trace, n: Notation) -> Iterator[Block]:
             )
         )
         after = layer
-    header = ("layer", "‖error‖", "mean slope", "‖δ‖", "‖δ‖ / ‖δ of the layer after‖", f"‖∂{n.cost}/∂{n.weights}‖")
+    header = (
+        "layer",
+        "‖error‖",
+        "mean slope",
+        "‖δ‖",
+        "‖δ‖ / ‖δ of the layer after‖",
+        f"‖∂{n.cost}/∂{n.weights}‖",
+    )
     yield Table(header, tuple(rows))
     yield Paragraph(
-        "A sigmoid's slope is at most ¼, so a layer with one takes at least three quarters of its error away."
+        "A sigmoid's slope is at most ¼, so a layer with one takes at least three quarters of its "
+        "error away."
     )
     linear = [n.layer(layer.number) for layer in trace.layers if not layer.sigmoid]
     if linear:
-        yield Paragraph(f"A linear layer passes its error on unchanged: here {' and '.join(linear)}.")
-    yield Paragraph("What arrives at the layer before is δ times the weights: small weights shorten it further.")
+        yield Paragraph(
+            f"A linear layer passes its error on unchanged: here {' and '.join(linear)}."
+        )
+    yield Paragraph(
+        "What arrives at the layer before is δ times the weights: small weights shorten it further."
+    )
 
 
 def _check(trace: Trace, n: Notation) -> Iterator[Block]:
@@ -219,8 +269,17 @@ def _check(trace: Trace, n: Notation) -> Iterator[Block]:
         )
         if layer.db_error is not None:
             name = n.derivative(n.symbol("b", layer.number))
-            rows.append((f"{name}, {n.layer(layer.number)}", f"{layer.name}.bias", _error_text(layer.db_error)))
-    yield Table(("gradient", "parameter", "max |by hand − autograd| / max |autograd|".replace("|", "∣")), tuple(rows))
+            rows.append(
+                (
+                    f"{name}, {n.layer(layer.number)}",
+                    f"{layer.name}.bias",
+                    _error_text(layer.db_error),
+                )
+            )
+    yield Table(
+        ("gradient", "parameter", "max |by hand − autograd| / max |autograd|".replace("|", "∣")),
+        tuple(rows),
+    )
     yield Paragraph(f"max relative error {_error_text(trace.max_relative_error)} (float64)")
 
 

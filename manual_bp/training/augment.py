@@ -1,22 +1,26 @@
-"""Distorted copies of the training images: one matrix product for all displacement fields, then bilinear sampling.
+"""Distorted copies of the training images: one matrix product for all displacement fields, then
+bilinear sampling.
 
-Simard, Steinkraus and Platt, "Best Practices for Convolutional Neural Networks Applied to Visual Document Analysis"
-(ICDAR 2003): every image is an elastic sheet; a pixel at p takes the brightness that the image has at
+Simard, Steinkraus and Platt, "Best Practices for Convolutional Neural Networks Applied to Visual
+Document Analysis" (ICDAR 2003): every image is an elastic sheet; a pixel at p takes the brightness
+that the image has at
 
     q(p) = M (p − c) + c + t + u(p)
 
-with c the centre, M a small rotation, shear and scaling, t a small shift, and u = α G_σ ∗ n the elastic part: noise n,
-uniform on [−1, 1] at each pixel, smoothed by a Gaussian G_σ, times α.
+with c the centre, M a small rotation, shear and scaling, t a small shift, and u = α G_σ ∗ n the
+elastic part: noise n, uniform on [−1, 1] at each pixel, smoothed by a Gaussian G_σ, times α.
 
-u is drawn here without smoothing anything. Along one axis, smoothed noise at distance d has the covariance
+u is drawn here without smoothing anything. Along one axis, smoothed noise at distance d has the
+covariance
 
-    k(d) = (G_σ ⋆ G_σ)(d) = exp(−d²/4σ²) / (2σ√π),  and in two dimensions  Cov u(p), u(p + d) = (α²/3) k(d_x) k(d_y).
+    k(d) = (G_σ ⋆ G_σ)(d) = exp(−d²/4σ²) / (2σ√π),  and in two dimensions
+    Cov u(p), u(p + d) = (α²/3) k(d_x) k(d_y).
 
-With k = V Λ Vᵀ the field  u = (α/√3) Σ_ij ξ_ij √(λ_i λ_j) V_i ⊗ V_j  of standard normal ξ has that covariance
-(Karhunen–Loève), and the smooth k needs few terms. The normal distribution instead of smoothed uniform noise is no
-change one could see: a displacement averages over 4πσ², some two hundred, noise values.
-So all of q is a matrix product: coefficients (N·2, 3 + terms) times the fixed fields 1, x, y, V_i ⊗ V_j (3 + terms,
-pixels).
+With k = V Λ Vᵀ  u = (α/√3) Σ_ij ξ_ij √(λ_i λ_j) V_i ⊗ V_j  of standard normal ξ has that covariance
+(Karhunen–Loève), and the smooth k needs few terms. The normal distribution instead of smoothed
+uniform noise is no change one could see: a displacement averages over 4πσ², some two hundred, noise
+values. So all of q is a matrix product: coefficients (N·2, 3 + terms) times the fixed fields 1, x,
+y, V_i ⊗ V_j (3 + terms, pixels).
 """
 
 from __future__ import annotations
@@ -40,18 +44,21 @@ class Distortion:
 
     Lengths are in pixels of a 28 × 28 image: an 8 × 8 image is distorted by 8/28 of them.
 
-    The defaults are milder than the paper's α = 34: chosen on MNIST's validation images for runs of tens of epochs.
+    The defaults are milder than the paper's α = 34: chosen on MNIST's validation images for runs of
+    tens of epochs.
     """
 
     rotation: float = 7.0  # degrees, uniform on ±
     scale: float = 0.08  # logarithm of the factor of each axis, uniform on ±
     shear: float = 0.08  # horizontal pixels per vertical pixel, uniform on ±
     shift: float = 0.5  # of each axis, uniform on ±
-    alpha: float = 22.0  # Simard's α, 34 in the paper: u's standard deviation is α / (2σ√(3π)), here 0.9 pixels
+    alpha: float = 22.0  # Simard's α (his: 34): u's standard deviation is α / (2σ√(3π)), 0.9 pixels
     sigma: float = 4.0  # Simard's σ
 
 
-def augment(images: Tensor, side: int, generator: torch.Generator, distortion: Distortion | None = None) -> Tensor:
+def augment(
+    images: Tensor, side: int, generator: torch.Generator, distortion: Distortion | None = None
+) -> Tensor:
     """Distort every image in its own way.
 
     Args:
@@ -68,7 +75,8 @@ def augment(images: Tensor, side: int, generator: torch.Generator, distortion: D
     """
     if images.dtype != torch.uint8 or images.dim() != 2 or images.shape[1] != side * side:
         raise ValueError(
-            f"augment: images {tuple(images.shape)} of {images.dtype}: uint8 (N, {side * side}) is expected, "
+            f"augment: images {tuple(images.shape)} of {images.dtype}: uint8 (N, {side * side}) is "
+            f"expected, "
             f"{side} × {side} pixels each"
         )
     strength = distortion or Distortion()
@@ -78,7 +86,9 @@ def augment(images: Tensor, side: int, generator: torch.Generator, distortion: D
     distorted = torch.empty_like(images)
     for start in range(0, len(images), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        q = (coefficients[rows] @ fields).unflatten(2, (side, side))  # (n, 2, side, side): where to look, x and y
+        q = (coefficients[rows] @ fields).unflatten(
+            2, (side, side)
+        )  # (n, 2, side, side): where to look, x and y
         samples = torch.nn.functional.grid_sample(
             images[rows].view(-1, 1, side, side).float(),
             q.permute(0, 2, 3, 1),
@@ -91,7 +101,9 @@ def augment(images: Tensor, side: int, generator: torch.Generator, distortion: D
 
 
 def _fields(side: int, strength: Distortion) -> Tensor:
-    """1, x, y and the elastic terms (α/√3) √(λ_i λ_j) V_i ⊗ V_j, in half image sides: (3 + terms, side · side)."""
+    """1, x, y and the elastic terms (α/√3) √(λ_i λ_j) V_i ⊗ V_j, in half image sides: (3 + terms,
+    side · side).
+    """
     centres = (torch.arange(side, dtype=torch.float64) + 0.5) / side  # 0 to 1 across the image
     y, x = torch.meshgrid(2 * centres - 1, 2 * centres - 1, indexing="ij")
     affine = torch.stack([torch.ones_like(x), x, y]).flatten(1)
@@ -101,8 +113,12 @@ def _fields(side: int, strength: Distortion) -> Tensor:
     d = _SIDE * (centres[:, None] - centres)
     k = torch.exp(-d.square() / (4 * sigma**2)) / (2 * sigma * math.sqrt(math.pi))
     eigenvalues, V = torch.linalg.eigh(k)
-    V = V * V[0].sign()  # an eigenvector's sign is arbitrary: settle it, so that a seed means one field everywhere
-    products = torch.outer(eigenvalues, eigenvalues).clamp_min(0)  # λ_i λ_j, rounding errors left out
+    V = (
+        V * V[0].sign()
+    )  # an eigenvector's sign is arbitrary: settle it, so that a seed means one field everywhere
+    products = torch.outer(eigenvalues, eigenvalues).clamp_min(
+        0
+    )  # λ_i λ_j, rounding errors left out
     order = products.flatten().argsort(descending=True, stable=True)
     variances = products.flatten()[order]
     terms = int((variances.cumsum(0) < _KEPT * variances.sum()).sum()) + 1

@@ -1,6 +1,7 @@
 """TensorBoard: what a run writes into its event file.
 
-Everything of a run stays in the run's own folder: `add_scalars` and `add_hparams` would make further runs beside it.
+Everything of a run stays in the run's own folder: `add_scalars` and `add_hparams` would make
+further runs beside it.
 """
 
 from __future__ import annotations
@@ -60,7 +61,14 @@ LAYOUT = {
     },
 }
 
-METRICS = ("cost/train", "cost/validation", "cost/test", "accuracy/train", "accuracy/validation", "accuracy/test")
+METRICS = (
+    "cost/train",
+    "cost/validation",
+    "cost/test",
+    "accuracy/train",
+    "accuracy/validation",
+    "accuracy/test",
+)
 
 
 class Board:
@@ -68,24 +76,39 @@ class Board:
 
     Args:
         folder: the run folder.
-        first_epoch: points from here on that an interrupted run left behind are dropped, so that curves do not overlap.
+        first_epoch: points from here on that an interrupted run left behind are dropped, so that
+            curves do not overlap.
     """
 
     def __init__(self, folder: Path, first_epoch: int = 1) -> None:
         _leave_tensorflow_out()
         from torch.utils.tensorboard import SummaryWriter
 
-        # TensorBoard writes in a thread of its own. What fails there is raised by the next call here, and said once.
+        # TensorBoard writes in a thread of its own. What fails there is raised by the next call
+        # here, and said once.
         self._hook, threading.excepthook = threading.excepthook, self._but_not_twice
         self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
 
     def scalars(self, row: Mapping[str, Any], epoch: int) -> None:
-        """Write every entry of a metrics row whose name is a tag, and the logarithm of each ‖δ‖, as one event."""
+        """Write every entry of a metrics row whose name is a tag, and the logarithm of each ‖δ‖, as
+        one event.
+        """
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        deltas = {tag: value for tag, value in row.items() if tag.startswith("delta_norm/") and 0 < value < math.inf}
-        row = {**row, **{tag.replace("/", "_log10/"): math.log10(value) for tag, value in deltas.items()}}
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in row.items() if tag.startswith(TAGS)]
+        deltas = {
+            tag: value
+            for tag, value in row.items()
+            if tag.startswith("delta_norm/") and 0 < value < math.inf
+        }
+        row = {
+            **row,
+            **{tag.replace("/", "_log10/"): math.log10(value) for tag, value in deltas.items()},
+        }
+        values = [
+            Summary.Value(tag=tag, simple_value=value)
+            for tag, value in row.items()
+            if tag.startswith(TAGS)
+        ]
         self._add(Summary(value=values), epoch)
 
     def layout(self) -> None:
@@ -101,16 +124,25 @@ class Board:
         self._writer.add_text(tag, markdown, epoch)
 
     def image(self, tag: str, image: Image, epoch: int) -> None:
-        """A PIL image as it is; `add_image` would take away its palette, and compress it with more patience."""
+        """A PIL image as it is; `add_image` would take away its palette, and compress it with more
+        patience.
+        """
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         file = io.BytesIO()
         image.save(file, format="png", compress_level=1)
-        png = Summary.Image(height=image.height, width=image.width, colorspace=3, encoded_image_string=file.getvalue())
+        png = Summary.Image(
+            height=image.height,
+            width=image.width,
+            colorspace=3,
+            encoded_image_string=file.getvalue(),
+        )
         self._add(Summary(value=[Summary.Value(tag=tag, image=png)]), epoch)
 
     def histogram(self, tag: str, values: Tensor, epoch: int) -> None:
-        """A histogram of the finite entries; how many are not becomes the scalar `non_finite/<tag>`."""
+        """A histogram of the finite entries; how many are not becomes the scalar
+        `non_finite/<tag>`.
+        """
         values = values.detach().flatten().float()
         finite = values[values.isfinite()].cpu()
         if len(finite) < len(values):
@@ -131,7 +163,8 @@ class Board:
         """Write what has been added.
 
         Raises:
-            UserError: it cannot be written. TensorBoard writes in a thread, so this may be about earlier additions.
+            UserError: it cannot be written. TensorBoard writes in a thread, so this may be about
+                earlier additions.
         """
         with self._in_one_line():
             self._writer.flush()
@@ -145,7 +178,10 @@ class Board:
             threading.excepthook = self._hook
 
     def _but_not_twice(self, failure: threading.ExceptHookArgs) -> None:
-        if not (type(failure.thread).__name__ == "_AsyncWriterThread" and isinstance(failure.exc_value, OSError)):
+        if not (
+            type(failure.thread).__name__ == "_AsyncWriterThread"
+            and isinstance(failure.exc_value, OSError)
+        ):
             self._hook(failure)
 
     def _add(self, summary: Any, epoch: int | None) -> None:
@@ -158,16 +194,22 @@ class Board:
             yield
         except OSError as error:
             raise UserError(
-                f"{self._writer.log_dir}: TensorBoard's events cannot be written ({error.strerror or error}): make "
+                f"{self._writer.log_dir}: TensorBoard's events cannot be written "
+                f"({error.strerror or error}): make "
                 f"room or choose another --logdir"
             ) from error
 
 
 def _hparams(hparams: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """The summaries experiment, session start and session end that `add_hparams` would write into a run of its own."""
+    """The summaries experiment, session start and session end that `add_hparams` would write into a
+    run of its own.
+    """
     from torch.utils.tensorboard.summary import hparams as summaries
 
-    plain = {name: value if isinstance(value, int | float) else str(value) for name, value in hparams.items()}
+    plain = {
+        name: value if isinstance(value, int | float) else str(value)
+        for name, value in hparams.items()
+    }
     for name, value in plain.items():
         if isinstance(value, bool):
             plain[name] = "yes" if value else "no"
@@ -176,10 +218,15 @@ def _hparams(hparams: Mapping[str, Any]) -> tuple[Any, Any, Any]:
 
 
 def _leave_tensorflow_out() -> None:
-    """Make TensorBoard use its own small stand-in for TensorFlow, whose import takes seconds where it is installed.
+    """Make TensorBoard use its own small stand-in for TensorFlow, whose import takes seconds where
+    it is installed.
 
     TensorBoard looks for a module of this name for that very purpose.
     """
     name = "tensorboard.compat.notf"
-    if name not in sys.modules and "tensorflow" not in sys.modules and importlib.util.find_spec("tensorflow"):
+    if (
+        name not in sys.modules
+        and "tensorflow" not in sys.modules
+        and importlib.util.find_spec("tensorflow")
+    ):
         sys.modules[name] = ModuleType(name)

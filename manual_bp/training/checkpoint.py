@@ -1,4 +1,4 @@
-"""Checkpoints: what is in one, and reading one that may be damaged, foreign, or meant to do harm."""
+"""Checkpoints: what is in one, and reading one that may be damaged, foreign, or harmful."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ from manual_bp.training.options import Options, restore
 FORMAT = 2
 NAME = "checkpoint.pt"
 # What --resume may change; everything else is the run's own.
-_MAY_CHANGE = {"epochs", "data_dir", "device", "threads", "histograms", "resume", "logdir", "dry_run"}
+_MAY_CHANGE = {
+    "epochs",
+    "data_dir",
+    "device",
+    "threads",
+    "histograms",
+    "resume",
+    "logdir",
+    "dry_run",
+}
 # What each entry must be; "model" is the state dict.
 _ENTRIES: dict[str, type] = {
     "epoch": int,
@@ -48,31 +57,42 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path}: refused: damaged, or it holds objects other than tensors and plain values, which could run code"
+            f"{path}: refused: damaged, or it holds objects other than tensors and plain values, "
+            f"which could run code"
         ) from error
     except Exception as error:  # a damaged archive raises whatever its reader stumbles over
         raise UserError(f"{path}: damaged or not a checkpoint: {type(error).__name__}") from error
     if not isinstance(state, dict) or "format" not in state:
-        raise UserError(f"{path}: not a checkpoint of train.py: resume from a run folder that train.py wrote")
+        raise UserError(
+            f"{path}: not a checkpoint of train.py: resume from a run folder that train.py wrote"
+        )
     if state["format"] != FORMAT:
         raise UserError(
-            f"{path}: has the checkpoint format {state['format']!r}, this version reads {FORMAT}: train anew, or use "
+            f"{path}: has the checkpoint format {state['format']!r}, this version reads {FORMAT}: "
+            f"train anew, or use "
             f"the version that wrote it"
         )
     for name, kind in _ENTRIES.items():
         if not isinstance(state.get(name), kind):
-            raise UserError(f"{path}: its entry {name!r} is missing or not a {kind.__name__}: the file was changed")
+            raise UserError(
+                f"{path}: its entry {name!r} is missing or not a {kind.__name__}: the file was "
+                f"changed"
+            )
     try:
         epochs = [row["epoch"] for row in state["metrics"] if terminal.line(row)]
     except (KeyError, TypeError, ValueError):
         epochs = None
     if epochs != list(range(1, state["epoch"] + 1)):
-        raise UserError(f"{path}: its metrics are not those of epochs 1 to {state['epoch']}: the file was changed")
+        raise UserError(
+            f"{path}: its metrics are not those of epochs 1 to {state['epoch']}: the file was "
+            f"changed"
+        )
     return state
 
 
 def find(resume: str, logdir: Path) -> Path:
-    """The checkpoint that --resume means: a file, a run's folder or name, or "latest", written last in `logdir`.
+    """The checkpoint that --resume means: a file, a run's folder or name, or "latest", written last
+    in `logdir`.
 
     Raises:
         UserError: there is none.
@@ -83,22 +103,28 @@ def find(resume: str, logdir: Path) -> Path:
             path = logdir / resume
         if path.is_file() and (path.name != NAME or not (path.parent / "config.json").is_file()):
             raise UserError(
-                f"{path}: a run goes on in its own folder, and this is not a run's {NAME}: copy the whole run folder, "
+                f"{path}: a run goes on in its own folder, and this is not a run's {NAME}: copy "
+                f"the whole run folder, "
                 f"and resume that"
             )
         return path / NAME if path.is_dir() else path
     try:
-        folders = [folder for folder in logdir.iterdir() if not folder.name.startswith(".")]  # not one half made
+        folders = [
+            folder for folder in logdir.iterdir() if not folder.name.startswith(".")
+        ]  # not one half made
         found = [folder / NAME for folder in folders if (folder / NAME).is_file()]
     except OSError:
         found = []
     if not found:
-        raise UserError(f"--resume latest: no run with a {NAME} in {logdir}: start one without --resume")
+        raise UserError(
+            f"--resume latest: no run with a {NAME} in {logdir}: start one without --resume"
+        )
     return max(found, key=lambda path: path.stat().st_mtime_ns)
 
 
 def device(options: Options, given: set[str]) -> str:
-    """The device to compute on, as --device takes it: that of the run which is resumed, where the flag is not given.
+    """The device to compute on, as --device takes it: that of the run which is resumed, where the
+    flag is not given.
 
     Raises:
         UserError: as `find`, `read` and `resumed_options`.
@@ -109,8 +135,11 @@ def device(options: Options, given: set[str]) -> str:
     return resumed_options(options, given, read(path), path).device
 
 
-def resumed_options(options: Options, given: set[str], state: dict[str, Any], path: Path) -> Options:
-    """The flags a resumed run goes on with: the run's own, and of the command line's those that may change.
+def resumed_options(
+    options: Options, given: set[str], state: dict[str, Any], path: Path
+) -> Options:
+    """The flags a resumed run goes on with: the run's own, and of the command line's those that may
+    change.
 
     Raises:
         UserError: a flag that was given contradicts the run.
@@ -120,7 +149,9 @@ def resumed_options(options: Options, given: set[str], state: dict[str, Any], pa
         # "auto" has settled on one, which the checkpoint's data are of
         kept = restore({**state["flags"], "dataset": state["dataset"]})
     except ValueError as error:
-        raise UserError(f"{path}: its flags are not those of this version ({error}): train anew") from error
+        raise UserError(
+            f"{path}: its flags are not those of this version ({error}): train anew"
+        ) from error
     for name in sorted(given - _MAY_CHANGE):
         seen, saved = getattr(options, name), getattr(kept, name)
         if saved is None and name in ("batch_size", "lr"):  # the run's own choice
@@ -128,7 +159,8 @@ def resumed_options(options: Options, given: set[str], state: dict[str, Any], pa
         if seen != saved and (name, seen) != ("dataset", "auto"):
             flag = "--" + name.replace("_", "-")
             raise UserError(
-                f"{path}: that run has {flag} {_shown(saved)}, the command line {flag} {_shown(seen)}: leave {flag} "
+                f"{path}: that run has {flag} {_shown(saved)}, the command line {flag} "
+                f"{_shown(seen)}: leave {flag} "
                 f"out to continue it, or start a new run without --resume"
             )
     changed = {name: getattr(options, name) for name in (given & _MAY_CHANGE) | {"resume"}}

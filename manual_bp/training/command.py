@@ -25,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> Result:
     """Run the command line.
 
     Raises:
-        SystemExit: 1 after a fault, with one line on stderr; 2 after wrong usage; 130 after Ctrl-C and 143 after
-            SIGTERM, with the run saved as of its last whole epoch.
+        SystemExit: 1 after a fault, with one line on stderr; 2 after wrong usage; 130 after Ctrl-C
+            and 143 after SIGTERM, with the run saved as of its last whole epoch.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -45,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> Result:
         raise SystemExit(2 if isinstance(error, UsageError) else 1) from error
     except BrokenPipeError:  # whoever read the output, such as head, has gone
         _leave_stdout()
-        print(f"train.py: error: nobody reads the output any more: {_how_to_go_on(run)}", file=sys.stderr)
+        print(
+            f"train.py: error: nobody reads the output any more: {_how_to_go_on(run)}",
+            file=sys.stderr,
+        )
         raise SystemExit(1) from None
     except OSError as error:
         _leave_stdout()
@@ -67,17 +70,21 @@ def main(argv: Sequence[str] | None = None) -> Result:
 def _known_fault(error: RuntimeError | MemoryError) -> str | None:
     """What is said of an error that is not a fault of this program, or None."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-    if world.is_lost(error):  # a collective operation fails when a process that takes part in it has died
+    if world.is_lost(
+        error
+    ):  # a collective operation fails when a process that takes part in it has died
         return f"lost another process ({reason})"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return f"torch.compile failed ({reason}); leave out --compile"
-    if isinstance(error, MemoryError) or any(word in str(error) for word in ("allocate memory", "out of memory")):
+    if isinstance(error, MemoryError) or any(
+        word in str(error) for word in ("allocate memory", "out of memory")
+    ):
         return f"out of memory ({reason}); take a smaller --batch-size or --hidden"
     return None
 
 
 def _leave_stdout() -> None:
-    """Let what is still to be written there go nowhere, or the interpreter complains at its exit."""
+    """Let what is still to be written go nowhere, or the interpreter complains at its exit."""
     with contextlib.suppress(OSError):  # in a notebook it is no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -1,6 +1,8 @@
-"""The data sets: MNIST and Fashion-MNIST through torchvision, and scikit-learn's handwritten digits.
+"""The data sets: MNIST and Fashion-MNIST through torchvision, and scikit-learn's handwritten
+digits.
 
-Images stay one uint8 tensor on the device and are indexed there; a step scales its own few rows to [0, 1].
+Images stay one uint8 tensor on the device and are indexed there; a step scales its own few rows to
+[0, 1].
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three disjoint parts: choices are made on validation, and test is reported once, at the end."""
+    """Three disjoint parts: validation is for choices, and test is reported once, at the end."""
 
     name: str
     train: Part
@@ -109,8 +111,10 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
         except UserError as error:
             return _digits(
                 "in MNIST's place",
-                f"MNIST is not in {root / 'MNIST' / 'raw'} and {error}: training on scikit-learn's small handwritten "
-                f"digits instead. To get MNIST, put its four idx files there, unpacked, or name the folder that holds "
+                f"MNIST is not in {root / 'MNIST' / 'raw'} and {error}: training on scikit-learn's "
+                f"small handwritten "
+                f"digits instead. To get MNIST, put its four idx files there, unpacked, or name "
+                f"the folder that holds "
                 f"MNIST/raw with --data-dir.",
             )
     return _mnist("mnist", root)
@@ -125,8 +129,12 @@ def _digits(why: str, notice: str | None = None) -> Dataset:
     labels = torch.from_numpy(bunch.target).long()
     # A fixed shuffle, because the file is ordered by writer; 1197 / 300 / 300.
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    train, validation, test = (Part(images[i], labels[i]) for i in order.split([len(order) - 600, 300, 300]))
-    return Dataset("digits", train, validation, test, 8, f"scikit-learn's handwritten digits, {why}", notice)
+    train, validation, test = (
+        Part(images[i], labels[i]) for i in order.split([len(order) - 600, 300, 300])
+    )
+    return Dataset(
+        "digits", train, validation, test, 8, f"scikit-learn's handwritten digits, {why}", notice
+    )
 
 
 def _mnist(name: str, root: Path) -> Dataset:
@@ -138,7 +146,8 @@ def _mnist(name: str, root: Path) -> Dataset:
             _download(name, root)
         except UserError as error:
             raise UserError(
-                f"{name}: {raw} has no {', '.join(missing)}, and {error}: put the uncompressed idx files there, name "
+                f"{name}: {raw} has no {', '.join(missing)}, and {error}: put the uncompressed idx "
+                f"files there, name "
                 f"another folder with --data-dir, or use --dataset digits"
             ) from error
     for file_name in _IDX_FILES:
@@ -149,11 +158,14 @@ def _mnist(name: str, root: Path) -> Dataset:
         parts = [kind(str(root), train=train, download=False) for train in (True, False)]
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{name}: torchvision could not read {raw}: {_in_short(error)}") from error
-    (images, labels), (test_images, test_labels) = ((part.data.reshape(-1, 784), part.targets) for part in parts)
+    (images, labels), (test_images, test_labels) = (
+        (part.data.reshape(-1, 784), part.targets) for part in parts
+    )
     for which, seen in (("train", labels), ("t10k", test_labels)):
         if int(seen.max()) >= CLASSES:
             raise UserError(
-                f"{name}: {raw / f'{which}-labels-idx1-ubyte'} holds the label {int(seen.max())}: 0 to 9 expected"
+                f"{name}: {raw / f'{which}-labels-idx1-ubyte'} holds the label {int(seen.max())}: "
+                f"0 to 9 expected"
             )
     return Dataset(
         name,
@@ -170,8 +182,10 @@ def _torchvision_class(name: str) -> Any:
         from torchvision import datasets
     except Exception as error:  # a torchvision built for another torch fails in many ways
         raise UserError(
-            f"torchvision {version('torchvision')} cannot be loaded beside torch {version('torch')} "
-            f"({_in_short(error)}): install a matching pair with pip install --upgrade torch torchvision"
+            f"torchvision {version('torchvision')} cannot be loaded beside torch "
+            f"{version('torch')} "
+            f"({_in_short(error)}): install a matching pair with pip install --upgrade torch "
+            f"torchvision"
         ) from error
     return datasets.MNIST if name == "mnist" else datasets.FashionMNIST
 
@@ -194,16 +208,20 @@ def _check_idx(path: Path) -> None:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     if length != expected:
         raise UserError(
-            f"{path}: {length} bytes, {expected} expected: the file is truncated or not MNIST's; fetch it again"
+            f"{path}: {length} bytes, {expected} expected: the file is truncated or not MNIST's; "
+            f"fetch it again"
         )
     sides = (28, 28) if size == 784 else ()
     if struct.unpack(f">{header // 4}i", start) != (magic, count, *sides):
         shape = "images of 28 × 28" if sides else "labels"
-        raise UserError(f"{path}: not an idx file of {count} {shape} (magic number {magic}); fetch it again")
+        raise UserError(
+            f"{path}: not an idx file of {count} {shape} (magic number {magic}); fetch it again"
+        )
 
 
 def _download(name: str, root: Path) -> None:
-    """Fetch with torchvision into a folder beside, then move it into place, so that no half file is ever found.
+    """Fetch with torchvision into a folder beside, then move it into place, so that no half file is
+    ever found.
 
     Raises:
         UserError: nothing came for _STALL_SECONDS, or the download failed.
@@ -226,8 +244,13 @@ def _download(name: str, root: Path) -> None:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_STALL_SECONDS / 2)  # urllib sets none of its own
     try:
-        # torchvision's progress bars and its word on each failing mirror would bury the one line that matters
-        with open(os.devnull, "w") as devnull, contextlib.redirect_stderr(devnull), contextlib.redirect_stdout(devnull):
+        # torchvision's progress bars and its word on each failing mirror would bury the one line
+        # that matters
+        with (
+            open(os.devnull, "w") as devnull,
+            contextlib.redirect_stderr(devnull),
+            contextlib.redirect_stdout(devnull),
+        ):
             thread = threading.Thread(target=fetch, daemon=True)
             thread.start()
             size, since = 0, time.monotonic()

@@ -38,15 +38,29 @@ class DirectEngine:
             batch_size=batch_size,
         )
         self._check = direct.Trainer(
-            model, reduction=options.cost, lr=0.0, momentum=0.5, batch_size=batch_size, backend=self._trainer.backend
+            model,
+            reduction=options.cost,
+            lr=0.0,
+            momentum=0.5,
+            batch_size=batch_size,
+            backend=self._trainer.backend,
         )
         self._at_rest = self._check.state_dict()
 
     def train_epoch(
-        self, part: Part, order: Tensor, learning_rates: Sequence[float], progress: Callable[[int], object]
+        self,
+        part: Part,
+        order: Tensor,
+        learning_rates: Sequence[float],
+        progress: Callable[[int], object],
     ) -> Trained:
         launched = self._trainer.launch(
-            part.images, part.labels, order, learning_rates, pixel_scale=PIXEL_SCALE, progress=progress
+            part.images,
+            part.labels,
+            order,
+            learning_rates,
+            pixel_scale=PIXEL_SCALE,
+            progress=progress,
         )
 
         def statistics(values: list[float]) -> EpochStatistics:
@@ -75,16 +89,26 @@ class DirectEngine:
 
 
 class SharedDirectEngine:
-    """Several processes: each runs the algorithm on its share of a batch, and the gradients are added up.
+    """Several processes: each runs the algorithm on its share of a batch, and the gradients are
+    added up.
 
     The update cannot be fused with the gradient's product then; torch.optim.SGD makes it.
     """
 
-    def __init__(self, model: nn.Sequential, options: Options, batch_size: int, world: World) -> None:
-        self._model, self._cost, self._batch_size, self._world = model, options.cost, batch_size, world
+    def __init__(
+        self, model: nn.Sequential, options: Options, batch_size: int, world: World
+    ) -> None:
+        self._model, self._cost, self._batch_size, self._world = (
+            model,
+            options.cost,
+            batch_size,
+            world,
+        )
         self._parameters = list(model.parameters())
         self._names = [name for name, _ in model.named_parameters()]
-        self._layers = [name for name, layer in model.named_children() if isinstance(layer, nn.Linear)]
+        self._layers = [
+            name for name, layer in model.named_children() if isinstance(layer, nn.Linear)
+        ]
         first = self._parameters[0]
         self._targets = torch.eye(CLASSES, dtype=first.dtype, device=first.device)
         self._optimizer = torch.optim.SGD(
@@ -92,7 +116,11 @@ class SharedDirectEngine:
         )
 
     def train_epoch(
-        self, part: Part, order: Tensor, learning_rates: Sequence[float], progress: Callable[[int], object]
+        self,
+        part: Part,
+        order: Tensor,
+        learning_rates: Sequence[float],
+        progress: Callable[[int], object],
     ) -> Trained:
         tally = Tally(len(self._parameters), self._targets, self._world)
         for rows, learning_rate in zip(order.split(self._batch_size), learning_rates, strict=True):
@@ -116,12 +144,16 @@ class SharedDirectEngine:
         """Add up each gradient over the processes, all in one message."""
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         self._world.sum_(flat)
-        for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        for gradient, summed in zip(
+            gradients, flat.split([g.numel() for g in gradients]), strict=True
+        ):
             gradient.copy_(summed.view_as(gradient))
 
     def gradients(self, batch: Part) -> list[Tensor]:
         x, y = batch.batch(self._targets.dtype)
-        return _in_order(self._parameters, direct.one_pass(self._model, x, y, scale(self._cost, y.shape)))
+        return _in_order(
+            self._parameters, direct.one_pass(self._model, x, y, scale(self._cost, y.shape))
+        )
 
     def state_dict(self) -> dict[str, Any]:
         if not self._optimizer.defaults["momentum"]:
@@ -129,7 +161,9 @@ class SharedDirectEngine:
         buffers = {}
         for name, parameter in zip(self._names, self._parameters, strict=True):
             buffer = self._optimizer.state[parameter].get("momentum_buffer")
-            buffers[name] = torch.zeros_like(parameter) if buffer is None else buffer  # None before the first step
+            buffers[name] = (
+                torch.zeros_like(parameter) if buffer is None else buffer
+            )  # None before the first step
         return {"momentum": buffers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

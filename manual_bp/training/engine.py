@@ -1,4 +1,6 @@
-"""What a run needs of an engine, and the engine that goes through autograd: forward, `backward()`, SGD."""
+"""What a run needs of an engine, and the engine that goes through autograd: forward, `backward()`,
+SGD.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from manual_bp.training.world import World
 
 @dataclass(frozen=True)
 class EpochStatistics:
-    """Of an epoch's training: means over its steps, each measured just before the update that it causes."""
+    """Of an epoch's training: means over its steps, each measured just before the update that it
+    causes.
+    """
 
     cost: float  # mean over the examples
     accuracy: float  # share of the examples
@@ -33,7 +37,8 @@ class EpochStatistics:
 
 @dataclass(frozen=True)
 class Trained:
-    """An epoch whose steps are on their way: its figures are still on the device, to be read when it suits.
+    """An epoch whose steps are on their way: its figures are still on the device, to be read when
+    it suits.
 
     Attributes:
         values: the figures, (k,) on the device.
@@ -48,16 +53,24 @@ class Engine(Protocol):
     """Trains the parameters of a model in place."""
 
     def train_epoch(
-        self, part: Part, order: Tensor, learning_rates: Sequence[float], progress: Callable[[int], object]
+        self,
+        part: Part,
+        order: Tensor,
+        learning_rates: Sequence[float],
+        progress: Callable[[int], object],
     ) -> Trained:
-        """Visit the examples of `part` in `order`, one learning rate a step; call `progress(n)` after n steps.
+        """Visit the examples of `part` in `order`, one learning rate a step; call `progress(n)`
+        after n steps.
 
-        The device is not waited for, but by GradScaler: with --amp fp16 it reads after each step whether it overflowed.
+        The device is not waited for, but by GradScaler: with --amp fp16 it reads after each step
+        whether it overflowed.
         """
         ...
 
     def gradients(self, batch: Part) -> list[Tensor]:
-        """∂C/∂W and ∂C/∂b of every layer on one batch, by the code that trains, in full precision and uncompiled."""
+        """∂C/∂W and ∂C/∂b of every layer on one batch, by the code that trains, in full precision
+        and uncompiled.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,7 +81,9 @@ class Engine(Protocol):
 
 
 def trained(tally: Tally, cost: str, names: list[str], layers: list[str], examples: int) -> Trained:
-    """What a tally of an epoch of `examples` found, for parameters `names` and linear layers `layers`."""
+    """What a tally of an epoch of `examples` found, for parameters `names` and linear layers
+    `layers`.
+    """
 
     def statistics(values: list[float]) -> EpochStatistics:
         squared_error, correct, total, *means = values
@@ -86,8 +101,8 @@ def trained(tally: Tally, cost: str, names: list[str], layers: list[str], exampl
 class AutogradEngine:
     """The model's forward pass, `backward()`, and torch.optim.SGD.
 
-    With several processes each takes its share of every batch, and DistributedDataParallel adds the gradients up: N
-    processes with batches of B walk the same way as one with batches of N · B.
+    With several processes each takes its share of every batch, and DistributedDataParallel adds the
+    gradients up: N processes with batches of B walk the same way as one with batches of N · B.
 
     Args:
         model: a sequence of linear layers and sigmoids, ours or torch.nn's.
@@ -96,11 +111,15 @@ class AutogradEngine:
         world: the processes.
     """
 
-    def __init__(self, model: nn.Sequential, options: Options, batch_size: int, world: World) -> None:
+    def __init__(
+        self, model: nn.Sequential, options: Options, batch_size: int, world: World
+    ) -> None:
         self._options, self._batch_size, self._world = options, batch_size, world
         self._parameters = list(model.parameters())
         self._names = [name for name, _ in model.named_parameters()]
-        linear = [(name, layer) for name, layer in model.named_children() if isinstance(layer, nn.Linear)]
+        linear = [
+            (name, layer) for name, layer in model.named_children() if isinstance(layer, nn.Linear)
+        ]
         self._layers = [name for name, _ in linear]
         self._widths = [layer.out_features for _, layer in linear]
         first = self._parameters[0]
@@ -110,7 +129,9 @@ class AutogradEngine:
         self._optimizer = torch.optim.SGD(
             self._parameters, lr=0.0, momentum=options.momentum, weight_decay=options.weight_decay
         )
-        self._low_precision = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[options.amp]
+        self._low_precision = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[
+            options.amp
+        ]
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=options.amp == "fp16")
         self._layers_apart = _Forward(model, retain=world.size > 1)
         forward: Any = self._layers_apart.forward  # its __call__ would cost a small step a percent
@@ -121,10 +142,20 @@ class AutogradEngine:
         self._forward = forward
 
     def train_epoch(
-        self, part: Part, order: Tensor, learning_rates: Sequence[float], progress: Callable[[int], object]
+        self,
+        part: Part,
+        order: Tensor,
+        learning_rates: Sequence[float],
+        progress: Callable[[int], object],
     ) -> Trained:
-        # GradScaler skips a step whose gradient overflowed in float16, so such a step is not averaged either.
-        tally = Tally(len(self._parameters), self._targets, self._world, skip_overflows=self._scaler.is_enabled())
+        # GradScaler skips a step whose gradient overflowed in float16, so such a step is not
+        # averaged either.
+        tally = Tally(
+            len(self._parameters),
+            self._targets,
+            self._world,
+            skip_overflows=self._scaler.is_enabled(),
+        )
         for rows, learning_rate in zip(order.split(self._batch_size), learning_rates, strict=True):
             mine = self._world.share(rows)
             labels = part.labels[mine]
@@ -133,7 +164,9 @@ class AutogradEngine:
             progress(1)
         return trained(tally, self._options.cost, self._names, self._layers, len(order))
 
-    def step(self, images: Tensor, labels: Tensor, learning_rate: float, batch: int) -> tuple[Sequence[Tensor], Tensor]:
+    def step(
+        self, images: Tensor, labels: Tensor, learning_rate: float, batch: int
+    ) -> tuple[Sequence[Tensor], Tensor]:
         """One step, W ← W − η ∂C/∂W, on this process's share of a batch of `batch` examples.
 
         Args:
@@ -143,7 +176,8 @@ class AutogradEngine:
             batch: the examples of the whole batch, over all processes.
 
         Returns:
-            The norms of every parameter's gradient and of every layer's δ (scalars), and the outputs (m, n_out).
+            The norms of every parameter's gradient and of every layer's δ (scalars), and the
+            outputs (m, n_out).
         """
         x = images.to(self._dtype) * PIXEL_SCALE  # (m, pixels)
         offsets = self._offsets(len(x)) if self._options.compile else None
@@ -151,9 +185,11 @@ class AutogradEngine:
             outputs, pre_activations = self._forward(x, offsets)
             cost = self._cost(outputs, self._targets[labels])
         if self._world.size > 1:
-            # Each share is Σ (a − y)² over its rows, s is that of the whole batch, and the average that
-            # DistributedDataParallel takes over the processes is to be a sum.
-            cost = cost * (scale(self._options.cost, torch.Size((batch, CLASSES))) * self._world.size)
+            # Each share is Σ (a − y)² over its rows, s is that of the whole batch, and the average
+            # that DistributedDataParallel takes over the processes is to be a sum.
+            cost = cost * (
+                scale(self._options.cost, torch.Size((batch, CLASSES))) * self._world.size
+            )
         deltas = self._backward(self._scaler.scale(cost), offsets or pre_activations)
         self._scaler.unscale_(self._optimizer)
         norms = torch._foreach_norm([*_gradients(self._parameters), *deltas])
@@ -167,8 +203,12 @@ class AutogradEngine:
         return norms, outputs.detach()
 
     def _backward(self, cost: Tensor, pre_activations: list[Tensor]) -> Sequence[Tensor]:
-        """Fill `.grad` of the parameters with ∂cost/∂W and ∂cost/∂b; return δ = ∂cost/∂z (m, n_out) of every layer."""
-        if self._world.size > 1:  # DistributedDataParallel adds the gradients up in passing, in `backward` alone
+        """Fill `.grad` of the parameters with ∂cost/∂W and ∂cost/∂b; return δ = ∂cost/∂z (m, n_out)
+        of every layer.
+        """
+        if (
+            self._world.size > 1
+        ):  # DistributedDataParallel adds the gradients up in passing, in `backward` alone
             self._optimizer.zero_grad(set_to_none=True)
             cost.backward()
             return _gradients(pre_activations)
@@ -185,9 +225,14 @@ class AutogradEngine:
         return list(torch.autograd.grad(cost, self._parameters))
 
     def _offsets(self, m: int) -> list[Tensor]:
-        """Zeros to add to each z: their gradient is δ = ∂C/∂z. A compiled graph keeps no gradient of its inside."""
+        """Zeros to add to each z: their gradient is δ = ∂C/∂z. A compiled graph keeps no gradient
+        of its inside.
+        """
         dtype = self._low_precision or self._dtype
-        return [torch.zeros(m, n, dtype=dtype, device=self._device, requires_grad=True) for n in self._widths]
+        return [
+            torch.zeros(m, n, dtype=dtype, device=self._device, requires_grad=True)
+            for n in self._widths
+        ]
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self._low_precision is None:

@@ -27,11 +27,15 @@ def choose(options: Options) -> str:
         if wanted
     ]
     if options.engine == "direct" and needs_autograd:
-        raise UsageError(f"--engine direct does not go with {needs_autograd[0]}: use --engine autograd")
+        raise UsageError(
+            f"--engine direct does not go with {needs_autograd[0]}: use --engine autograd"
+        )
     return options.engine or ("autograd" if needs_autograd else "direct")
 
 
-def build(name: str, model: nn.Sequential, options: Options, batch_size: int, world: World) -> Engine:
+def build(
+    name: str, model: nn.Sequential, options: Options, batch_size: int, world: World
+) -> Engine:
     """The engine of that name for `model`; `batch_size` counts the examples of all processes."""
     if name == "autograd":
         return AutogradEngine(model, options, batch_size, world)

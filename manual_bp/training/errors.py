@@ -2,11 +2,14 @@
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one line: what was seen, what was expected, what to do.
+    """Something the user can mend. The message is one line: what was seen, what was expected, what
+    to do.
 
     The command prints it on stderr and exits with status 1.
     """
 
 
 class UsageError(UserError):
-    """Flags that contradict each other: the command exits with status 2, as after any other wrong usage."""
+    """Flags that contradict each other: the command exits with status 2, as after any other wrong
+    usage.
+    """

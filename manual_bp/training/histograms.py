@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 def values(model: nn.Sequential, cost: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Weights, gradients, activations and δ for inputs x (m, n_in) and targets y (m, n_out), by tag.
+    """Weights, gradients, activations and δ for inputs x (m, n_in) and targets y (m, n_out), by
+    tag.
 
     The gradients are those of C over these m examples. `.grad` is neither read nor written.
 
@@ -18,8 +19,8 @@ def values(model: nn.Sequential, cost: nn.Module, x: Tensor, y: Tensor) -> dict[
         y: the targets.
 
     Returns:
-        "weights/0.weight", "gradients/0.weight" of each parameter; "activations/0" a (m, n), "delta/0" δ = ∂C/∂z (m, n)
-        of each layer, named after its linear module.
+        "weights/0.weight", "gradients/0.weight" of each parameter; "activations/0" a (m, n),
+        "delta/0" δ = ∂C/∂z (m, n) of each layer, named after its linear module.
     """
     z: dict[str, Tensor] = {}
     activations: dict[str, Tensor] = {}
@@ -35,7 +36,9 @@ def values(model: nn.Sequential, cost: nn.Module, x: Tensor, y: Tensor) -> dict[
         parameters = dict(model.named_parameters())
         gradients = torch.autograd.grad(cost(a, y), [*z.values(), *parameters.values()])
     found = {f"weights/{name}": parameter.detach() for name, parameter in parameters.items()}
-    found |= {f"gradients/{name}": g for name, g in zip(parameters, gradients[len(z) :], strict=True)}
+    found |= {
+        f"gradients/{name}": g for name, g in zip(parameters, gradients[len(z) :], strict=True)
+    }
     found |= {f"activations/{name}": a.detach() for name, a in activations.items()}
     found |= {f"delta/{name}": delta for name, delta in zip(z, gradients, strict=False)}
     return found

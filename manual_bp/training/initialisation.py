@@ -8,8 +8,10 @@ from torch import nn
 INITIALISATIONS = ("pytorch", "uniform", "xavier", "equal")
 
 EQUAL_WARNING = (
-    "--init equal: the units of a hidden layer start equal, get equal gradients and stay equal, so that a layer is "
-    "worth one unit; random weights break the symmetry (small ones show it best: --init-epsilon 0.01 --lr 0.5)"
+    "--init equal: the units of a hidden layer start equal, get equal gradients and stay equal, so "
+    "that a layer is "
+    "worth one unit; random weights break the symmetry (small ones show it best: --init-epsilon "
+    "0.01 --lr 0.5)"
 )
 
 
@@ -19,8 +21,8 @@ def initialise(model: nn.Sequential, name: str, epsilon: float, generator: torch
     - pytorch: as they are; `torch.nn.Linear` drew W and b uniformly from ±1/√n_in when it was made.
     - uniform: W and b uniformly from [−ε, ε] (document 1, "Revisiting the weights initialization").
     - xavier: W uniformly from ±√(6/(n_in + n_out)), b = 0 (Glorot and Bengio, 2010).
-    - equal: W = ε, b = 0. Every unit of a hidden layer computes the same, δ is the same for each, and so is its update:
-      document 1's reason for random weights. Print `EQUAL_WARNING` with it.
+    - equal: W = ε, b = 0. Every unit of a hidden layer computes the same, δ is the same for each,
+      and so is its update: document 1's reason for random weights. Print `EQUAL_WARNING` with it.
 
     Args:
         model: its `nn.Linear` layers are initialised, ours or torch's.

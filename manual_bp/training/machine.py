@@ -13,11 +13,12 @@ import torch
 
 from manual_bp.training.errors import UserError
 
-_THREADS_PAY = 2_000_000  # multiply-adds of a step's forward pass from which two threads measured faster than one
+_THREADS_PAY = 2_000_000  # multiply-adds of a forward pass from which two threads are faster
 
 
 def choose_device(name: str) -> tuple[torch.device, str]:
-    """The device for --device, and why it was chosen. Under torchrun each process on one machine takes its own GPU.
+    """The device for --device, and why it was chosen. Under torchrun each process on one machine
+    takes its own GPU.
 
     Raises:
         UserError: it is not there.
@@ -36,9 +37,13 @@ def choose_device(name: str) -> tuple[torch.device, str]:
         if (device.index or 0) >= count:
             usable = f"{count} usable CUDA device{'s' * (count != 1)}"
             of_rank = f" for process {local_rank}" if local_rank else ""
-            raise UserError(f"--device {name}{of_rank}: this machine has {usable}; use --device cpu")
+            raise UserError(
+                f"--device {name}{of_rank}: this machine has {usable}; use --device cpu"
+            )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("--device mps: this machine has no usable Apple GPU; use --device cpu or auto")
+        raise UserError(
+            "--device mps: this machine has no usable Apple GPU; use --device cpu or auto"
+        )
     return device, why
 
 
@@ -74,7 +79,9 @@ class Stopwatch:
         self._stop = self._now()
 
     def seconds(self) -> float:
-        """Seconds between making and stop; on CUDA to be asked for when the device has been waited for."""
+        """Seconds between making and stop; on CUDA to be asked for when the device has been waited
+        for.
+        """
         if self._on_cuda:
             return float(self._start.elapsed_time(self._stop)) / 1000
         return float(self._stop - self._start)
@@ -86,7 +93,9 @@ def configured(threads: int, deterministic: bool) -> Iterator[None]:
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS gives the same bytes only with this
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # cuBLAS gives the same bytes only with this
         torch.use_deterministic_algorithms(True)
     try:
         yield

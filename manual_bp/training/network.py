@@ -12,11 +12,16 @@ from manual_bp.training.options import Options
 
 
 def build(options: Options, pixels: int, device: torch.device) -> nn.Sequential:
-    """The network in [pixels, *hidden, 10] sizes, seeded by --seed; --impl builtin gives its torch.nn twin."""
+    """The network in [pixels, *hidden, 10] sizes, seeded by --seed; --impl builtin gives its
+    torch.nn twin.
+    """
     dtype = getattr(torch, options.dtype)
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had happened
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # the caller's random numbers go on as if nothing had happened
         torch.manual_seed(options.seed)
-        # Drawn on the CPU, in float32: one seed is one network, whatever the device and the precision.
+        # Drawn on the CPU, in float32: one seed is one network, whatever the device and the
+        # precision.
         model: nn.Sequential = MLP([pixels, *options.hidden, CLASSES], output=options.output)  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(options.seed)
         initialise(model, options.init, options.init_epsilon, generator)
@@ -26,7 +31,9 @@ def build(options: Options, pixels: int, device: torch.device) -> nn.Sequential:
 
 
 def builtin_twin(model: nn.Sequential) -> nn.Sequential:
-    """The same network of torch.nn's own layers, with equal but separate parameters; ours or torch's may come in."""
+    """The same network of torch.nn's own layers, with equal but separate parameters; ours or
+    torch's may come in.
+    """
     layers: list[nn.Module] = []
     for module in model:
         if isinstance(module, nn.Linear):
@@ -46,7 +53,9 @@ def builtin_twin(model: nn.Sequential) -> nn.Sequential:
 
 
 def criterion(impl: str, reduction: str) -> nn.Module:
-    """The cost as a module: ours, or torch.nn's times the factor that turns its mean or sum into `reduction`."""
+    """The cost as a module: ours, or torch.nn's times the factor that turns its mean or sum into
+    `reduction`.
+    """
     return MSELoss(reduction) if impl == "manual" else _BuiltinCost(reduction)
 
 

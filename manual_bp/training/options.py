@@ -85,7 +85,8 @@ def restore(flags: Mapping[str, object]) -> Options:
 def _parser() -> _Parser:
     parser = _Parser(
         prog="train.py",
-        description="Train a sigmoid network on MNIST with hand-derived backpropagation; TensorBoard shows the run.",
+        description="Train a sigmoid network on MNIST with hand-derived backpropagation; "
+        "TensorBoard shows the run.",
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
@@ -95,10 +96,13 @@ def _parser() -> _Parser:
         "--dataset",
         choices=DATASETS,
         default="auto",
-        help="auto: MNIST if it is there or can be downloaded, else scikit-learn's handwritten digits",
+        help="auto: MNIST if it is there or can be downloaded, "
+        "else scikit-learn's handwritten digits",
     )
     data.add_argument(
-        "--data-dir", metavar="DIR", help="folder that holds MNIST/raw/*-ubyte (default: $MANUAL_BP_DATA, else data)"
+        "--data-dir",
+        metavar="DIR",
+        help="folder that holds MNIST/raw/*-ubyte (default: $MANUAL_BP_DATA, else data)",
     )
 
     data.add_argument(
@@ -117,15 +121,22 @@ def _parser() -> _Parser:
         metavar="N",
         help="hidden layer sizes; none for a single layer",
     )
-    network.add_argument("--output", choices=("sigmoid", "linear"), default="sigmoid", help="the output unit")
+    network.add_argument(
+        "--output", choices=("sigmoid", "linear"), default="sigmoid", help="the output unit"
+    )
     network.add_argument(
         "--init",
         choices=INITIALISATIONS,
         default="pytorch",
-        help="first weights: PyTorch's own, uniform in [−ε, ε], Xavier's, or all equal to ε, which cannot learn",
+        help="first weights: PyTorch's own, uniform in [−ε, ε], Xavier's, "
+        "or all equal to ε, which cannot learn",
     )
     network.add_argument(
-        "--init-epsilon", type=_epsilon, default=0.1, metavar="EPS", help="ε of --init uniform and equal"
+        "--init-epsilon",
+        type=_epsilon,
+        default=0.1,
+        metavar="EPS",
+        help="ε of --init uniform and equal",
     )
     network.add_argument(
         "--impl",
@@ -145,7 +156,8 @@ def _parser() -> _Parser:
         "--epochs",
         type=_natural_int,
         metavar="N",
-        help=f"passes over the training set (default: {MNIST.epochs}; {DIGITS.epochs} on the digits)",
+        help=f"passes over the training set (default: {MNIST.epochs}; "
+        f"{DIGITS.epochs} on the digits)",
     )
     descent.add_argument(
         "--batch-size",
@@ -158,7 +170,8 @@ def _parser() -> _Parser:
         "--lr",
         type=_positive_float,
         metavar="ETA",
-        help=f"learning rate η (default: {MNIST.lr:g}; {DIGITS.lr:g} on the digits; less for wide layers, momentum, a "
+        help=f"learning rate η (default: {MNIST.lr:g}; {DIGITS.lr:g} on the digits; "
+        "less for wide layers, momentum, a "
         "linear output, other batches, and as the cost's normalisation needs it)",
     )
     descent.add_argument(
@@ -167,9 +180,15 @@ def _parser() -> _Parser:
         default="cosine",
         help="η all along, or falling to 0 as half a cosine",
     )
-    descent.add_argument("--momentum", type=_fraction, default=0.0, metavar="MU", help="SGD momentum")
     descent.add_argument(
-        "--weight-decay", type=_non_negative_float, default=0.0, metavar="LAMBDA", help="SGD weight decay"
+        "--momentum", type=_fraction, default=0.0, metavar="MU", help="SGD momentum"
+    )
+    descent.add_argument(
+        "--weight-decay",
+        type=_non_negative_float,
+        default=0.0,
+        metavar="LAMBDA",
+        help="SGD weight decay",
     )
 
     machine = parser.add_argument_group("machine")
@@ -180,28 +199,49 @@ def _parser() -> _Parser:
         "(default: direct where it can be)",
     )
     machine.add_argument(
-        "--device", type=_device, default="auto", metavar="{auto,cpu,cuda,cuda:N,mps}", help="where to compute"
+        "--device",
+        type=_device,
+        default="auto",
+        metavar="{auto,cpu,cuda,cuda:N,mps}",
+        help="where to compute",
     )
-    machine.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="precision of the network")
+    machine.add_argument(
+        "--dtype",
+        choices=("float32", "float64"),
+        default="float32",
+        help="precision of the network",
+    )
     machine.add_argument(
         "--amp",
         choices=("off", "bf16", "fp16"),
         default="off",
         help="mixed precision: autocast, for fp16 with GradScaler",
     )
-    machine.add_argument("--compile", action="store_true", help="run the layers through torch.compile")
     machine.add_argument(
-        "--deterministic", action="store_true", help="refuse operations that may give other bytes another time"
+        "--compile", action="store_true", help="run the layers through torch.compile"
     )
     machine.add_argument(
-        "--threads", type=_positive_int, metavar="N", help="CPU threads (default: 1 for small steps, else all cores)"
+        "--deterministic",
+        action="store_true",
+        help="refuse operations that may give other bytes another time",
     )
-    machine.add_argument("--seed", type=_seed, default=0, metavar="N", help="seeds the weights and the shuffling")
+    machine.add_argument(
+        "--threads",
+        type=_positive_int,
+        metavar="N",
+        help="CPU threads (default: 1 for small steps, else all cores)",
+    )
+    machine.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="seeds the weights and the shuffling"
+    )
 
     run = parser.add_argument_group("run")
     run.add_argument("--logdir", default="runs", metavar="DIR", help="folder of the run folders")
     run.add_argument(
-        "--run-name", type=_run_name, metavar="NAME", help="name of the run folder (default: date and network)"
+        "--run-name",
+        type=_run_name,
+        metavar="NAME",
+        help="name of the run folder (default: date and network)",
     )
     run.add_argument(
         "--histograms",
@@ -215,7 +255,9 @@ def _parser() -> _Parser:
         metavar="PATH|latest",
         help="continue a run: its folder, its checkpoint.pt, or the latest in --logdir",
     )
-    run.add_argument("--dry-run", action="store_true", help="one step and one evaluation, nothing written")
+    run.add_argument(
+        "--dry-run", action="store_true", help="one step and one evaluation, nothing written"
+    )
     return parser
 
 
@@ -223,7 +265,9 @@ class _Parser(argparse.ArgumentParser):
     raises = False  # a ValueError instead of the end of the program
 
     def error(self, message: str) -> NoReturn:
-        """One line, without the usage: with so many flags it would push the one line that matters off the screen."""
+        """One line, without the usage: with so many flags it would push the one line that matters
+        off the screen.
+        """
         if self.raises:
             raise ValueError(message)
         self.exit(2, f"{self.prog}: error: {message} (see python {self.prog} --help)\n")
@@ -244,11 +288,15 @@ class _HelpFormatter(argparse.HelpFormatter):
 
 
 class _Tuple(argparse.Action):
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
         setattr(namespace, self.dest, tuple(values))
 
 
-def _number(kind: type[int] | type[float], fits: Callable[[float], bool], expected: str) -> Callable[[str], Any]:
+def _number(
+    kind: type[int] | type[float], fits: Callable[[float], bool], expected: str
+) -> Callable[[str], Any]:
     """A reader for one flag's number; argparse prints the error with the flag's name before it."""
 
     def read(text: str) -> Any:
@@ -282,13 +330,23 @@ def _batch_size(text: str) -> int | str:
 
 def _device(text: str) -> str:
     kind, _, index = text.partition(":")
-    if text in ("auto", "cpu", "cuda", "mps") or (kind == "cuda" and index.isdecimal() and len(index) <= 3):
+    if text in ("auto", "cpu", "cuda", "mps") or (
+        kind == "cuda" and index.isdecimal() and len(index) <= 3
+    ):
         return text
     raise argparse.ArgumentTypeError(f"{text!r} is not one of auto, cpu, cuda, cuda:N, mps")
 
 
 def _run_name(text: str) -> str:
-    # one plain folder name: nothing that leaves the log folder, hides the run, or is too long for a file system
-    if not text or text.startswith(".") or len(text.encode()) > 200 or any(c in "/\\\0\n\r" for c in text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a plain folder name of at most 200 bytes")
+    # one plain folder name: nothing that leaves the log folder, hides the run, or is too long for a
+    # file system
+    if (
+        not text
+        or text.startswith(".")
+        or len(text.encode()) > 200
+        or any(c in "/\\\0\n\r" for c in text)
+    ):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a plain folder name of at most 200 bytes"
+        )
     return text

@@ -1,4 +1,6 @@
-"""The text that TensorBoard shows of a run, as Markdown: its configuration, its environment, its formulas."""
+"""The text that TensorBoard shows of a run, as Markdown: its configuration, its environment, its
+formulas.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +15,30 @@ _SCALES = {
     "half_per_example": ("1/(2m)", "documents 1 and 2"),
     "half_per_element": ("1/(2 m n_out)", "document 3"),
     "mean": ("1/(m n_out)", "torch.nn.MSELoss"),
-    "sum": ("1", 'torch.nn.MSELoss(reduction="sum"); curves show it divided by the number of examples'),
+    "sum": (
+        "1",
+        'torch.nn.MSELoss(reduction="sum"); curves show it divided by the number of examples',
+    ),
 }
 
 _TAGS = {
-    "cost/*, accuracy/*": "of the training images while they are trained on, and of the validation images after it; "
+    "cost/*, accuracy/*": "of the training images while they are trained on, "
+    "and of the validation images after it; "
     "of the test images once, at the end",
-    "grad_norm/*": "‖∂C/∂W‖ and ‖∂C/∂b‖ by parameter, and of all as one vector: mean over the epoch's steps",
+    "grad_norm/*": "‖∂C/∂W‖ and ‖∂C/∂b‖ by parameter, and of all as one vector: "
+    "mean over the epoch's steps",
     "delta_norm/*": "‖δ‖ = ‖∂C/∂z‖ by layer: mean over the epoch's steps",
-    "delta_norm_log10/*": "its logarithm: −3 is 0.001; where the gradient vanishes the layers lie in steps",
+    "delta_norm_log10/*": "its logarithm: −3 is 0.001; where the gradient vanishes the "
+    "layers lie in steps",
     "slope/*": "mean σ′(z) = a(1 − a) by layer, at most ¼",
-    "passed/*": "‖δ‖ / ‖∂C/∂a‖ by layer: the share of the error that the slope lets through, at most ¼",
+    "passed/*": "‖δ‖ / ‖∂C/∂a‖ by layer: the share of the error that the slope lets "
+    "through, at most ¼",
     "saturated/*": "share of σ′(z) < 0.01 by layer",
     "dead/*": "share of a layer's units whose output is the same for every image, within 0.01",
     "stuck/*": "share of units that hardly vary while their slope is next to 0",
     "update_ratio/*": "‖W_after − W_before‖ / ‖W_before‖ over the epoch",
-    "check/max_rel_error": "hand-derived gradients against autograd's through torch.nn, on one batch",
+    "check/max_rel_error": "hand-derived gradients against autograd's through torch.nn, "
+    "on one batch",
     "non_finite/*": "entries that a histogram leaves out because they are NaN or infinite",
 }
 
@@ -36,17 +46,25 @@ _TAGS = {
 def configuration(config: Mapping[str, Any]) -> str:
     """What the run does: settled values first, then every flag."""
     settled = {name: value for name, value in config.items() if name not in ("flags", "versions")}
-    return f"{_table(('what', 'value'), settled.items())}\n\n### Flags\n\n{_table(('flag', 'value'), _flags(config))}"
+    return (
+        f"{_table(('what', 'value'), settled.items())}\n\n### Flags\n\n"
+        f"{_table(('flag', 'value'), _flags(config))}"
+    )
 
 
 def environment(config: Mapping[str, Any]) -> str:
     """The versions that a run's numbers depend on."""
-    versions = {**config["versions"], **{name: version(name) for name in ("numpy", "tensorboard", "matplotlib")}}
+    versions = {
+        **config["versions"],
+        **{name: version(name) for name in ("numpy", "tensorboard", "matplotlib")},
+    }
     return _table(("what", "version"), [*versions.items(), ("system", platform.platform())])
 
 
 def formulas(model: nn.Sequential, cost: str, momentum: float, weight_decay: float) -> str:
-    """The forward and the backward pass of this very network, each line with its shape, and what the tags mean."""
+    """The forward and the backward pass of this very network, each line with its shape, and what
+    the tags mean.
+    """
     s, who = _SCALES[cost]
     modules = list(model.named_children())
     layers = [(name, module) for name, module in modules if isinstance(module, nn.Linear)]
@@ -58,7 +76,11 @@ def formulas(model: nn.Sequential, cost: str, momentum: float, weight_decay: flo
         before = "x" if i == 0 else f"a[{layers[i - 1][0]}]"
         forward.append((name, f"z = {before} Wᵀ + b", f"({n_out})"))
         forward.append((name, "a = σ(z)" if is_sigmoid else "a = z", f"({n_out})"))
-        error = f"2s (a[{name}] − y)" if i + 1 == len(layers) else f"δ[{layers[i + 1][0]}] W[{layers[i + 1][0]}]"
+        error = (
+            f"2s (a[{name}] − y)"
+            if i + 1 == len(layers)
+            else f"δ[{layers[i + 1][0]}] W[{layers[i + 1][0]}]"
+        )
         slope = " ⊙ a ⊙ (1 − a)" if is_sigmoid else ""
         backward.append((name, "∂C/∂b = Σ_m δ", f"({n_out})"))
         backward.append((name, f"∂C/∂W = δᵀ {before}", f"({n_out}, {n_in})"))
@@ -92,11 +114,16 @@ def _flags(config: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
         yield "--" + name.replace("_", "-"), shown
 
 
-def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]], code: int | None = None) -> str:
+def _table(
+    header: tuple[str, ...], rows: Iterable[tuple[Any, ...]], code: int | None = None
+) -> str:
     """A Markdown table; the first `code` columns as code, all by default."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in rows:
         cells = [str(cell).replace("|", "∣").replace("`", "'").replace("\n", " ") for cell in row]
-        cells = [f"`{cell}`" if cell and (code is None or i < code) else cell for i, cell in enumerate(cells)]
+        cells = [
+            f"`{cell}`" if cell and (code is None or i < code) else cell
+            for i, cell in enumerate(cells)
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

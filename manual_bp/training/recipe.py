@@ -1,4 +1,4 @@
-"""Defaults that suit a data set and a network: how many epochs, which batches, which learning rate."""
+"""Defaults that suit a data set and a network: epochs, batches and learning rate."""
 
 from __future__ import annotations
 
@@ -30,16 +30,21 @@ def recipe(dataset: str) -> Recipe:
     return DIGITS if dataset == "digits" else MNIST
 
 
-def learning_rate(recipe: Recipe, cost: str, width: int, output: str, batch_size: int, momentum: float) -> float:
-    """η for a network and a descent that are not the recipe's own: one that does not freeze it in its first steps.
+def learning_rate(
+    recipe: Recipe, cost: str, width: int, output: str, batch_size: int, momentum: float
+) -> float:
+    """η for a network and a descent that are not the recipe's own: one that does not freeze it in
+    its first steps.
 
-    The activations of the last hidden layer start near ½, all at once, so the outputs' first common push grows with
-    its width; a step of half the length is enough to be safe for every doubling, and a little more. The rest are
-    factors: of the cost's normalisation, of momentum's longer steps, and of what was measured.
+    The activations of the last hidden layer start near ½, all at once, so the outputs' first common
+    push grows with its width; a step of half the length is enough to be safe for every doubling,
+    and a little more. The rest are factors: of the cost's normalisation, of momentum's longer
+    steps, and of what was measured.
 
     Args:
         recipe: the data set's.
-        cost: its `reduction`; the same step needs another η (README, "The cost and its normalisations").
+        cost: its `reduction`; the same step needs another η (README, "The cost and its
+            normalisations").
         width: of the last hidden layer, or of the input where there is none.
         output: "linear" has no slope of at most ¼ to shorten the step.
         batch_size: m.

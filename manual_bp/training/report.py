@@ -1,4 +1,6 @@
-"""What a run leaves for people to look at: TensorBoard's pages while it goes on, and summary.png at its end."""
+"""What a run leaves for people to look at: TensorBoard's pages while it goes on, and summary.png at
+its end.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ class Report:
         self._board.text("run/configuration", pages.configuration(config), start)
         self._board.text("run/environment", pages.environment(config), start)
         self._board.text(
-            "run/formulas", pages.formulas(model, options.cost, options.momentum, options.weight_decay), start
+            "run/formulas",
+            pages.formulas(model, options.cost, options.momentum, options.weight_decay),
+            start,
         )
         if start == 0:
             self._pictures(0, next(model.parameters()))
@@ -89,18 +93,26 @@ class Report:
         self._board.flush()
 
     def end(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write what is looked at once, at the end: the test images, the trace of an example, summary.png."""
+        """Write what is looked at once, at the end: the test images, the trace of an example,
+        summary.png.
+        """
         last = rows[-1]
         self._board.scalars(last, self._epochs)
         answers = pictures.Answers.of(self._model, self._dataset.test, self._dtype)
         worst = pictures.figure(5, 5, left=0.01, right=0.99, top=0.99, bottom=0.01)
-        pictures.draw_worst(worst.subplots(), answers, self._dataset.side, rows=4, columns=5, font=12)
-        self._board.image("test/worst digits, label → answer", pictures.rendered(worst), self._epochs)
+        pictures.draw_worst(
+            worst.subplots(), answers, self._dataset.side, rows=4, columns=5, font=12
+        )
+        self._board.image(
+            "test/worst digits, label → answer", pictures.rendered(worst), self._epochs
+        )
         confusion = pictures.figure(5, 5, left=0.1, right=0.99, top=0.99, bottom=0.1)
         pictures.draw_confusion(confusion.subplots(), answers)
         self._board.image("test/confusion matrix", pictures.rendered(confusion), self._epochs)
         x, y = probe.examples(self._dataset.validation, self._dtype)
-        told = trace.markdown(self._model, x[0], y[0], cost=self._options.cost, lr=self._config["lr"])
+        told = trace.markdown(
+            self._model, x[0], y[0], cost=self._options.cost, lr=self._config["lr"]
+        )
         self._board.text("run/trace of one validation image", told, self._epochs)
         self._board.hparams_end()
         self._board.flush()
@@ -110,9 +122,13 @@ class Report:
         self._board.close()
 
     def _pictures(self, epoch: int, weights: Tensor) -> None:
-        """Weights at the first, the last and about five epochs between; histograms as --histograms says."""
+        """Weights at the first, the last and about five epochs between; histograms as --histograms
+        says.
+        """
         if epoch in (0, self._epochs) or epoch % max(1, round(self._epochs / _PICTURES)) == 0:
-            self._board.image("weights/first layer", pictures.weights(weights, self._dataset.side), epoch)
+            self._board.image(
+                "weights/first layer", pictures.weights(weights, self._dataset.side), epoch
+            )
         if self._options.histograms and epoch % self._options.histograms == 0:
             x, y = probe.examples(self._dataset.validation, self._dtype)
             cost = criterion(self._options.impl, self._options.cost)
@@ -123,6 +139,7 @@ class Report:
         config = self._config
         sizes = "-".join(map(str, config["sizes"]))
         return (
-            f"{self._folder.path.name}: {config['dataset']}, {sizes}, cost {self._options.cost}, η = {config['lr']:g} "
+            f"{self._folder.path.name}: {config['dataset']}, {sizes}, cost {self._options.cost}, η "
+            f"= {config['lr']:g} "
             f"{self._options.lr_schedule}, batches of {config['batch_size']}"
         )

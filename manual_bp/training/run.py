@@ -1,4 +1,6 @@
-"""A whole run: load the data, build the network, train epoch by epoch, log, save, and test once at the end."""
+"""A whole run: load the data, build the network, train epoch by epoch, log, save, and test once at
+the end.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,16 @@ from torch import nn
 
 from manual_bp.direct.statistics import wide
 from manual_bp.direct.transfer import to_device, to_host
-from manual_bp.training import checkpoint, data, engines, live_check, machine, network, probe, terminal
+from manual_bp.training import (
+    checkpoint,
+    data,
+    engines,
+    live_check,
+    machine,
+    network,
+    probe,
+    terminal,
+)
 from manual_bp.training.augment import augment
 from manual_bp.training.engine import EpochStatistics
 from manual_bp.training.errors import UserError
@@ -44,7 +55,12 @@ class Run:
     """One run of the command line, new or resumed."""
 
     def __init__(
-        self, options: Options, given: set[str], device: torch.device, device_why: str, processes: World
+        self,
+        options: Options,
+        given: set[str],
+        device: torch.device,
+        device_why: str,
+        processes: World,
     ) -> None:
         self.world = processes
         self.device, self.device_why = device, device_why
@@ -61,8 +77,11 @@ class Run:
         defaults = recipe(self.dataset.name)
         examples = len(self.dataset.train)
         asked = defaults.batch_size if options.batch_size is None else options.batch_size
-        # With several processes a batch is what all of them take together, whoever continues the run.
-        self.batch_size = examples if asked == "full" else min(int(asked) * self.world.size, examples)
+        # With several processes a batch is what all of them take together, whoever continues the
+        # run.
+        self.batch_size = (
+            examples if asked == "full" else min(int(asked) * self.world.size, examples)
+        )
         if state is not None:
             self.batch_size = state["batch_size"]
         self.options = options
@@ -70,18 +89,24 @@ class Run:
         lr: float | None = options.lr if state is None else state["lr"]
         if lr is None:
             width = [self.dataset.side**2, *options.hidden][-1]
-            lr = learning_rate(defaults, options.cost, width, options.output, self.batch_size, options.momentum)
+            lr = learning_rate(
+                defaults, options.cost, width, options.output, self.batch_size, options.momentum
+            )
         self.lr = lr
         self.steps = math.ceil(examples / self.batch_size)
         self.sizes = [self.dataset.side**2, *options.hidden, data.CLASSES]
         self.threads = machine.choose_threads(options.threads, self.batch_size, self.sizes)
         self.dtype: torch.dtype = getattr(torch, options.dtype)
         if self.device.type == "mps" and options.dtype == "float64":
-            raise UserError("--dtype float64 on mps: Apple's GPU has no float64; use float32, or --device cpu")
+            raise UserError(
+                "--dtype float64 on mps: Apple's GPU has no float64; use float32, or --device cpu"
+            )
         self.model = network.build(options, self.dataset.side**2, self.device)
         self.parts = self.dataset.to(self.device)
         self.engine_name = engines.choose(options)
-        self.engine = engines.build(self.engine_name, self.model, options, self.batch_size, self.world)
+        self.engine = engines.build(
+            self.engine_name, self.model, options, self.batch_size, self.world
+        )
         self.shuffle = torch.Generator().manual_seed(options.seed)
         if state is not None:
             self._restore(state, path)
@@ -99,7 +124,10 @@ class Run:
             if self.folder is not None:
                 self.folder.release()
         if self.world.writes:
-            print(f"test     cost {last['cost/test']:.5f}   accuracy {100 * last['accuracy/test']:.2f} %")
+            print(
+                f"test     cost {last['cost/test']:.5f}   accuracy "
+                f"{100 * last['accuracy/test']:.2f} %"
+            )
             if self.folder is not None:
                 print(f"picture  {self.folder.path / 'summary.png'}")
             logdir = self.options.logdir if self.folder is None else str(self.folder.path.parent)
@@ -108,10 +136,12 @@ class Run:
         return Result(path, self.rows, last["cost/test"], last["accuracy/test"], self.model)
 
     def _take_folder(self) -> None:
-        """Make the run's folder, or go on in the one it has, as the only process that writes there."""
+        """Make the run's folder, or go on in the one it has, as the only process to write there."""
         if self.folder is not None:
             self.folder.take()
-            self.folder.write_config(self.config())  # a resumed run may have another device, threads, data folder
+            self.folder.write_config(
+                self.config()
+            )  # a resumed run may have another device, threads, data folder
             return
         self.folder = RunFolder.create(
             Path(self.options.logdir),
@@ -133,7 +163,13 @@ class Run:
             # A run that is complete, and is resumed all the same, is tested and left as it is.
             if self.first_epoch <= self.epochs or not self.folder.is_complete:
                 report = Report(
-                    self.folder, self.config(), self.options, self.model, self.parts, self.epochs, self.first_epoch
+                    self.folder,
+                    self.config(),
+                    self.options,
+                    self.model,
+                    self.parts,
+                    self.epochs,
+                    self.first_epoch,
                 )
         watch = Watch(self.options, self.lr, self.steps, self.dataset.train.labels)
         try:
@@ -160,7 +196,8 @@ class Run:
         self.rows.append(row)
         if self.folder is not None and report is not None:
             print(terminal.line(row), flush=True)
-            # The checkpoint last: an epoch that it does not hold is trained, and written, once more.
+            # The checkpoint last: an epoch that it does not hold is trained, and written, once
+            # more.
             self.folder.write_metrics(self.rows)
             for line in trouble:
                 print(f"trouble  {line}", flush=True)
@@ -197,7 +234,9 @@ class Run:
             rates = self._learning_rates((epoch - 1) * self.steps, self.steps)
             trained = self.engine.train_epoch(part, order, rates, progress)
         watch.stop()
-        seen = probe.measures(self.model, self.parts.validation, self.options.cost, self.dtype, before)
+        seen = probe.measures(
+            self.model, self.parts.validation, self.options.cost, self.dtype, before
+        )
         if check is not None:
             seen["check/max_rel_error"] = check.worst
         values = torch.cat([trained.values, torch.stack([wide(value) for value in seen.values()])])
@@ -206,7 +245,11 @@ class Run:
         measured = dict(zip(seen, figures[len(trained.values) :], strict=True))
         if check is not None:
             check.judge(measured["check/max_rel_error"])
-        row = {"epoch": epoch, **_training_scalars(trained.statistics(figures[: len(trained.values)])), **measured}
+        row = {
+            "epoch": epoch,
+            **_training_scalars(trained.statistics(figures[: len(trained.values)])),
+            **measured,
+        }
         row["time/train_seconds"] = watch.seconds()
         row["time/epoch_seconds"] = time.perf_counter() - start
         return row, state
@@ -216,27 +259,38 @@ class Run:
             return self.parts.train
         # Seeded by run and epoch, so that a resumed run sees the same images.
         generator = torch.Generator().manual_seed((self.options.seed * 1_000_003 + epoch) % 2**63)
-        return replace(self.parts.train, images=augment(self.parts.train.images, self.dataset.side, generator))
+        return replace(
+            self.parts.train, images=augment(self.parts.train.images, self.dataset.side, generator)
+        )
 
     def _learning_rates(self, first: int, steps: int) -> list[float]:
         """η for each of the steps first, first + 1, …: η, or η ½(1 + cos(π k/K)) at step k of K."""
         if self.options.lr_schedule == "constant":
             return [self.lr] * steps
         last = self.epochs * self.steps
-        return [self.lr * 0.5 * (1 + math.cos(math.pi * k / last)) for k in range(first, first + steps)]
+        return [
+            self.lr * 0.5 * (1 + math.cos(math.pi * k / last)) for k in range(first, first + steps)
+        ]
 
     def _test(self) -> dict[str, Any]:
         cost, accuracy = evaluate(self.model, self.parts.test, self.options.cost, self.dtype)
         return {"epoch": self.epochs, "cost/test": cost.item(), "accuracy/test": accuracy.item()}
 
     def _dry_run(self) -> Result:
-        order = torch.randperm(len(self.parts.train), generator=self.shuffle)[: self.batch_size].to(self.device)
-        trained = self.engine.train_epoch(self._training_part(1), order, self._learning_rates(0, 1), lambda _: None)
+        order = torch.randperm(len(self.parts.train), generator=self.shuffle)[: self.batch_size].to(
+            self.device
+        )
+        trained = self.engine.train_epoch(
+            self._training_part(1), order, self._learning_rates(0, 1), lambda _: None
+        )
         first = trained.statistics(trained.values.tolist())
         last = self._test()
         if self.world.writes:
             norm = first.grad_norm
-            print(f"dry run  one step: cost {first.cost:.5f}, gradient norm {norm:.3g}; nothing was written")
+            print(
+                f"dry run  one step: cost {first.cost:.5f}, gradient norm {norm:.3g}; nothing was "
+                f"written"
+            )
         return Result(None, [last], last["cost/test"], last["accuracy/test"], self.model)
 
     def config(self) -> dict[str, Any]:
@@ -288,24 +342,33 @@ class Run:
         """
         if state["data_fingerprint"] != self.dataset.fingerprint:
             raise UserError(
-                f"{path}: was trained on other {state['dataset']} data than these ({self.dataset.source}): name the "
+                f"{path}: was trained on other {state['dataset']} data than these "
+                f"({self.dataset.source}): name the "
                 f"folder of that run's data with --data-dir"
             )
-        shapes = {name: tuple(getattr(value, "shape", ())) for name, value in state["model"].items()}
+        shapes = {
+            name: tuple(getattr(value, "shape", ())) for name, value in state["model"].items()
+        }
         expected = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
         if shapes != expected:
-            raise UserError(f"{path}: holds a network of {shapes}, the flags describe {expected}: the file was changed")
+            raise UserError(
+                f"{path}: holds a network of {shapes}, the flags describe {expected}: the file was "
+                f"changed"
+            )
         try:
             self.model.load_state_dict(state["model"])
             self.engine.load_state_dict(state["engine"])
             self.shuffle.set_state(state["shuffle"])
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: does not fit this run: {str(error).splitlines()[0]}") from error
+            raise UserError(
+                f"{path}: does not fit this run: {str(error).splitlines()[0]}"
+            ) from error
         self.rows = list(state["metrics"])
         self.first_epoch = state["epoch"] + 1
         if self.epochs < state["epoch"]:
             raise UserError(
-                f"{path}: has {state['epoch']} epochs already, {self.epochs} are asked for: give --epochs at least "
+                f"{path}: has {state['epoch']} epochs already, {self.epochs} are asked for: give "
+                f"--epochs at least "
                 f"{state['epoch']}"
             )
 

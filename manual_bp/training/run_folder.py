@@ -1,4 +1,6 @@
-"""A run's folder: config.json, metrics.jsonl, checkpoint.pt, summary.png. No run overwrites another's."""
+"""A run's folder: config.json, metrics.jsonl, checkpoint.pt, summary.png. No run overwrites
+another's.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class RunFolder:
         self._lock: int | None = None
 
     def take(self) -> None:
-        """Make this process the one that writes the run, until `release`, and clear away what a killed one left.
+        """Make this process the one that writes the run, until `release`, and clear away what a
+        killed one left.
 
         Raises:
             UserError: another process writes it.
@@ -47,7 +50,8 @@ class RunFolder:
             except BlockingIOError as error:
                 self.release()
                 raise UserError(
-                    f"{self.path}: another process is writing this run: wait for it, or start a new run"
+                    f"{self.path}: another process is writing this run: wait for it, or start a "
+                    f"new run"
                 ) from error
             except OSError:  # gone, which the first write says, or a file system without locks
                 self.release()
@@ -57,9 +61,11 @@ class RunFolder:
 
     @property
     def is_complete(self) -> bool:
-        """Whether summary.png, the last thing that a run writes, was written after all its metrics."""
+        """Whether summary.png, the last thing a run writes, was written after all its metrics."""
         try:
-            return (self.path / "summary.png").stat().st_mtime_ns >= (self.path / "metrics.jsonl").stat().st_mtime_ns
+            return (self.path / "summary.png").stat().st_mtime_ns >= (
+                self.path / "metrics.jsonl"
+            ).stat().st_mtime_ns
         except OSError:
             return False
 
@@ -70,9 +76,15 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, logdir: Path, name: str | None, network: str, config: dict[str, Any], state: dict[str, Any]
+        cls,
+        logdir: Path,
+        name: str | None,
+        network: str,
+        config: dict[str, Any],
+        state: dict[str, Any],
     ) -> RunFolder:
-        """Make the folder with its configuration and first checkpoint, all at once: it is there whole, or not at all.
+        """Make the folder with its configuration and first checkpoint, all at once: it is there
+        whole, or not at all.
 
         Without a name it is called date, time and network, with a number behind if that is taken.
 
@@ -95,18 +107,26 @@ class RunFolder:
                         os.rename(beside, path)
                         return cls(path)
                     except OSError as error:
-                        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # taken since the line above
+                        if error.errno not in (
+                            errno.EEXIST,
+                            errno.ENOTEMPTY,
+                        ):  # taken since the line above
                             raise
                 if name is not None:
                     raise UserError(
-                        f"{path} exists already: choose another --run-name, or continue that run with --resume {path}"
+                        f"{path} exists already: choose another --run-name, or continue that run "
+                        f"with --resume {path}"
                     )
-            raise UserError(f"{logdir / base} and a thousand numbered names are taken: choose a --run-name")
+            raise UserError(
+                f"{logdir / base} and a thousand numbered names are taken: choose a --run-name"
+            )
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(f"{logdir} is not a folder: choose another --logdir") from error
         except (OSError, ValueError) as error:  # a ValueError for a name with a null character
             reason = error.strerror if isinstance(error, OSError) else error
-            raise UserError(f"no run can be made in {str(logdir)!r} ({reason}): choose another --logdir") from error
+            raise UserError(
+                f"no run can be made in {str(logdir)!r} ({reason}): choose another --logdir"
+            ) from error
         finally:
             if beside is not None:
                 shutil.rmtree(beside, ignore_errors=True)
@@ -116,14 +136,19 @@ class RunFolder:
             file.write((json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """Write metrics.jsonl anew: one JSON object a line; NaN and infinities become null, for strict readers.
+        """Write metrics.jsonl anew: one JSON object a line; NaN and infinities become null, for
+        strict readers.
 
         Args:
             rows: those of the last call, and new ones behind them.
         """
         for row in rows[len(self._lines) :]:
-            self._lines.append((json.dumps({key: _finite(value) for key, value in row.items()}) + "\n").encode())
-        with self._replacing("metrics.jsonl", durable=False) as file:  # the checkpoint holds the rows too
+            self._lines.append(
+                (json.dumps({key: _finite(value) for key, value in row.items()}) + "\n").encode()
+            )
+        with self._replacing(
+            "metrics.jsonl", durable=False
+        ) as file:  # the checkpoint holds the rows too
             file.writelines(self._lines)
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
@@ -140,13 +165,18 @@ class RunFolder:
     def _replacing(self, name: str, durable: bool = True) -> Iterator[BinaryIO]:
         """Write beside and rename: at any moment the file is the old one or the new one, and whole.
 
-        If `durable`, also after a loss of power: waiting for the disk takes as long as training for some steps.
+        If `durable`, also after a loss of power: waiting for the disk takes as long as training for
+        some steps.
         """
         if not self.path.is_dir():
-            raise UserError(f"{self.path} is gone: the run cannot be saved; start it again with --run-name")
+            raise UserError(
+                f"{self.path} is gone: the run cannot be saved; start it again with --run-name"
+            )
         beside = None
         try:
-            with tempfile.NamedTemporaryFile(dir=self.path, prefix=f".{name}-", delete=False) as file:
+            with tempfile.NamedTemporaryFile(
+                dir=self.path, prefix=f".{name}-", delete=False
+            ) as file:
                 beside = file.name
                 yield file  # type: ignore[misc]
                 file.flush()
@@ -160,7 +190,8 @@ class RunFolder:
             if not isinstance(error, OSError):
                 raise
             raise UserError(
-                f"{self.path / name} cannot be written ({error.strerror or error}): what was written before is intact; "
+                f"{self.path / name} cannot be written ({error.strerror or error}): what was "
+                f"written before is intact; "
                 f"make room, and continue with --resume {self.path}"
             ) from error
 

@@ -1,4 +1,4 @@
-"""Sums over the steps of an epoch, kept on the device: nothing is read back before the epoch ends."""
+"""Sums over an epoch's steps, kept on the device: nothing is read back before its end."""
 
 from __future__ import annotations
 
@@ -16,23 +16,28 @@ _FLUSH_STEPS = 128  # the scalars and outputs of so many steps are held before t
 class Tally:
     """What an epoch's steps add up to.
 
-    A step hands over the norms of its gradients and δs (scalars) and its outputs. They are put in lists, which costs a
-    step next to nothing, and are reduced by the hundred.
+    A step hands over the norms of its gradients and δs (scalars) and its outputs. They are put in
+    lists, which costs a step next to nothing, and are reduced by the hundred.
 
     Args:
         gradients: how many of a step's norms belong to parameters; the rest belong to δs.
         targets: one-hot rows (n_out, n_out).
-        world: the processes that share each batch. Gradients are equal in all of them; of δ each has some rows.
+        world: the processes that share each batch. Gradients are equal in all of them; of δ each
+            has some rows.
         skip_overflows: leave steps whose gradient is not finite out of the averages.
     """
 
-    def __init__(self, gradients: int, targets: Tensor, world: World, *, skip_overflows: bool = False) -> None:
+    def __init__(
+        self, gradients: int, targets: Tensor, world: World, *, skip_overflows: bool = False
+    ) -> None:
         self._gradients, self._targets, self._world = gradients, targets, world
         self._skip_overflows = skip_overflows
         self._norms: list[Tensor] = []  # of all steps, one after another
         self._outputs: list[Tensor] = []
         self._labels: list[Tensor] = []
-        self._sums: Tensor | None = None  # [steps, Σ (a − y)², Σ correct, Σ total norm, Σ norm of each], float64
+        self._sums: Tensor | None = (
+            None  # [steps, Σ (a − y)², Σ correct, Σ total norm, Σ norm of each], float64
+        )
 
     def add(self, norms: Sequence[Tensor], outputs: Tensor, labels: Tensor) -> None:
         """Add one step: its norms, its outputs a (m, n_out) and its labels (m,)."""
@@ -45,7 +50,9 @@ class Tally:
     def _flush(self) -> None:
         if not self._norms:
             return
-        squares = wide(torch.stack(self._norms)).square().view(len(self._outputs), -1)  # (steps, norms)
+        squares = (
+            wide(torch.stack(self._norms)).square().view(len(self._outputs), -1)
+        )  # (steps, norms)
         outputs, labels = torch.cat(self._outputs), torch.cat(self._labels)
         squared_errors = (outputs - self._targets[labels]).square_()  # (a − y)²  (examples, n_out)
         squared_error = wide(squared_errors.sum(1)).sum()
@@ -56,7 +63,9 @@ class Tally:
         delta_squares = squares[:, self._gradients :].contiguous()
         self._world.sum_(counts)
         self._world.sum_(delta_squares)
-        total = gradient_squares.sum(1, keepdim=True)  # the squared norm of all gradients as one vector
+        total = gradient_squares.sum(
+            1, keepdim=True
+        )  # the squared norm of all gradients as one vector
         norms = torch.cat([total, gradient_squares, delta_squares], 1).sqrt()
         counted = counts.new_full((1,), len(norms))
         if self._skip_overflows:

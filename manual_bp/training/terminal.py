@@ -1,4 +1,6 @@
-"""What a run shows at the terminal: what it is, one aligned row an epoch, and a bar while an epoch lasts."""
+"""What a run shows at the terminal: what it is, one aligned row an epoch, and a bar while an epoch
+lasts.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,18 @@ HEADER = "epoch  cost train   validation   accuracy train   validation   gradien
 def introduction(run: Run) -> list[str]:
     """What a run is about to do, on what data, and where."""
     options, dataset = run.options, run.dataset
-    train, validation, test = (len(part) for part in (dataset.train, dataset.validation, dataset.test))
+    train, validation, test = (
+        len(part) for part in (dataset.train, dataset.validation, dataset.test)
+    )
     layers = "hand-derived" if options.impl == "manual" else "torch.nn"
     epochs = f"{run.epochs} epoch{'s' * (run.epochs != 1)}"
     batch = "the full batch" if run.steps == 1 else f"batches of {run.batch_size}"
     processes = f", {run.world.size} processes" if run.world.size > 1 else ""
     lines = [
-        f"data     {dataset.source} ({train:,} training, {validation:,} validation, {test:,} test images)",
-        f"network  {'-'.join(map(str, run.sizes))}, {layers} layers, {options.output} output, cost {options.cost}, "
+        f"data     {dataset.source} ({train:,} training, {validation:,} validation, {test:,} test "
+        f"images)",
+        f"network  {'-'.join(map(str, run.sizes))}, {layers} layers, {options.output} output, cost "
+        f"{options.cost}, "
         f"{run.engine_name} engine",
         f"descent  {epochs}, {batch}, η = {run.lr:g} {options.lr_schedule}",
         f"device   {run.device} ({run.device_why}), threads: {torch.get_num_threads()}{processes}",
@@ -50,7 +56,9 @@ def line(row: dict[str, Any]) -> str:
 
 @contextmanager
 def progress(title: str, steps: int, *, shown: bool) -> Iterator[Callable[[int], object]]:
-    """A function that takes the number of steps done; it moves a bar on a terminal, and does nothing elsewhere."""
+    """A function that takes the number of steps done; it moves a bar on a terminal, and does
+    nothing elsewhere.
+    """
     if not (shown and sys.stderr is not None and sys.stderr.isatty()):
         yield lambda _: None
         return

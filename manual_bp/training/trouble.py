@@ -1,4 +1,6 @@
-"""Notice a run that has gone wrong, and say so in one line: which layer, the figure, and what to try."""
+"""Notice a run that has gone wrong, and say so in one line: which layer, the figure, and what to
+try.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Watch:
         shares = labels.bincount(minlength=CLASSES).double() / len(labels)  # p, (10,)
         # the best constant answer is p itself: Σ (a − y)² is Σ p (1 − p) an example
         self._guessing = cost_per_example(options.cost, float((shares * (1 - shares)).sum()), 1)
-        self._worst = cost_per_example(options.cost, float(CLASSES), 1)  # of answers between 0 and 1: all are wrong
+        self._worst = cost_per_example(
+            options.cost, float(CLASSES), 1
+        )  # of answers between 0 and 1: all are wrong
         self._said: set[str] = set()
 
     def look(self, row: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -54,26 +58,40 @@ class Watch:
         return new
 
     def not_finite(self, row: Mapping[str, Any]) -> list[str]:
-        """One line if a cost, a gradient or a parameter is no number any more; such a run must stop."""
+        """One line if a cost, a gradient or a parameter is no number any more; such a run must
+        stop.
+        """
         ignored: tuple[str, ...] = ("time/", "check/")
         if self._options.amp == "fp16":
-            # GradScaler leaves out steps that overflow; where it left out all of them, there is no norm
+            # GradScaler leaves out steps that overflow; where it left out all of them, there is no
+            # norm
             ignored += ("grad_norm/", "delta_norm/")
-        bad = {tag: v for tag, v in row.items() if not tag.startswith(ignored) and not math.isfinite(v)}
+        bad = {
+            tag: v for tag, v in row.items() if not tag.startswith(ignored) and not math.isfinite(v)
+        }
         if not bad:
             return []
-        found = dict.fromkeys(_layer(tag) for tag in bad if tag.startswith(("grad_norm/", "update_ratio/")))
+        found = dict.fromkeys(
+            _layer(tag) for tag in bad if tag.startswith(("grad_norm/", "update_ratio/"))
+        )
         layers = [name for name in found if name != "total"]  # in their order
-        where = f", and layer{'s' * (len(layers) > 1)} {', '.join(layers)} not finite" if layers else ""
+        where = (
+            f", and layer{'s' * (len(layers) > 1)} {', '.join(layers)} not finite" if layers else ""
+        )
         tag, value = next(iter(bad.items()))
         return [
-            f"epoch {row['epoch']}: {tag} is {value}{where}: try a smaller --lr (it is {self._lr:g}), or another "
+            f"epoch {row['epoch']}: {tag} is {value}{where}: try a smaller --lr (it is "
+            f"{self._lr:g}), or another "
             f"--init; checkpoint.pt is that of epoch {row['epoch'] - 1}"
         ]
 
-    def _diverged(self, row: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    def _diverged(
+        self, row: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]
+    ) -> dict[str, str]:
         cost = row["cost/validation"]
-        before = [r[tag] for r in earlier for tag in ("cost/train", "cost/validation")] + [row["cost/train"]]
+        before = [r[tag] for r in earlier for tag in ("cost/train", "cost/validation")] + [
+            row["cost/train"]
+        ]
         best = min(value for value in before if value is not None)  # metrics.jsonl keeps no NaN
         if cost > self._worst:
             why = f"more than any answer between 0 and 1 can cost ({self._worst:.3g})"
@@ -81,23 +99,29 @@ class Watch:
             why = f"it was {best:.3g} before"
         else:
             return {}
-        layer = max((tag for tag in row if tag.startswith("update_ratio/")), key=lambda tag: row[tag])
+        layer = max(
+            (tag for tag in row if tag.startswith("update_ratio/")), key=lambda tag: row[tag]
+        )
         return {
-            "diverged": f"the cost diverges: {cost:.3g} on the validation images, {why}; layer {_layer(layer)} changed "
+            "diverged": f"the cost diverges: {cost:.3g} on the validation images, {why}; "
+            f"layer {_layer(layer)} changed "
             f"most, by {row[layer]:.2g} times its own size; {self._smaller_steps()}"
         }
 
     def _saturated(self, row: Mapping[str, Any]) -> dict[str, str]:
-        """Layers in which σ′(z) is next to 0: hardly any error gets in, so they stay as they are."""
+        """Layers in which σ′(z) is next to 0: hardly any error gets in, so they do not change."""
         found = {}
         learned = row["cost/validation"] < self._guessing
         layers = _by_layer(row, "stuck/")
         for name, share in layers.items():
             if share == 1 or (row[f"saturated/{name}"] > _SATURATED_SHARE and not learned):
                 found[f"saturated {name}"] = (
-                    f"layer {name} is saturated: its slope σ′(z) is {row[f'slope/{name}']:.1g} on average and lets "
-                    f"{row[f'passed/{name}']:.1g} of the error through, so next to nothing is learned: cost "
-                    f"{row['cost/validation']:.5g} on the validation images, guessing costs {self._guessing:.3g}; "
+                    f"layer {name} is saturated: its slope σ′(z) is {row[f'slope/{name}']:.1g} on "
+                    f"average and lets "
+                    f"{row[f'passed/{name}']:.1g} of the error through, so next to nothing is "
+                    f"learned: cost "
+                    f"{row['cost/validation']:.5g} on the validation images, guessing costs "
+                    f"{self._guessing:.3g}; "
                     f"{self._smaller_steps()}, or another --init (it is {self._options.init})"
                 )
         name = list(layers)[-1] if layers else ""
@@ -105,8 +129,10 @@ class Watch:
         output = self._options.output == "sigmoid" and row["epoch"] * self._steps >= _PATIENCE
         if output and layers and 0 < layers[name] < 1 and f"saturated {name}" not in found:
             found[f"stuck {name}"] = (
-                f"layer {name}: {round(CLASSES * layers[name])} of {CLASSES} output units hardly move: they give the "
-                f"same answer for every image and their slope σ′(z) is below {STUCK_SLOPE:g}; {self._smaller_steps()}"
+                f"layer {name}: {round(CLASSES * layers[name])} of {CLASSES} output units hardly "
+                f"move: they give the "
+                f"same answer for every image and their slope σ′(z) is below {STUCK_SLOPE:g}; "
+                f"{self._smaller_steps()}"
             )
         return found
 
@@ -120,24 +146,38 @@ class Watch:
         layers = f"layer{'s' * (len(found) > 1)} {', '.join(found)}"
         share = min(dead[name] for name in found)
         if self._options.weight_decay >= _STRONG_DECAY:
-            what, remedy = "", f"try a smaller --weight-decay (it is {self._options.weight_decay:g})"
+            what, remedy = (
+                "",
+                f"try a smaller --weight-decay (it is {self._options.weight_decay:g})",
+            )
         elif row[f"saturated/{found[0]}"] >= _DEAD_SHARE:
             what, remedy = "", self._smaller_steps()
         else:
             # With weights of about this size z varies over the images as much as a layer before.
             epsilon = 5.5 / math.sqrt(min(self._options.hidden))
             what = "the gradient vanishes: "
-            remedy = f"try larger first weights, --init uniform --init-epsilon {epsilon:.1g} --lr 1, or fewer layers"
+            remedy = (
+                "try larger first weights, --init uniform --init-epsilon "
+                f"{epsilon:.1g} --lr 1, or fewer layers"
+            )
         return {
-            f"dead {layers}": f"{layers}: {100 * share:.0f} % of the units give the same output for every image, "
-            f"within {DEAD_SPREAD}; {what}‖δ‖ falls from {row[f'delta_norm/{output}']:.1g} in the last layer to "
+            f"dead {layers}": f"{layers}: {100 * share:.0f} % of the units give the same "
+            "output for every image, "
+            f"within {DEAD_SPREAD}; {what}‖δ‖ falls from {row[f'delta_norm/{output}']:.1g} in the "
+            f"last layer to "
             f"{row[f'delta_norm/{hidden[0]}']:.1g} in the first; {remedy}"
         }
 
-    def _learns_nothing(self, row: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        """No better than guessing after some epochs, not on the way to be, and for no other reason."""
+    def _learns_nothing(
+        self, row: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]
+    ) -> dict[str, str]:
+        """No better than guessing after some epochs, not getting there, and for no other reason."""
         cost = row["cost/validation"]
-        if not earlier or row["epoch"] * self._steps < _PATIENCE or cost < _NO_BETTER * self._guessing:
+        if (
+            not earlier
+            or row["epoch"] * self._steps < _PATIENCE
+            or cost < _NO_BETTER * self._guessing
+        ):
             return {}
         before = earlier[-5:][0]["cost/validation"]
         if before is not None and abs(cost - before) > _FLAT * before:
@@ -147,13 +187,18 @@ class Watch:
         else:
             remedy = f"try a larger --lr (it is {self._lr:g}), or a smaller one, or another --init"
         return {
-            "nothing": f"next to nothing is learned: cost {cost:.5g} on the validation images, guessing costs "
+            "nothing": f"next to nothing is learned: cost {cost:.5g} on the validation "
+            "images, guessing costs "
             f"{self._guessing:.3g}; {remedy}"
         }
 
     def _smaller_steps(self) -> str:
         momentum = self._options.momentum
-        longer = f", and --momentum {momentum:g} makes steps {1 / (1 - momentum):.3g} times as long" if momentum else ""
+        longer = (
+            f", and --momentum {momentum:g} makes steps {1 / (1 - momentum):.3g} times as long"
+            if momentum
+            else ""
+        )
         decay = self._options.weight_decay
         or_decay = f" or --weight-decay (it is {decay:g})" if decay >= _STRONG_DECAY else ""
         return f"try a smaller --lr (it is {self._lr:g}{longer}){or_decay}"

@@ -47,8 +47,9 @@ def launched_by_torchrun() -> bool:
 def leave() -> None:
     """End a process of torchrun here, after a run that went well; elsewhere do nothing.
 
-    Gloo's threads may outlive the process group, and abort a process whose interpreter is torn down under them:
-    "terminate called without an active exception". Nothing is left to be torn down at this point.
+    Gloo's threads may outlive the process group, and abort a process whose interpreter is torn down
+    under them: "terminate called without an active exception". Nothing is left to be torn down at
+    this point.
     """
     if launched_by_torchrun():
         sys.stdout.flush()
@@ -64,7 +65,8 @@ def is_lost(error: BaseException) -> bool:
 
 @contextmanager
 def join(device: torch.device) -> Iterator[World]:
-    """Join torchrun's processes: nccl where the device is CUDA, gloo elsewhere. Without torchrun, a world of one.
+    """Join torchrun's processes: nccl where the device is CUDA, gloo elsewhere. Without torchrun, a
+    world of one.
 
     Raises:
         UserError: the processes do not find each other.
@@ -77,7 +79,9 @@ def join(device: torch.device) -> Iterator[World]:
         dist.init_process_group(backend)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"torchrun: rank {os.environ.get('RANK')} cannot join the {backend} group: {reason}") from error
+        raise UserError(
+            f"torchrun: rank {os.environ.get('RANK')} cannot join the {backend} group: {reason}"
+        ) from error
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:

@@ -3,7 +3,8 @@
     from manual_bp import verify
     verify.check(MyFunction, (torch.randn(4, 3), torch.randn(5, 3))).raise_if_failed()
 
-`python -m manual_bp.verify FILE:NAME --inputs "randn(4,3) randn(5,3)"` does the same from a terminal.
+`python -m manual_bp.verify FILE:NAME --inputs "randn(4,3) randn(5,3)"` does the same from a
+terminal.
 """
 
 from manual_bp.verify.check import check

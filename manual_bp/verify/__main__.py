@@ -18,13 +18,23 @@ from manual_bp.verify import KINDS, Finding, Report, check
 from manual_bp.verify.inputs import parse_inputs
 from manual_bp.verify.load import load
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
-OURS = (("jvp", "jvp-disagrees"), ("vmap", "vmap-wrong"))  # what each operation here has, and the kind if it is not so
+OURS = (
+    ("jvp", "jvp-disagrees"),
+    ("vmap", "vmap-wrong"),
+)  # what each operation here has, and the kind if it is not so
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. 0: nothing found, 1: a finding, 2: wrong usage, 3: no finding, but not all was looked at."""
+    """Run the command. 0: nothing found, 1: a finding, 2: wrong usage, 3: no finding, but not all
+    was looked at.
+    """
     parser = _parser()
     args = parser.parse_args(argv)
     if args.kinds:
@@ -50,20 +60,39 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m manual_bp.verify",
         description="Check the gradient of a Function, a function or a module, and name the fault. "
-        "Without an argument: linear, sigmoid, both in one, and every mean squared error of this package.",
-        epilog='Example: python -m manual_bp.verify my_ops.py:MyLinear --inputs "randn(4,3) randn(5,3) randn(5)". '
-        "Inputs are randn(…), rand(…), ones(…), zeros(…), randint(high, …), arange(n), numbers, None, True, False and "
-        "words; randn!(…) requires a gradient, and then only such are checked. Exit status: 0 nothing found, 1 a "
+        "Without an argument: linear, sigmoid, both in one, and every mean squared error of this "
+        "package.",
+        epilog="Example: python -m manual_bp.verify my_ops.py:MyLinear --inputs "
+        '"randn(4,3) randn(5,3) randn(5)". '
+        "Inputs are randn(…), rand(…), ones(…), zeros(…), randint(high, …), arange(n), numbers, "
+        "None, True, False and "
+        "words; randn!(…) requires a gradient, and then only such are checked. Exit status: 0 "
+        "nothing found, 1 a "
         "finding, 2 wrong usage, 3 not everything could be looked at.",
     )
     parser.add_argument("function", nargs="?", metavar="MODULE_OR_FILE:NAME", help="what to check")
-    parser.add_argument("--inputs", metavar='"…"', help="the arguments of one call, separated by spaces")
-    parser.add_argument("--reference", metavar="MODULE_OR_FILE:NAME", help="a callable that computes the same")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of floating inputs (default: %(default)s)")
-    parser.add_argument("--compile", action="store_true", help="also under torch.compile(fullgraph=True)")
-    parser.add_argument("--seed", type=int, default=0, help="of inputs and cotangents (default: %(default)s)")
+    parser.add_argument(
+        "--inputs", metavar='"…"', help="the arguments of one call, separated by spaces"
+    )
+    parser.add_argument(
+        "--reference", metavar="MODULE_OR_FILE:NAME", help="a callable that computes the same"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="of floating inputs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="also under torch.compile(fullgraph=True)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of inputs and cotangents (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--kinds", action="store_true", help="list what a finding can be called, and exit")
+    parser.add_argument(
+        "--kinds", action="store_true", help="list what a finding can be called, and exit"
+    )
     return parser
 
 
@@ -71,7 +100,10 @@ def _somebodys(args: argparse.Namespace) -> Report:
     if ":" not in args.function:
         load(args.function)  # says what is missing, and the names there are
     if args.inputs is None:
-        raise ValueError(f'{args.function}: no inputs given: add --inputs "randn(4,3) …", the arguments of one call')
+        raise ValueError(
+            f'{args.function}: no inputs given: add --inputs "randn(4,3) …", '
+            "the arguments of one call"
+        )
     inputs = parse_inputs(args.inputs, DTYPES[args.dtype], args.seed)
     function = load(args.function)
     if isinstance(function, type) and issubclass(function, torch.nn.Module):
@@ -85,18 +117,29 @@ def _ours(args: argparse.Namespace) -> list[Report]:
         if getattr(args, flag) is not None:
             raise ValueError(f"--{flag} needs a MODULE_OR_FILE:NAME to go with it")
 
-    def run(name: str, function: Callable[..., Any], inputs: str, reference: Callable[..., Any]) -> Report:
+    def run(
+        name: str, function: Callable[..., Any], inputs: str, reference: Callable[..., Any]
+    ) -> Report:
         values = parse_inputs(inputs, DTYPES[args.dtype], args.seed)
         report = check(function, values, reference=reference, compile=args.compile, seed=args.seed)
         # a promise of this package: elsewhere an operation need not have them
-        missing = [Finding(k, "forward", f"{t} is {report.checks.get(t)}") for t, k in OURS if not _made(report, t)]
+        missing = [
+            Finding(k, "forward", f"{t} is {report.checks.get(t)}")
+            for t, k in OURS
+            if not _made(report, t)
+        ]
         return replace(report, name=name, findings=[*report.findings, *missing])
 
     reports = [
         run("linear", functional.linear, "randn(4,3) randn(5,3) randn(5)", F.linear),
         run("linear without bias", functional.linear, "randn(4,3) randn(5,3)", F.linear),
         run("sigmoid", functional.sigmoid, "randn(4,3)", torch.sigmoid),
-        run("linear_sigmoid", functional.linear_sigmoid, "randn(4,3) randn(5,3) randn(5)", _sigmoid_of_linear),
+        run(
+            "linear_sigmoid",
+            functional.linear_sigmoid,
+            "randn(4,3) randn(5,3) randn(5)",
+            _sigmoid_of_linear,
+        ),
     ]
     for reduction in REDUCTIONS:
         inputs = f"randn(4,3) randn(4,3) {reduction}"

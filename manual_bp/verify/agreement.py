@@ -1,4 +1,6 @@
-"""When two tensors count as equal: exactly, to the last bits, to a tolerance, to the error of a measurement."""
+"""When two tensors count as equal: exactly, to the last bits, to a tolerance, to the error of a
+measurement.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def each_near(a: Tensor, b: Tensor) -> bool:
 
 
 def alike(a: Tensor | None, b: Tensor | None, rtol: float, floor: float = 0.0) -> bool:
-    """Two gradients with the same numbers, to rtol of the largest plus a floor; None is 0, NaN equals NaN."""
+    """Two gradients with the same numbers, to rtol of the largest plus a floor; None is 0, NaN
+    equals NaN.
+    """
     if a is None or b is None:
         there = b if a is None else a
         return there is None or bool((there.detach().abs() <= floor).all())
@@ -44,7 +48,9 @@ def alike(a: Tensor | None, b: Tensor | None, rtol: float, floor: float = 0.0) -
 
 
 def close(value: Tensor, expected: Tensor, error: Tensor, rtol: float) -> bool:
-    """Whether they agree where `expected` is known, to rtol of its largest element plus the error; NaN never agrees."""
+    """Whether they agree where `expected` is known, to rtol of its largest element plus the error;
+    NaN never agrees.
+    """
     known = ~torch.isnan(expected)
     if not bool(known.any()):
         return True

@@ -1,4 +1,6 @@
-"""What one backward writes and returns, seen below autograd's engine: mutation, shapes, dtypes, counts."""
+"""What one backward writes and returns, seen below autograd's engine: mutation, shapes, dtypes,
+counts.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from manual_bp.verify.subject import Subject
 
 
 def listen(case: Case, row: Tensor) -> tuple[list[Heard], list[str], CrashError | None]:
-    """One backward for a flat cotangent: what each Function in the graph got and returned, notes, what was raised."""
+    """One backward for a flat cotangent: what each Function in the graph got and returned, notes,
+    what was raised.
+    """
     graph = case.graph()
     crashed = None
     with listening(graph) as heard:
@@ -27,10 +31,13 @@ def listen(case: Case, row: Tensor) -> tuple[list[Heard], list[str], CrashError 
 
 def _kept_on_ctx(graph: Graph, heard: list[Heard]) -> list[str]:
     """Inputs and outputs that a Function keeps as attributes."""
-    places = {t.data_ptr(): "input" for t in graph.passed if isinstance(t, Tensor) and _has_place(t)}
+    places = {
+        t.data_ptr(): "input" for t in graph.passed if isinstance(t, Tensor) and _has_place(t)
+    }
     places |= {t.data_ptr(): "output" for t in graph.returned if _has_place(t)}
     return [
-        f"{event.cls.__name__} keeps an {places[t.data_ptr()]} as ctx.{name}: with ctx.save_for_backward autograd "
+        f"{event.cls.__name__} keeps an {places[t.data_ptr()]} as ctx.{name}: with "
+        f"ctx.save_for_backward autograd "
         "would notice a later change in place, and an output would not keep its own graph alive"
         for event in heard
         for name, t in event.attributes.items()
@@ -43,10 +50,15 @@ def _has_place(t: Tensor) -> bool:
 
 
 def counted(heard: list[Heard]) -> str:
-    """Which Function returns another number of gradients than it takes arguments, in words; empty if none does."""
+    """Which Function returns another number of gradients than it takes arguments, in words; empty
+    if none does.
+    """
     for event in heard:
         if event.returned is not None and len(event.returned) != len(event.needs):
-            return f"{event.cls.__name__} returns {len(event.returned)} gradients for {len(event.needs)} arguments"
+            return (
+                f"{event.cls.__name__} returns {len(event.returned)} gradients for "
+                f"{len(event.needs)} arguments"
+            )
     return ""
 
 
@@ -57,13 +69,15 @@ def written(subject: Subject, heard: list[Heard]) -> list[Finding]:
         inside = "" if event.cls is subject.function_class else f" of {event.cls.__name__}"
         if event.written_gradients:
             text = (
-                f"the backward{inside} writes into the gradient it receives (argument {event.written_gradients[0]}): "
+                f"the backward{inside} writes into the gradient it receives (argument "
+                f"{event.written_gradients[0]}): "
                 "autograd may still need it; use out-of-place operations"
             )
             found.append(Finding("mutates-grad-output", "grad_output", text))
         if event.written_saved:
             text = (
-                f"the backward{inside} writes into what the forward saved ({', '.join(event.written_saved)}): a second "
+                f"the backward{inside} writes into what the forward saved "
+                f"({', '.join(event.written_saved)}): a second "
                 "backward, and whoever holds the tensor, sees other values"
             )
             found.append(Finding("mutates-saved", event.written_saved[0], text))
@@ -71,7 +85,9 @@ def written(subject: Subject, heard: list[Heard]) -> list[Finding]:
 
 
 def shapes(experiment: Experiment, heard: list[Heard]) -> tuple[list[Finding], dict[int, str]]:
-    """Findings on shapes, and their kinds by the argument's position (negative for one of an inner Function)."""
+    """Findings on shapes, and their kinds by the argument's position (negative for one of an inner
+    Function).
+    """
     subject, case = experiment.case.subject, experiment.case
     found, kinds = [], {}
     for event in heard:
@@ -101,7 +117,9 @@ def _oversized(raw: torch.Size, shape: torch.Size) -> str:
 
 
 def dtypes(experiment: Experiment, heard: list[Heard], given: Case) -> list[Finding]:
-    """In the dtype of the inputs; in float64 only if the forward keeps it, so that float32 inside is no fault."""
+    """In the dtype of the inputs; in float64 only if the forward keeps it, so that float32 inside
+    is no fault.
+    """
     kept = all(o.dtype == torch.float64 for o in experiment.case.graph().outputs)
     calls = list(heard) if kept or given is experiment.case else []
     if given is not experiment.case:
@@ -109,10 +127,16 @@ def dtypes(experiment: Experiment, heard: list[Heard], given: Case) -> list[Find
     found: dict[str, Finding] = {}
     for event in calls:
         for i, raw in enumerate(event.returned or ()):
-            if not isinstance(raw, Tensor) or i not in event.expected or raw.dtype == event.expected[i][1]:
+            if (
+                not isinstance(raw, Tensor)
+                or i not in event.expected
+                or raw.dtype == event.expected[i][1]
+            ):
                 continue
             name = event.tensor_name(experiment.case.subject, i)
-            seen, wanted = (str(d).removeprefix("torch.") for d in (raw.dtype, event.expected[i][1]))
+            seen, wanted = (
+                str(d).removeprefix("torch.") for d in (raw.dtype, event.expected[i][1])
+            )
             text = f"its dtype is {seen}, its input's is {wanted}; autograd casts it silently"
             found.setdefault(name, Finding("wrong-dtype", name, text))
             if event.cls is experiment.case.subject.function_class and raw.is_floating_point():

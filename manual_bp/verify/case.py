@@ -1,7 +1,8 @@
-"""One function with one set of arguments in one dtype, and the two ways to run it: as values, and as a graph.
+"""One function with one set of arguments in one dtype, and the two ways to run it: as values, and
+as a graph.
 
-The arguments are never handed over themselves: every call gets fresh copies, so that a function which writes into them
-spoils nothing, and `changed` can tell.
+The arguments are never handed over themselves: every call gets fresh copies, so that a function
+which writes into them spoils nothing, and `changed` can tell.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def stage(name: str) -> Iterator[None]:
 
 @dataclass
 class Graph:
-    """One forward with autograd on: what was passed, what came out, and the leaves to differentiate by."""
+    """One forward with autograd on: what was passed, what came out, and the leaves to differentiate
+    by.
+    """
 
     leaves: dict[int, Tensor]
     passed: list[Any]
@@ -57,8 +60,14 @@ class Graph:
     def gradients(
         self, cotangents: Sequence[Tensor | None], *, retain: bool = False, create: bool = False
     ) -> Gradients:
-        """Σ_o ⟨cotangent_o, output_o⟩ differentiated by each leaf; a cotangent of None leaves its output out."""
-        pairs = [(o, g) for o, g in zip(self.outputs, cotangents, strict=True) if g is not None and o.requires_grad]
+        """Σ_o ⟨cotangent_o, output_o⟩ differentiated by each leaf; a cotangent of None leaves its
+        output out.
+        """
+        pairs = [
+            (o, g)
+            for o, g in zip(self.outputs, cotangents, strict=True)
+            if g is not None and o.requires_grad
+        ]
         if not pairs or not self.leaves:
             return dict.fromkeys(self.leaves)
         with stage("backward"), torch.enable_grad():
@@ -76,9 +85,13 @@ class Graph:
 
 
 class Case:
-    """A subject bound to arguments in one dtype; `checked` are the positions whose gradient is looked at."""
+    """A subject bound to arguments in one dtype; `checked` are the positions whose gradient is
+    looked at.
+    """
 
-    def __init__(self, subject: Subject, args: Sequence[Any], checked: Sequence[int], seed: int) -> None:
+    def __init__(
+        self, subject: Subject, args: Sequence[Any], checked: Sequence[int], seed: int
+    ) -> None:
         self.subject = subject
         self.args = [a.detach().clone() if isinstance(a, Tensor) else a for a in args]
         self.generators = [i for i, a in enumerate(args) if randomness.is_generator(a)]
@@ -90,13 +103,16 @@ class Case:
         self.shapes: list[torch.Size] = []
 
     def prepare(self) -> Graph:
-        """Run once, and learn which outputs can be differentiated and whether the generators are drawn from."""
+        """Run once, and learn which outputs can be differentiated and whether the generators are
+        drawn from.
+        """
         before = randomness.fingerprint()
         graph = self.graph(first=True)
         self.random = randomness.fingerprint() != before or bool(self.generators)
         outputs = [_real(o) for o in graph.returned]
         usable = [i for i, o in enumerate(outputs) if o.is_floating_point() and o.requires_grad]
-        # A function that cuts the graph has no such output; the floating ones still tell what the derivative is.
+        # A function that cuts the graph has no such output; the floating ones still tell what the
+        # derivative is.
         self.differentiable = usable or [i for i, o in enumerate(outputs) if o.is_floating_point()]
         graph.outputs = [outputs[i] for i in self.differentiable]
         self.shapes = [o.shape for o in graph.outputs]
@@ -114,7 +130,10 @@ class Case:
 
     def copies(self, args: Sequence[Any] | None = None) -> list[Any]:
         """Fresh copies with the same strides; of a generator too."""
-        copies = [strides.copy(a) if isinstance(a, Tensor) else a for a in (self.args if args is None else args)]
+        copies = [
+            strides.copy(a) if isinstance(a, Tensor) else a
+            for a in (self.args if args is None else args)
+        ]
         for i in self.generators:
             copies[i] = randomness.copied(copies[i])
         return copies
@@ -130,19 +149,31 @@ class Case:
         """The differentiable outputs as one flat float64 vector."""
         outputs = self.values(args)
         if len(outputs) <= max(self.differentiable, default=-1):
-            raise CrashError("forward", RuntimeError(f"it returned {len(outputs)} tensors where it had returned more"))
+            raise CrashError(
+                "forward",
+                RuntimeError(f"it returned {len(outputs)} tensors where it had returned more"),
+            )
         return flat([_real(outputs[i]) for i in self.differentiable])
 
     def graph(
-        self, args: Sequence[Any] | None = None, needs: Sequence[int] | None = None, first: bool = False
+        self,
+        args: Sequence[Any] | None = None,
+        needs: Sequence[int] | None = None,
+        first: bool = False,
     ) -> Graph:
-        """Run with autograd on. Each leaf is passed as a copy of itself, so that in-place functions may write to it."""
+        """Run with autograd on. Each leaf is passed as a copy of itself, so that in-place functions
+        may write to it.
+        """
         leaves: dict[int, Tensor] = {}
         passed = self.copies(args)
         for i in self.checked if needs is None else needs:
             leaf = _real(passed[i]).detach().requires_grad_()
             leaves[i] = leaf
-            passed[i] = torch.view_as_complex(leaf.clone()) if passed[i].is_complex() else strides.copy(leaf)
+            passed[i] = (
+                torch.view_as_complex(leaf.clone())
+                if passed[i].is_complex()
+                else strides.copy(leaf)
+            )
         before = [a.detach().clone() if isinstance(a, Tensor) else None for a in passed]
         histories = [a.grad_fn if isinstance(a, Tensor) else None for a in passed]
         if self.random:
@@ -156,15 +187,23 @@ class Case:
             if isinstance(a, Tensor)
             and old is not None
             and not same(a.detach(), old)
-            # an in-place operation that autograd recorded, or that mark_dirty declared, gives the tensor a new history
+            # an in-place operation that autograd recorded, or that mark_dirty declared, gives the
+            # tensor a new history
             and (i not in leaves or a.grad_fn is histories[i])
             and not any(o is a for o in returned)
         ]
         if self.random:
-            randomness.reset(self.seed + 1)  # a backward that draws again must not get the forward's numbers
-        outputs = [] if first else [_real(returned[i]) for i in self.differentiable if i < len(returned)]
+            randomness.reset(
+                self.seed + 1
+            )  # a backward that draws again must not get the forward's numbers
+        outputs = (
+            [] if first else [_real(returned[i]) for i in self.differentiable if i < len(returned)]
+        )
         if not first and len(outputs) != len(self.differentiable):
-            raise CrashError("forward", RuntimeError(f"it returned {len(returned)} tensors where it had returned more"))
+            raise CrashError(
+                "forward",
+                RuntimeError(f"it returned {len(returned)} tensors where it had returned more"),
+            )
         return Graph(leaves, passed, returned, outputs, changed)
 
     def split(self, vector: Tensor) -> list[Tensor]:
@@ -193,7 +232,10 @@ def tensors(result: Any) -> list[Tensor]:
 
 def flat(parts: Sequence[Tensor]) -> Tensor:
     """Tensors as one flat float64 vector on the CPU."""
-    return torch.cat([p.detach().reshape(-1).to("cpu", torch.float64) for p in parts] or [torch.zeros(0).double()])
+    return torch.cat(
+        [p.detach().reshape(-1).to("cpu", torch.float64) for p in parts]
+        or [torch.zeros(0).double()]
+    )
 
 
 def _real(tensor: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""`check`: run the probes in the order in which faults explain one another, and stop where the rest would follow."""
+"""`check`: run the probes in the order in which faults explain one another, and stop where the rest
+would follow.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,16 @@ from manual_bp.verify import randomness
 from manual_bp.verify.case import Case, CrashError, Graph
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.gradient import first_order, has_graph
-from manual_bp.verify.probes import batch, layout, needs, partial, precision, repeat, second_order, transforms
+from manual_bp.verify.probes import (
+    batch,
+    layout,
+    needs,
+    partial,
+    precision,
+    repeat,
+    second_order,
+    transforms,
+)
 from manual_bp.verify.record import Record
 from manual_bp.verify.reference import Reference
 from manual_bp.verify.report import Finding, Report
@@ -31,24 +42,28 @@ def check(
     compile: bool | str = False,
     seed: int = 0,
 ) -> Report:
-    """Compare a function's gradients, ∂⟨g, f(x)⟩/∂x for random g, with differences of its values; say what is wrong.
+    """Compare a function's gradients, ∂⟨g, f(x)⟩/∂x for random g, with differences of its values;
+    say what is wrong.
 
-    Works in float64 on copies of the inputs where the function takes float64, and looks at rounding in the inputs' own
-    dtype. Nothing of the caller's is changed: not the tensors, not their `.grad`, not the random generators.
+    Works in float64 on copies of the inputs where the function takes float64, and looks at rounding
+    in the inputs' own dtype. Nothing of the caller's is changed: not the tensors, not their
+    `.grad`, not the random generators.
 
     Args:
-        function: a `torch.autograd.Function` class or its `apply`, an `nn.Module` (its parameters are checked too), or
-            any callable.
-        inputs: the positional arguments of one call: tensors, integers, None, strings. Checked are the tensors that
-            require a gradient; where none does, every floating or complex tensor.
-        reference: a callable that computes the same; its values and its gradients by autograd are compared as well. A
-            gradient that equals the reference's is accepted even where it is not the derivative (straight-through).
+        function: a `torch.autograd.Function` class or its `apply`, an `nn.Module` (its parameters
+            are checked too), or any callable.
+        inputs: the positional arguments of one call: tensors, integers, None, strings. Checked are
+            the tensors that require a gradient; where none does, every floating or complex tensor.
+        reference: a callable that computes the same; its values and its gradients by autograd are
+            compared as well. A gradient that equals the reference's is accepted even where it is
+            not the derivative (straight-through).
         names: what to call the inputs; by default the parameter names of `forward`.
         compile: also run under `torch.compile(fullgraph=True)`; a string names the backend.
         seed: of the random cotangents and directions.
 
     Returns:
-        A `Report`; `report.ok`, `report.findings` (`kind` is a key of `KINDS`), `report.raise_if_failed()`.
+        A `Report`; `report.ok`, `report.findings` (`kind` is a key of `KINDS`),
+        `report.raise_if_failed()`.
 
     Raises:
         TypeError: `function` is not callable.
@@ -65,7 +80,9 @@ def check(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Thousands of calls on small tensors: a second thread only waits, and makes sums differ in their last bits."""
+    """Thousands of calls on small tensors: a second thread only waits, and makes sums differ in
+    their last bits.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -93,19 +110,27 @@ class _Check:
         if not self._forward(case, graph):
             return
         if not self.checked:
-            self.record.incomplete.append("nothing was checked: no argument is a floating tensor to differentiate by")
+            self.record.incomplete.append(
+                "nothing was checked: no argument is a floating tensor to differentiate by"
+            )
             return
         if not case.differentiable or not any(s.numel() for s in case.shapes):
-            self.record.incomplete.append("nothing was checked: no output is a floating tensor with elements")
+            self.record.incomplete.append(
+                "nothing was checked: no output is a floating tensor with elements"
+            )
             return
         if any(case.args[i].is_complex() for i in self.checked):
-            self.record.notes.append("complex inputs are checked as pairs of real numbers: ∂/∂Re and ∂/∂Im")
+            self.record.notes.append(
+                "complex inputs are checked as pairs of real numbers: ∂/∂Re and ∂/∂Im"
+            )
         experiment = Experiment(case, self.seed)
         if case is not given and experiment.lower is not None:
-            # float32 inside: on float64 copies its own casts would be judged, which the caller never meets
+            # float32 inside: on float64 copies its own casts would be judged, which the caller
+            # never meets
             self.record.notes = [n for n in self.record.notes if "float64 copies" not in n]
             self.record.notes.append(
-                "the function computes in a lower precision than float64: measured in the inputs' own dtype"
+                "the function computes in a lower precision than float64: measured in the inputs' "
+                "own dtype"
             )
             case, graph = given, given.graph()
             experiment = Experiment(case, self.seed)
@@ -114,7 +139,9 @@ class _Check:
         compared = None if twin is None else twin.compare_forward()
         same_values = compared is not None and not compared.findings
         half = experiment.lower is not None and torch.finfo(experiment.lower).bits <= 16
-        if half and torch.finfo(given.dtype).bits > 16 and not same_values:  # float32 inside is often meant
+        if (
+            half and torch.finfo(given.dtype).bits > 16 and not same_values
+        ):  # float32 inside is often meant
             self.record.findings.append(self._lower(experiment))
         if compared is not None:
             self.record.take("reference", compared)
@@ -124,7 +151,10 @@ class _Check:
         if not has_graph(self.record, experiment, graph):
             return
         if not first_order(self.record, experiment, given):
-            skipped = "needs_input_grad, layouts, batch sizes, second backward, double backward, jvp, vmap, precision"
+            skipped = (
+                "needs_input_grad, layouts, batch sizes, second backward, "
+                "double backward, jvp, vmap, precision"
+            )
             self.record.notes.append(f"not looked at, because of the findings above: {skipped}")
             return
         self._behaviour(experiment, given, backend)
@@ -133,12 +163,20 @@ class _Check:
         """The same case in float64, if the function takes it."""
         wide = {torch.complex64: torch.complex128, torch.complex32: torch.complex128}
         args = [
-            a.to(wide.get(a.dtype, torch.float64) if a.is_complex() or a.is_floating_point() else a.dtype)
+            a.to(
+                wide.get(a.dtype, torch.float64)
+                if a.is_complex() or a.is_floating_point()
+                else a.dtype
+            )
             if isinstance(a, Tensor)
             else a
             for a in given.args
         ]
-        if all(a.dtype == b.dtype for a, b in zip(args, given.args, strict=True) if isinstance(a, Tensor)):
+        if all(
+            a.dtype == b.dtype
+            for a, b in zip(args, given.args, strict=True)
+            if isinstance(a, Tensor)
+        ):
             return given, graph
         case = Case(self.subject, args, self.checked, self.seed)
         name = str(given.dtype).removeprefix("torch.") if self.checked else "its own dtype"
@@ -148,7 +186,8 @@ class _Check:
                 raise CrashError("forward", ValueError("it returns something else"))
         except CrashError as crash:
             self.record.notes.append(
-                f"measured in {name}, with wider tolerances: the function takes no float64 ({crash.line})"
+                f"measured in {name}, with wider tolerances: the function takes no float64 "
+                f"({crash.line})"
             )
             return given, graph
         self.record.notes.append(f"measured on float64 copies of the {name} inputs")
@@ -162,7 +201,8 @@ class _Check:
                 self.record.notes.append(f"the forward writes into {name}, which needs no gradient")
                 continue
             text = (
-                f"the forward changes the values of {name} without declaring it: work on a copy, or call "
+                f"the forward changes the values of {name} without declaring it: work on a copy, "
+                f"or call "
                 "ctx.mark_dirty and return the tensor itself"
             )
             self.record.findings.append(Finding("mutates-input", name, text))
@@ -172,7 +212,8 @@ class _Check:
         lower = str(experiment.lower).removeprefix("torch.")
         noise = experiment.differences.relative_noise
         text = (
-            f"the forward computes in {lower}, a lower precision than its input has: its values jump by {noise:.0e} of "
+            f"the forward computes in {lower}, a lower precision than its input has: its values "
+            f"jump by {noise:.0e} of "
             "their size over small steps of the input"
         )
         return Finding("precision", "output", text)
@@ -185,21 +226,28 @@ class _Check:
             notes.append(f"{missing} output elements are NaN or infinite; they are left out")
         if experiment.sampled:
             sampled = [(i, c) for i, c in experiment.columns.items() if c is not None]
-            share = ", ".join(f"{names[i]} {len(c)} of {experiment.case.args[i].numel()}" for i, c in sampled)
+            share = ", ".join(
+                f"{names[i]} {len(c)} of {experiment.case.args[i].numel()}" for i, c in sampled
+            )
             notes.append(
-                f"too large for a full Jacobian: measured on a random sample of elements ({share}) and along random "
+                f"too large for a full Jacobian: measured on a random sample of elements ({share}) "
+                f"and along random "
                 "directions"
             )
         for i, truth in experiment.truths.items():
             count = int(truth.rough.sum())
             if count:
                 notes.append(
-                    f"{names[i]}: the function is not differentiable (a kink, a tie, a jump) at {count} of "
+                    f"{names[i]}: the function is not differentiable (a kink, a tie, a jump) at "
+                    f"{count} of "
                     f"{truth.rough.numel()} elements; any gradient but NaN is accepted there"
                 )
         noise = experiment.differences.relative_noise
         if noise > 1e-11:
-            notes.append(f"the function's values carry a rounding of {noise:.0e}: tolerances are wider accordingly")
+            notes.append(
+                f"the function's values carry a rounding of {noise:.0e}: tolerances are wider "
+                f"accordingly"
+            )
 
     def _behaviour(self, experiment: Experiment, given: Case, backend: str | None) -> None:
         case, probe = experiment.case, self.record.probe
@@ -207,7 +255,9 @@ class _Check:
         probe("requires_grad subsets", lambda: needs.needs(experiment))
         probe("second backward", lambda: repeat.second_backward(experiment))
         if not probe("interleaved calls", lambda: repeat.interleaved(experiment)):
-            self.record.notes.append("not looked at, because state is kept outside ctx: what follows from it")
+            self.record.notes.append(
+                "not looked at, because state is kept outside ctx: what follows from it"
+            )
             return
         probe("layouts", lambda: layout.layout(experiment))
         positions = batch.batched(case)
@@ -223,7 +273,9 @@ class _Check:
             name = str(low.dtype).removeprefix("torch.")
             probe(name, lambda: precision.against_double(low, case, experiment))
         probe("double backward", lambda: second_order.second_order(experiment))
-        if experiment.by_reference:  # the reference's gradient is not that of the values, which a jvp is measured by
+        if (
+            experiment.by_reference
+        ):  # the reference's gradient is not that of the values, which a jvp is measured by
             self.record.checks["jvp"] = "not looked at (the gradient is the reference's)"
         else:
             probe("jvp", lambda: transforms.forward_mode(experiment))

@@ -1,8 +1,9 @@
-"""What one call costs, counted in operations and not on the clock, so that the same seed looks at the same elements.
+"""What one call costs, counted in operations and not on the clock, so that the same seed looks at
+the same elements.
 
-Every tensor operation that runs is counted with the elements it makes and, for products, its multiplications; a second
-is what today's single core does. Only where most of the work is not torch's own (NumPy, a loop in Python) is a call
-timed, and then roughly: to a power of 4.
+Every tensor operation that runs is counted with the elements it makes and, for products, its
+multiplications; a second is what today's single core does. Only where most of the work is not
+torch's own (NumPy, a loop in Python) is a call timed, and then roughly: to a power of 4.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        made = [t for t in (result if isinstance(result, tuple | list) else (result,)) if isinstance(t, Tensor)]
+        made = [
+            t
+            for t in (result if isinstance(result, tuple | list) else (result,))
+            if isinstance(t, Tensor)
+        ]
         elements = sum(t.numel() for t in made)
         self.seconds += OPERATION + ELEMENT * elements
         given = [a for a in args if isinstance(a, Tensor) and a.dim() >= 2]

@@ -1,6 +1,7 @@
 """Hypotheses about one tensor's gradient, each tested on the evidence, the more specific first.
 
-Every hypothesis is checked with two random cotangents; one that explains the numbers for both is what the report says.
+Every hypothesis is checked with two random cotangents; one that explains the numbers for both is
+what the report says.
 """
 
 from __future__ import annotations
@@ -49,11 +50,22 @@ class Diagnosis:
         known = ~torch.isnan(self.expected[0][0])
         if any(not bool(torch.isfinite(g[known]).all()) for g in self.gradient):
             return "wrong-values", describe(self.experiment, self.position)
-        tests = [self._missing, self._ignores, self._precision, self._nonlinear, self._one_output, self._factor]
+        tests = [
+            self._missing,
+            self._ignores,
+            self._precision,
+            self._nonlinear,
+            self._one_output,
+            self._factor,
+        ]
         tests += [self._transposed, self._another]
         # what follows looks at differences of the values, which a reference's gradient need not be
         by_values = self.position not in self.experiment.by_reference
-        tests += [self._point, self._unstable_factor, self._slope] if by_values else [self._unstable_factor]
+        tests += (
+            [self._point, self._unstable_factor, self._slope]
+            if by_values
+            else [self._unstable_factor]
+        )
         for test in tests:
             found = test()
             if found is not None:
@@ -84,32 +96,55 @@ class Diagnosis:
         third = self._own(2 * self.experiment.cotangents[0])
         if equal(g1, g2) and equal(g1, third):
             value, error = self.experiment.expected(self.position, 2)
-            ones = " It is the derivative for a gradient of ones." if close(g1, value, error, self.rtol) else ""
-            return "ignores-grad-output", f"the same gradient for every grad_output: it is not multiplied by it.{ones}"
+            ones = (
+                " It is the derivative for a gradient of ones."
+                if close(g1, value, error, self.rtol)
+                else ""
+            )
+            return (
+                "ignores-grad-output",
+                f"the same gradient for every grad_output: it is not multiplied by it.{ones}",
+            )
         return None
 
     def _nonlinear(self) -> tuple[str, str] | None:
         first, second = self.experiment.cotangents[:2]
         g1, g2 = self.gradient
         total = self._own(first + second)
-        tolerance = max(1e-3, self.rtol)  # rounding in low precision is not linear either; that is `precision`
+        tolerance = max(
+            1e-3, self.rtol
+        )  # rounding in low precision is not linear either; that is `precision`
         zero = self._own(0 * first)
-        if not near(total, g1 + g2, tolerance) or float(zero.abs().max()) > 1e-9 * float(g1.abs().max()):
+        if not near(total, g1 + g2, tolerance) or float(zero.abs().max()) > 1e-9 * float(
+            g1.abs().max()
+        ):
             doubled = self._own(2 * first)
-            shift = "; for a grad_output of 0 it is not 0: something is added" if bool((zero != 0).any()) else ""
-            square = "; twice the grad_output gives four times the gradient" if near(doubled, 4 * g1, 1e-6) else ""
-            even = "; twice the grad_output gives the same gradient" if near(doubled, g1, 1e-6) else ""
+            shift = (
+                "; for a grad_output of 0 it is not 0: something is added"
+                if bool((zero != 0).any())
+                else ""
+            )
+            square = (
+                "; twice the grad_output gives four times the gradient"
+                if near(doubled, 4 * g1, 1e-6)
+                else ""
+            )
+            even = (
+                "; twice the grad_output gives the same gradient" if near(doubled, g1, 1e-6) else ""
+            )
             text = "the gradient for g₁ + g₂ is not the sum of those for g₁ and g₂"
             return "not-linear-in-grad-output", f"{text}{shift}{square}{even}"
         return self.scaled()
 
     def scaled(self) -> tuple[str, str] | None:
-        """A gradient that is right for grad_outputs of size 1 and is clipped or cut off for others."""
+        """A gradient that is right for grad_outputs of size 1 and clipped or cut off for others."""
         first, g1 = self.experiment.cotangents[0], self.gradient[0]
         for scale in (1000.0, -1.0, 1e-3):
             known = ~torch.isnan(self.expected[0][0])
             floor = abs(scale) * self.experiment.floor(self.position)
-            if not near(self._own(scale * first)[known], scale * g1[known], max(1e-3, self.rtol), floor):
+            if not near(
+                self._own(scale * first)[known], scale * g1[known], max(1e-3, self.rtol), floor
+            ):
                 text = f"the gradient for {scale:g}·g is not {scale:g} times that for g"
                 return "not-linear-in-grad-output", f"{text}: clipped, rectified or cut off"
         return None
@@ -129,7 +164,8 @@ class Diagnosis:
                     which = " and ".join(str(o) for o in lost)
                     return (
                         "ignores-grad-output",
-                        f"the gradient that comes from output {which} is left out; that of the rest is right",
+                        f"the gradient that comes from output {which} is left out; that of the "
+                        f"rest is right",
                     )
         return None
 
@@ -145,14 +181,21 @@ class Diagnosis:
             return None
         # a factor near 1 is one only if the numbers agree much better with it than with 1
         near = 0.02 * abs(factor - 1)
-        agree = (close(g, factor * e, s, near) for g, (e, s) in zip(self.gradient, self.expected, strict=True))
+        agree = (
+            close(g, factor * e, s, near)
+            for g, (e, s) in zip(self.gradient, self.expected, strict=True)
+        )
         if near < 1e-5 * abs(factor) and not all(agree):
             return None
         text, plain = explain(factor, self.case)
         known = int((~torch.isnan(self.expected[0][0])).sum())
-        if known < 4 or not plain:  # few numbers have a common factor by chance: look at a second point
+        if (
+            known < 4 or not plain
+        ):  # few numbers have a common factor by chance: look at a second point
             elsewhere = self._ratio_elsewhere()
-            if elsewhere is None or abs(elsewhere - factor) > max(1e-6, min(1e-3 * abs(factor), near)):
+            if elsewhere is None or abs(elsewhere - factor) > max(
+                1e-6, min(1e-3 * abs(factor), near)
+            ):
                 return None
         if math.isclose(factor, -1, rel_tol=1e-4):
             return "sign-flip", "the gradient is −1 times the derivative: minimising with it climbs"
@@ -161,7 +204,14 @@ class Diagnosis:
     def _ratio_elsewhere(self) -> float | None:
         generator = torch.Generator().manual_seed(7)
         args = [
-            a * (1 + 0.05 * torch.rand(a.shape, generator=generator, dtype=torch.float64).to(a.real.dtype).to(a.device))
+            a
+            * (
+                1
+                + 0.05
+                * torch.rand(a.shape, generator=generator, dtype=torch.float64)
+                .to(a.real.dtype)
+                .to(a.device)
+            )
             if isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex())
             else a
             for a in self.case.args
@@ -174,14 +224,24 @@ class Diagnosis:
         return ratio if math.isfinite(ratio) else None
 
     def _unstable_factor(self) -> tuple[str, str] | None:
-        """One factor for all of at least four numbers and both cotangents, though it depends on the data."""
+        """One factor for all of at least four numbers and both cotangents, though it depends on the
+        data.
+        """
         factor = self._ratio(self.gradient[0], self.expected[0][0])
         value, error = self.expected[0]
         big = int((value.abs() > 100 * error).sum())
-        if big < 4 or not math.isfinite(factor) or abs(factor) < 1e-12 or not self.is_(self.gradient, factor):
+        if (
+            big < 4
+            or not math.isfinite(factor)
+            or abs(factor) < 1e-12
+            or not self.is_(self.gradient, factor)
+        ):
             return None
         text, _ = explain(factor, self.case)
-        return "constant-factor", f"the gradient is {factor:.6g} times the derivative at this point: {text}"
+        return (
+            "constant-factor",
+            f"the gradient is {factor:.6g} times the derivative at this point: {text}",
+        )
 
     def _transposed(self) -> tuple[str, str] | None:
         shape = self.experiment.shape(self.position)
@@ -197,29 +257,43 @@ class Diagnosis:
             factor = self._ratio(candidates[0], self.expected[0][0])
             if math.isfinite(factor) and abs(factor) > 1e-9 and self.is_(candidates, factor):
                 times = "" if math.isclose(factor, 1, rel_tol=1e-4) else f", times {factor:.4g}"
-                what = "its transpose" if len(shape) == 2 else f"it with dimensions exchanged, as {order}"
+                what = (
+                    "its transpose"
+                    if len(shape) == 2
+                    else f"it with dimensions exchanged, as {order}"
+                )
                 return "transposed", f"the gradient is not the derivative but {what}{times}"
         return None
 
     def _another(self) -> tuple[str, str] | None:
         for other in self.case.checked:
-            if other == self.position or self.experiment.shape(other) != self.experiment.shape(self.position):
+            if other == self.position or self.experiment.shape(other) != self.experiment.shape(
+                self.position
+            ):
                 continue
             theirs = [self.experiment.expected(other, row) for row in (0, 1)]
             if not telling(*theirs[0]):
                 continue
             for sign in (1.0, -1.0):
                 if (
-                    all(close(g, sign * e, s, self.rtol) for g, (e, s) in zip(self.gradient, theirs, strict=True))
+                    all(
+                        close(g, sign * e, s, self.rtol)
+                        for g, (e, s) in zip(self.gradient, theirs, strict=True)
+                    )
                     and self.experiment.truths[other].known.any()
                 ):
                     minus = "minus " if sign < 0 else ""
                     name = self.case.subject.names[other]
-                    return "gradient-of-another-input", f"the gradient is {minus}the derivative by {name}"
+                    return (
+                        "gradient-of-another-input",
+                        f"the gradient is {minus}the derivative by {name}",
+                    )
         return None
 
     def _precision(self) -> tuple[str, str] | None:
-        """A small error that comes from rounding: the gradient is rough over steps over which it should be smooth."""
+        """A small error that comes from rounding: the gradient is rough over steps over which it
+        should be smooth.
+        """
         value, _ = self.expected[0]
         known = ~torch.isnan(value)
         off, size = (self.gradient[0] - value)[known].abs(), value[known].abs()
@@ -231,7 +305,8 @@ class Diagnosis:
         relative, jumps = float(off.max() / size.max()), rough / float(size.max())
         return (
             "precision",
-            f"the gradient is off by {relative:.1e} of its size and jumps by {jumps:.1e} over small steps: "
+            f"the gradient is off by {relative:.1e} of its size and jumps by {jumps:.1e} over "
+            f"small steps: "
             "it is computed in a lower precision than its input has",
         )
 
@@ -248,20 +323,38 @@ def diagnose(experiment: Experiment, position: int) -> tuple[Finding | None, Row
     if bool(undefined.any()):
         return _not_a_number(name, undefined), replace(row, verdict="wrong-values")
     if experiment.right(position):
-        fault = experiment.directional_fault(position) if experiment.columns[position] is not None else None
-        wrong = ("wrong-values", fault) if fault is not None else Diagnosis(experiment, position).scaled()
-        return (None, row) if wrong is None else (Finding(wrong[0], name, wrong[1]), replace(row, verdict=wrong[0]))
+        fault = (
+            experiment.directional_fault(position)
+            if experiment.columns[position] is not None
+            else None
+        )
+        wrong = (
+            ("wrong-values", fault)
+            if fault is not None
+            else Diagnosis(experiment, position).scaled()
+        )
+        return (
+            (None, row)
+            if wrong is None
+            else (Finding(wrong[0], name, wrong[1]), replace(row, verdict=wrong[0]))
+        )
     kind, text = Diagnosis(experiment, position).explain()
     worst = locate(experiment, position)
-    return Finding(kind, name, f"{text.rstrip('.')}.\n{worst[0]}", *worst[1:]), replace(row, verdict=kind)
+    return Finding(kind, name, f"{text.rstrip('.')}.\n{worst[0]}", *worst[1:]), replace(
+        row, verdict=kind
+    )
 
 
-def locate(experiment: Experiment, position: int) -> tuple[str, tuple[int, ...], float, float, float]:
+def locate(
+    experiment: Experiment, position: int
+) -> tuple[str, tuple[int, ...], float, float, float]:
     """The worst element in words, its index, analytic, numeric, ratio."""
     g = experiment.gradient(position, 0)
     value, error = experiment.expected(position, 0)
     row = 0
-    if close(g, value, error, experiment.rtol):  # right for the first cotangent: show one for which it is not
+    if close(
+        g, value, error, experiment.rtol
+    ):  # right for the first cotangent: show one for which it is not
         for row in range(1, len(experiment.cotangents)):
             g = experiment.gradient(position, row)
             value, error = experiment.expected(position, row)
@@ -269,7 +362,11 @@ def locate(experiment: Experiment, position: int) -> tuple[str, tuple[int, ...],
                 break
     off = torch.where(torch.isnan(value), -1.0, (g - value).abs().nan_to_num(math.inf))
     flat_index = int(off.reshape(-1).argmax())
-    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat_index), g.shape)) if g.dim() else ()
+    index = (
+        tuple(int(i) for i in torch.unravel_index(torch.tensor(flat_index), g.shape))
+        if g.dim()
+        else ()
+    )
     analytic, numeric = float(g[index]), float(value[index])
     ratio = analytic / numeric if numeric else math.nan
     name = experiment.case.subject.names[position]
@@ -284,9 +381,17 @@ def _row(experiment: Experiment, position: int) -> Row:
     for k in range(len(experiment.cotangents) if bool(known.any()) else 0):
         value, error = experiment.expected(position, k)
         inside = ~torch.isnan(value)
-        worst = max(worst, float((experiment.gradient(position, k) - value)[inside].abs().nan_to_num(math.inf).max()))
+        worst = max(
+            worst,
+            float(
+                (experiment.gradient(position, k) - value)[inside].abs().nan_to_num(math.inf).max()
+            ),
+        )
         scale = max(scale, float(value[inside].abs().max()), float(error[inside].max()))
-    name, shape = experiment.case.subject.names[position], tuple(experiment.case.args[position].shape)
+    name, shape = (
+        experiment.case.subject.names[position],
+        tuple(experiment.case.args[position].shape),
+    )
     if not bool(known.any()):
         empty = not known.numel()
         return Row(name, shape, math.nan, math.nan, "empty" if empty else "not differentiable")
@@ -297,8 +402,10 @@ def _not_a_number(name: str, undefined: Tensor) -> Finding:
     index = tuple(undefined.nonzero()[0].tolist())
     where = f"{name}[{', '.join(map(str, index))}]" if index else name
     text = (
-        f"the gradient is NaN at {int(undefined.sum())} of {undefined.numel()} elements where the function's value is "
-        f"finite, first at {where}: a 0/0, 0·∞ or ∞ − ∞. At a kink any slope between those beside it will do, such as "
+        f"the gradient is NaN at {int(undefined.sum())} of {undefined.numel()} elements where the "
+        f"function's value is "
+        f"finite, first at {where}: a 0/0, 0·∞ or ∞ − ∞. At a kink any slope between those beside "
+        f"it will do, such as "
         "0, but NaN spreads to everything before it"
     )
     return Finding("wrong-values", name, text, index)

@@ -1,7 +1,8 @@
-"""The evidence on one case: for a few cotangents, the derivative by differences and the function's own gradient.
+"""The evidence on one case: for a few cotangents, the derivative by differences and the function's
+own gradient.
 
-Rows of `cotangents` are flat gradients for all differentiable outputs together: two random ones, ones, and where there
-are several outputs the first one restricted to each output.
+Rows of `cotangents` are flat gradients for all differentiable outputs together: two random ones,
+ones, and where there are several outputs the first one restricted to each output.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ class Experiment:
         self.generator = torch.Generator().manual_seed(seed)
         sizes = [s.numel() for s in case.shapes]
         total = sum(sizes)
-        rows = [unit(total, self.generator), unit(total, self.generator), torch.ones(total).double()]
+        rows = [
+            unit(total, self.generator),
+            unit(total, self.generator),
+            torch.ones(total).double(),
+        ]
         if len(sizes) > 1:
             for start, size in zip([sum(sizes[:i]) for i in range(len(sizes))], sizes, strict=True):
                 only = torch.zeros(total).double()
@@ -47,8 +52,12 @@ class Experiment:
         self.cost = estimate(case.vector)  # of a forward
         self.columns = self._plan()
         self.truths: dict[int, Truth] = {}
-        self.gradients: dict[int, Tensor | None] = {}  # (K, n), or None where the function gives none
-        self.by_reference: set[int] = set()  # where a reference's gradient, not the derivative, is what is right
+        self.gradients: dict[
+            int, Tensor | None
+        ] = {}  # (K, n), or None where the function gives none
+        self.by_reference: set[int] = (
+            set()
+        )  # where a reference's gradient, not the derivative, is what is right
 
     @property
     def sampled(self) -> bool:
@@ -65,7 +74,9 @@ class Experiment:
         plan: dict[int, list[int] | None] = {}
         for i, n in lengths.items():
             chosen = torch.randperm(n, generator=torch.Generator().manual_seed(n))[:share].tolist()
-            plan[i] = None if n <= share else sorted({*chosen, *self._mirrored(i, chosen[: share // 2])})
+            plan[i] = (
+                None if n <= share else sorted({*chosen, *self._mirrored(i, chosen[: share // 2])})
+            )
         return plan
 
     def _mirrored(self, position: int, chosen: Sequence[int]) -> list[int]:
@@ -86,7 +97,9 @@ class Experiment:
         """Fill `gradients`, each row from a fresh graph."""
         found = [self.case.gradients(row) for row in self.cotangents]
         for i in self.case.checked:
-            self.gradients[i] = stack([gradients[i] for gradients in found], length(self.case.args[i]))
+            self.gradients[i] = stack(
+                [gradients[i] for gradients in found], length(self.case.args[i])
+            )
 
     def gradient(self, position: int, row: int) -> Tensor:
         """The function's gradient in its argument's shape; None is 0."""
@@ -106,36 +119,55 @@ class Experiment:
         return torch.Size([*tensor.shape, 2]) if tensor.is_complex() else tensor.shape
 
     def floor(self, position: int) -> float:
-        """What is rounding in this argument's gradient: 100 units of ‖g‖ max|y| / |x|, or of the gradient itself."""
+        """What is rounding in this argument's gradient: 100 units of ‖g‖ max|y| / |x|, or of the
+        gradient itself.
+        """
         x = spread(self.case.args[position])
         if not x.numel():
             return 0.0
-        size = torch.where(self.differences.finite, self.differences.start, 0.0).abs().max() / x.median()
+        size = (
+            torch.where(self.differences.finite, self.differences.start, 0.0).abs().max()
+            / x.median()
+        )
         own = self.gradients.get(position)
         largest = 0.0 if own is None else float(own.abs().nan_to_num(0, 0, 0).max())
-        return 100 * self.differences.relative_noise * max(float(size) * float(self.cotangents.abs().max()), largest)
+        return (
+            100
+            * self.differences.relative_noise
+            * max(float(size) * float(self.cotangents.abs().max()), largest)
+        )
 
     def undefined(self, position: int) -> Tensor:
-        """Where the gradient is NaN though input and values are finite: at a kink any slope will do, NaN is none."""
+        """Where the gradient is NaN though input and values are finite: at a kink any slope will
+        do, NaN is none.
+        """
         shape = self.shape(position)
         found = self.gradients[position]
         if found is None or not bool(self.differences.finite.all()):
             return torch.zeros(shape, dtype=torch.bool)
         x = self.case.args[position]
         usable = torch.isfinite((torch.view_as_real(x) if x.is_complex() else x).cpu())
-        return found[:2].isnan().any(0).reshape(shape) & usable  # the other rows hold zeros, and 0 · inf is NaN
+        return (
+            found[:2].isnan().any(0).reshape(shape) & usable
+        )  # the other rows hold zeros, and 0 · inf is NaN
 
     def right(self, position: int) -> bool:
         """Whether the gradient is the derivative, for every cotangent."""
         return all(
-            close(self.gradient(position, row), *self.expected(position, row), self.rtols.get(position, self.rtol))
+            close(
+                self.gradient(position, row),
+                *self.expected(position, row),
+                self.rtols.get(position, self.rtol),
+            )
             for row in range(len(self.cotangents))
         )
 
     def at(self, args: Sequence[Any], position: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Derivative, its error and gradient for one argument at another point, on at most 64 coordinates.
+        """Derivative, its error and gradient for one argument at another point, on at most 64
+        coordinates.
 
-        Each (2, *shape), for the two random cotangents; the derivative is NaN where it is not known.
+        Each (2, *shape), for the two random cotangents; the derivative is NaN where it is not
+        known.
         """
         n = length(self.case.args[position])
         limit = max(4, min(64, int(0.02 / self.cost)))
@@ -151,7 +183,9 @@ class Experiment:
         return value.reshape(shape), truth.error.reshape(shape), gradient.reshape(shape)
 
     def directional_fault(self, position: int) -> str | None:
-        """Compare along random directions through the whole argument: what a sample of coordinates may miss."""
+        """Compare along random directions through the whole argument: what a sample of coordinates
+        may miss.
+        """
         gradients = self.gradients[position]
         if gradients is None:
             gradients = torch.zeros(len(self.cotangents), length(self.case.args[position])).double()
@@ -169,8 +203,17 @@ class Experiment:
                     continue  # a kink on the way
                 own = (gradients * v).sum(1)
                 off = (own - slope).abs()
-                if bool((off > max(1e-5, self.rtols.get(position, self.rtol)) * size + 3 * (error + around)).any()):
-                    return f"along a random direction: analytic {float(own[0]):.6g}, numeric {float(slope[0]):.6g}"
+                if bool(
+                    (
+                        off
+                        > max(1e-5, self.rtols.get(position, self.rtol)) * size
+                        + 3 * (error + around)
+                    ).any()
+                ):
+                    return (
+                        f"along a random direction: analytic {float(own[0]):.6g}, "
+                        f"numeric {float(slope[0]):.6g}"
+                    )
                 break
         return None
 

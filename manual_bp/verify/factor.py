@@ -1,4 +1,6 @@
-"""What a wrong constant factor usually is: a batch size, a number of outputs, ½, a constant that was left out."""
+"""What a wrong constant factor usually is: a batch size, a number of outputs, ½, a constant that
+was left out.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from torch import Tensor
 from manual_bp.verify.case import Case
 
 SIMPLE = {
-    2.0: "the derivative of a square has a factor 2; here it is there once too often, or a ½ of the forward is missing",
+    2.0: "the derivative of a square has a factor 2; here it is there once too often, "
+    "or a ½ of the forward is missing",
     0.5: "the factor 2 of the derivative of a square is missing, or a ½ is applied once too often",
     3.0: "an exponent applied once too often",
     1 / 3: "a factor 3, such as an exponent, is missing",
@@ -19,9 +22,11 @@ SIMPLE = {
 }
 READINGS = {
     "{}": "the forward divides by {0}, as a mean does, and the backward does not",
-    "1/{}": "the backward divides by {0} where the forward does not: a mean where a sum belongs, or twice the division",
+    "1/{}": "the backward divides by {0} where the forward does not: "
+    "a mean where a sum belongs, or twice the division",
     "√{}": "the forward divides by √{0}, and the backward does not",
-    "1/√{}": "the backward divides by √{0} where the forward does not, or the forward multiplies by it",
+    "1/√{}": "the backward divides by √{0} where the forward does not, "
+    "or the forward multiplies by it",
     "2·{}": "a factor 2 too much, and a division by {0} that is missing",
     "2/{}": "a factor 2 too much, and a division by {0} too much",
     "{}/2": "a factor 2 and a division by {0} are missing",
@@ -41,7 +46,9 @@ CONSTANTS = {
 
 
 def explain(factor: float, case: Case) -> tuple[str, bool]:
-    """What the factor most likely means, and whether it is a number that comes from the shapes or is a plain one."""
+    """What the factor most likely means, and whether it is a number that comes from the shapes or
+    is a plain one.
+    """
     size = abs(factor)
     minus = " and the sign is flipped" if factor < 0 else ""
     found = [
@@ -50,7 +57,9 @@ def explain(factor: float, case: Case) -> tuple[str, bool]:
         for form, number in _forms(value).items()
         if form in table and math.isclose(number, size, rel_tol=1e-4)
     ]
-    simple = next((text for value, text in SIMPLE.items() if math.isclose(value, size, rel_tol=1e-4)), None)
+    simple = next(
+        (text for value, text in SIMPLE.items() if math.isclose(value, size, rel_tol=1e-4)), None
+    )
     texts = ([simple] if simple else []) + found
     if math.isclose(factor, -1, rel_tol=1e-4):
         return "the sign is flipped", True
@@ -60,11 +69,22 @@ def explain(factor: float, case: Case) -> tuple[str, bool]:
 
 
 def _forms(value: float) -> dict[str, float]:
-    forms = {"{}": value, "{}²": value**2, "2·{}": 2 * value, "{}/2": value / 2, "1−{}": abs(1 - value)}
+    forms = {
+        "{}": value,
+        "{}²": value**2,
+        "2·{}": 2 * value,
+        "{}/2": value / 2,
+        "1−{}": abs(1 - value),
+    }
     if value > 0:
         forms |= {"√{}": math.sqrt(value), "1/√{}": 1 / math.sqrt(value)}
     if value:
-        forms |= {"1/{}": 1 / value, "1/{}²": value**-2, "2/{}": 2 / value, "1/(2·{})": 1 / (2 * value)}
+        forms |= {
+            "1/{}": 1 / value,
+            "1/{}²": value**-2,
+            "2/{}": 2 / value,
+            "1/(2·{})": 1 / (2 * value),
+        }
     if value != 1:
         forms |= {"1/(1−{})": abs(1 / (1 - value)), "{}/(1−{})": abs(value / (1 - value))}
     return forms
@@ -74,7 +94,9 @@ Quantity = tuple[str, str, float, dict[str, str]]
 
 
 def _quantities(case: Case) -> Iterator[Quantity]:
-    """Sizes and constants of the case, each value once: a symbol, what it is, its value, how to read it."""
+    """Sizes and constants of the case, each value once: a symbol, what it is, its value, how to
+    read it.
+    """
     seen: set[float] = set()
 
     def once(symbol: str, meaning: str, value: float, table: dict[str, str]) -> Iterator[Quantity]:
@@ -91,10 +113,17 @@ def _quantities(case: Case) -> Iterator[Quantity]:
             yield from once(name, f"{name} is {float(a):g}", float(a), CONSTANTS)
     if arrays and arrays[0][1].dim():
         name, size = arrays[0][0], arrays[0][1].shape[0]
-        yield from once("m", f"m = {size} is the first dimension of {name}, usually the batch", size, READINGS)
+        yield from once(
+            "m", f"m = {size} is the first dimension of {name}, usually the batch", size, READINGS
+        )
     for shape in case.shapes[:1]:
         if len(shape):
-            yield from once("n_out", f"n_out = {shape[-1]} is the last dimension of the output", shape[-1], READINGS)
+            yield from once(
+                "n_out",
+                f"n_out = {shape[-1]} is the last dimension of the output",
+                shape[-1],
+                READINGS,
+            )
     for name, a in arrays:
         for d, size in enumerate(a.shape):
             yield from once(str(size), f"{size} is dimension {d} of {name}", size, READINGS)
@@ -102,6 +131,11 @@ def _quantities(case: Case) -> Iterator[Quantity]:
         yield from once(str(count), f"{count} is the number of elements of {name}", count, READINGS)
         if a.dim() > 2:
             pixels = math.prod(a.shape[2:])
-            yield from once(str(pixels), f"{pixels} is the product of {name}'s dimensions from 2 on", pixels, READINGS)
+            yield from once(
+                str(pixels),
+                f"{pixels} is the product of {name}'s dimensions from 2 on",
+                pixels,
+                READINGS,
+            )
             rows = math.prod(a.shape[:-1])
             yield from once(str(rows), f"{rows} is the number of rows of {name}", rows, READINGS)

@@ -1,4 +1,6 @@
-"""The first order: what one backward writes and returns, and whether the numbers are the derivative."""
+"""The first order: what one backward writes and returns, and whether the numbers are the
+derivative.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from manual_bp.verify.report import Finding
 
 
 def has_graph(record: Record, experiment: Experiment, graph: Graph) -> bool:
-    """Whether any output requires a gradient; a graph that is cut where the derivative is not 0 is a finding."""
+    """Whether any output requires a gradient; a graph that is cut where the derivative is not 0 is
+    a finding.
+    """
     if any(o.requires_grad for o in graph.outputs):
         return True
     subject, checked = experiment.case.subject, experiment.case.checked
@@ -23,11 +27,14 @@ def has_graph(record: Record, experiment: Experiment, graph: Graph) -> bool:
     if subject.function_class is not None:
         record.incomplete.append("nothing was checked: every output is marked non-differentiable")
     elif not lost:
-        record.incomplete.append("nothing was checked: no output requires a gradient, and none depends on the inputs")
+        record.incomplete.append(
+            "nothing was checked: no output requires a gradient, and none depends on the inputs"
+        )
     else:
         for i in lost:
             text = (
-                "no output requires a gradient, but the outputs depend on it: the graph is cut (detach, no_grad, "
+                "no output requires a gradient, but the outputs depend on it: the graph is cut "
+                "(detach, no_grad, "
                 ".data, NumPy)"
             )
             record.findings.append(Finding("missing-gradient", subject.names[i], text))
@@ -58,17 +65,24 @@ def first_order(record: Record, experiment: Experiment, given: Case) -> bool:
         finding, row = diagnose(experiment, i)
         if i in experiment.by_reference:
             name = case.subject.names[i]
-            record.notes.append(f"{name}: compared with the reference's gradient, which is not the derivative")
+            record.notes.append(
+                f"{name}: compared with the reference's gradient, which is not the derivative"
+            )
             row = replace(row, verdict="ok (as the reference)") if finding is None else row
         record.rows.append(replace(row, verdict=shaped[i]) if i in shaped else row)
         if finding is not None:
             found.append(finding)
     # a shape that autograd corrects silently does less harm than a wrong number
-    # and a grad_output of ones, which a gradient that ignores it amounts to, may give another tensor a 0
+    # and a grad_output of ones, which a gradient that ignores it amounts to, may give another
+    # tensor a 0
     ignored = any(f.kind == "ignores-grad-output" for f in found)
     record.findings += sorted(
         [*found, *shapes],
-        key=lambda f: (f.kind == "wrong-values", f in shapes, ignored and f.kind == "missing-gradient"),
+        key=lambda f: (
+            f.kind == "wrong-values",
+            f in shapes,
+            ignored and f.kind == "missing-gradient",
+        ),
     )
     record.findings += cast
     wrong = len(record.findings) > before

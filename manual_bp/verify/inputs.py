@@ -1,10 +1,11 @@
-"""The `--inputs` of the command line: a small language of its own, read without evaluating anything.
+"""The `--inputs` of the command line: a small language of its own, read without evaluating
+anything.
 
-    randn(4,3)  rand(4,3)  ones(5)  zeros(5)  randint(10, 4)  arange(6)      tensors; randint(high, size…)
-    3  -0.5  1e-3  None  True  False  mean  "two words"                      values and strings
+    randn(4,3)  rand(4,3)  ones(5)  zeros(5)  randint(10, 4)  arange(6)    tensors; randint(high, …)
+    3  -0.5  1e-3  None  True  False  mean  "two words"                    values and strings
 
-Commas between them and `torch.` in front of a tensor may be there. `randn`, `rand`, `ones` and `zeros` are floating;
-`randn!(4,3)` requires a gradient, and then only such are checked.
+Commas between them and `torch.` in front of a tensor may be there. `randn`, `rand`, `ones` and
+`zeros` are floating; `randn!(4,3)` requires a gradient, and then only such are checked.
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ def parse_inputs(text: str, dtype: torch.dtype, seed: int) -> tuple[Any, ...]:
     """Read one call's arguments.
 
     Raises:
-        ValueError: something that is not in the language; the message says what was seen and what is allowed.
+        ValueError: something that is not in the language; the message says what was seen and what
+            is allowed.
     """
     generator = torch.Generator().manual_seed(seed)
     found, place = [], 0
     while place < len(text.rstrip()):
         match = ITEM.match(text, place)
         if match is None or match.end() == place:
-            raise ValueError(f"--inputs: cannot read {text[place:].strip()[:30]!r}: expected {_allowed()}")
+            raise ValueError(
+                f"--inputs: cannot read {text[place:].strip()[:30]!r}: expected {_allowed()}"
+            )
         place = match.end()
         found.append(_item(match, dtype, generator))
     return tuple(found)
@@ -55,21 +59,38 @@ def _item(match: re.Match[str], dtype: torch.dtype, generator: torch.Generator) 
     return word
 
 
-def _tensor(name: str, args: str, ask: bool, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+def _tensor(
+    name: str, args: str, ask: bool, dtype: torch.dtype, generator: torch.Generator
+) -> Tensor:
     if name not in MAKERS:
         raise ValueError(f"--inputs: {name}({args}) is not known: expected {_allowed()}")
     try:
         sizes = [int(part) for part in args.split(",") if part.strip()]
     except ValueError:
-        raise ValueError(f"--inputs: {name}({args}): the sizes must be integers, as in {name}(4,3)") from None
+        raise ValueError(
+            f"--inputs: {name}({args}): the sizes must be integers, as in {name}(4,3)"
+        ) from None
     if any(size < 0 for size in sizes):
         raise ValueError(f"--inputs: {name}({args}): the sizes must not be negative")
     if name in ("randint", "arange"):
         if ask:
-            raise ValueError(f"--inputs: {name}!({args}): integers have no gradient, leave out the !")
-        if len(sizes) < 1 or (name == "arange" and len(sizes) != 1) or (name == "randint" and sizes[0] < 1):
-            raise ValueError(f"--inputs: {name}({args}): expected randint(high, size…) with high ≥ 1, or arange(count)")
-        return torch.randint(sizes[0], sizes[1:], generator=generator) if name == "randint" else torch.arange(sizes[0])
+            raise ValueError(
+                f"--inputs: {name}!({args}): integers have no gradient, leave out the !"
+            )
+        if (
+            len(sizes) < 1
+            or (name == "arange" and len(sizes) != 1)
+            or (name == "randint" and sizes[0] < 1)
+        ):
+            raise ValueError(
+                f"--inputs: {name}({args}): expected randint(high, size…) with high ≥ 1, or "
+                f"arange(count)"
+            )
+        return (
+            torch.randint(sizes[0], sizes[1:], generator=generator)
+            if name == "randint"
+            else torch.arange(sizes[0])
+        )
     if name in ("ones", "zeros"):
         tensor = torch.full(sizes, float(name == "ones"), dtype=dtype)
     else:

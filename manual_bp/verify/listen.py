@@ -1,7 +1,8 @@
 """What autograd's engine hides: the values a Function's backward really gets and returns.
 
-The engine sums an oversized gradient, casts one of another dtype, and fills in zeros for None. So the backward of every
-Function in a graph is wrapped for the duration of one call, and what went in and came out is recorded as it was.
+The engine sums an oversized gradient, casts one of another dtype, and fills in zeros for None. So
+the backward of every Function in a graph is wrapped for the duration of one call, and what went in
+and came out is recorded as it was.
 """
 
 from __future__ import annotations
@@ -26,13 +27,19 @@ class Heard:
     cls: type[torch.autograd.Function]
     needs: tuple[bool, ...]
     returned: tuple[Any, ...] | None
-    expected: dict[int, tuple[torch.Size, torch.dtype]] = field(default_factory=dict)  # by the argument's position
+    expected: dict[int, tuple[torch.Size, torch.dtype]] = field(
+        default_factory=dict
+    )  # by the argument's position
     written_gradients: list[int] = field(default_factory=list)
     written_saved: list[str] = field(default_factory=list)
-    attributes: dict[str, Tensor] = field(default_factory=dict)  # kept as ctx.name, past save_for_backward
+    attributes: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # kept as ctx.name, past save_for_backward
 
     def tensor_name(self, subject: Subject, position: int) -> str:
-        """The argument's name in `forward`; with the Function's in front where it is inside something else."""
+        """The argument's name in `forward`; with the Function's in front where it is inside
+        something else.
+        """
         if self.cls is subject.function_class and position < len(subject.names):
             return subject.names[position]
         names = parameter_names(self.cls)
@@ -77,7 +84,9 @@ def _recorder(cls: type[torch.autograd.Function], backward: Any, heard: list[Hea
             ]
             touched = {id(gradients[i]) for i in event.written_gradients}
             event.written_saved = [
-                name for name, t in saved.items() if id(t) not in touched and not same(t.detach(), kept[name])
+                name
+                for name, t in saved.items()
+                if id(t) not in touched and not same(t.detach(), kept[name])
             ]
         event.returned = result if isinstance(result, tuple) else (result,)
         return result
@@ -102,10 +111,16 @@ def written_functions(graph: Graph) -> Iterator[type[torch.autograd.Function]]:
 
 def _saved(ctx: Any) -> dict[str, Tensor]:
     """The tensors a backward can reach: the saved ones, and those stored as attributes of ctx."""
-    found = {name: value for name, value in getattr(ctx, "__dict__", {}).items() if isinstance(value, Tensor)}
+    found = {
+        name: value
+        for name, value in getattr(ctx, "__dict__", {}).items()
+        if isinstance(value, Tensor)
+    }
     try:
         saved = ctx.saved_tensors
-    except RuntimeError:  # written to since it was saved: autograd refuses, and the backward's own access will say so
+    except (
+        RuntimeError
+    ):  # written to since it was saved: autograd refuses, and the backward's own access will say so
         return found
     found.update({f"saved_tensors[{i}]": t for i, t in enumerate(saved) if isinstance(t, Tensor)})
     return found
@@ -123,7 +138,8 @@ def _expected(ctx: Any) -> dict[int, tuple[torch.Size, torch.dtype]]:
         if isinstance(variable, Tensor):
             found[position] = (variable.shape, variable.dtype)
             continue
-        # private, present since torch 2.1; without it the shapes of inner Functions are simply not looked at
+        # private, present since torch 2.1; without it the shapes of inner Functions are simply not
+        # looked at
         metadata = getattr(node, "_input_metadata", None)
         if metadata is not None and number < len(metadata):
             found[position] = (torch.Size(metadata[number].shape), metadata[number].dtype)

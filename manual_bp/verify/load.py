@@ -10,10 +10,12 @@ from typing import Any
 
 
 def load(target: str) -> Any:
-    """Import a module, or run a file, and take a name from it; dots in the name go through classes and modules.
+    """Import a module, or run a file, and take a name from it; dots in the name go through classes
+    and modules.
 
     Raises:
-        ValueError: no such module, file or name, or the module raises while it is imported; the message says which.
+        ValueError: no such module, file or name, or the module raises while it is imported; the
+            message says which.
     """
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name:
@@ -21,8 +23,14 @@ def load(target: str) -> Any:
     found: Any = _module(place)
     for part in name.split("."):
         if not hasattr(found, part):
-            known = [n for n in vars(found) if not n.startswith("_")] if hasattr(found, "__dict__") else []
-            raise ValueError(f"{target!r}: {place} has no {name}; it has {', '.join(known[:12]) or 'nothing'}")
+            known = (
+                [n for n in vars(found) if not n.startswith("_")]
+                if hasattr(found, "__dict__")
+                else []
+            )
+            raise ValueError(
+                f"{target!r}: {place} has no {name}; it has {', '.join(known[:12]) or 'nothing'}"
+            )
         found = getattr(found, part)
     return found
 
@@ -33,9 +41,17 @@ def _meant(place: str) -> str:
         module = _module(place)
     except ValueError:
         return "such as my_ops.py:MyFunction or my.ops:MyFunction"
-    known = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
+    known = [
+        n
+        for n, v in vars(module).items()
+        if callable(v) and getattr(v, "__module__", "") == module.__name__
+    ]
     known = [n for n in known if not n.startswith("_")]
-    return f"add :NAME, one of {', '.join(known[:12])}, as in {place}:{known[0]}" if known else "such as torch:sin"
+    return (
+        f"add :NAME, one of {', '.join(known[:12])}, as in {place}:{known[0]}"
+        if known
+        else "such as torch:sin"
+    )
 
 
 def _module(place: str) -> Any:
@@ -44,12 +60,15 @@ def _module(place: str) -> Any:
         if path.suffix == ".py":
             if not path.is_file():
                 raise ValueError(f"{place}: no such file")
-            name = f"verified_{path.stem}"  # not the stem alone: a file may be called as a module is, random.py
+            # Not the stem alone: a file may be called as a module is, random.py.
+            name = f"verified_{path.stem}"
             spec = importlib.util.spec_from_file_location(name, path)
             if spec is None or spec.loader is None:
                 raise ValueError(f"{place}: not a Python file")
             module = importlib.util.module_from_spec(spec)
-            sys.path.insert(0, str(path.resolve().parent))  # as `python file.py` does, for what it imports itself
+            sys.path.insert(
+                0, str(path.resolve().parent)
+            )  # as `python file.py` does, for what it imports itself
             sys.modules[name] = module
             spec.loader.exec_module(module)
             return module

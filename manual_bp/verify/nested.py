@@ -1,4 +1,6 @@
-"""Tensors inside lists, tuples and dicts, as further arguments of the call: `x[0]`, `options['scale']`."""
+"""Tensors inside lists, tuples and dicts, as further arguments of the call: `x[0]`,
+`options['scale']`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from torch import Tensor
 
 def holds_tensors(value: Any) -> bool:
     """Whether it is a container with a tensor somewhere inside."""
-    return isinstance(value, list | tuple | dict) and any(isinstance(v, Tensor) or holds_tensors(v) for v in _in(value))
+    return isinstance(value, list | tuple | dict) and any(
+        isinstance(v, Tensor) or holds_tensors(v) for v in _in(value)
+    )
 
 
 def unpack(value: Any, name: str) -> Iterator[tuple[str, Any]]:

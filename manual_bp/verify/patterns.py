@@ -1,4 +1,4 @@
-"""What a wrong gradient that fits no kind still shows: where it is wrong, and what was ruled out."""
+"""What a wrong gradient of no known kind still shows: where it is wrong, what was ruled out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from torch import Tensor
 from manual_bp.verify.agreement import close
 from manual_bp.verify.experiment import Experiment
 
-RULED_OUT = "ruled out: a constant factor, a transposition, another input's derivative, another point, a missing sum"
+RULED_OUT = (
+    "ruled out: a constant factor, a transposition, another input's derivative, "
+    "another point, a missing sum"
+)
 
 
 def describe(experiment: Experiment, position: int) -> str:
@@ -22,9 +25,14 @@ def describe(experiment: Experiment, position: int) -> str:
     if any(bool((~torch.isfinite(g[known])).any()) for g in gradients):
         count = int((~torch.isfinite(gradients[0][known])).sum())
         return (
-            f"the gradient is NaN or infinite at {count} of {int(known.sum())} elements where the derivative is finite"
+            f"the gradient is NaN or infinite at {count} of {int(known.sum())} "
+            "elements where the derivative is finite"
         )
-    seen = [text for text in (_where(experiment, position), _shape_of(experiment, position, expected)) if text]
+    seen = [
+        text
+        for text in (_where(experiment, position), _shape_of(experiment, position, expected))
+        if text
+    ]
     return "; ".join([*(seen or ["the gradient is wrong"]), RULED_OUT])
 
 
@@ -54,10 +62,15 @@ def _shape_of(experiment: Experiment, position: int, expected: list[Tensor]) -> 
         if gradients[0].dim() > 1 and all(
             close(f, e, s, 1e-5) for f, e, s in zip(flipped, expected, errors, strict=True)
         ):
-            return f"the numbers are right but in reverse order along the last {count} dimension(s): a flipped kernel"
+            return (
+                f"the numbers are right but in reverse order along the last {count} "
+                "dimension(s): a flipped kernel"
+            )
     ratios = [g / e for g, e in zip(gradients, expected, strict=True)]
     solid = known & (expected[0].abs() > 1e3 * errors[0]) & (expected[1].abs() > 1e3 * errors[1])
-    if int(solid.sum()) > 3 and torch.allclose(ratios[0][solid], ratios[1][solid], rtol=1e-4, atol=1e-7):
+    if int(solid.sum()) > 3 and torch.allclose(
+        ratios[0][solid], ratios[1][solid], rtol=1e-4, atol=1e-7
+    ):
         name = _tensor_with(experiment, ratios[0], solid)
         return "each element is off by a factor of its own, the same for every grad_output" + (
             f": {name}" if name else ": an elementwise factor is missing or wrong"
@@ -78,7 +91,11 @@ def _shape_of(experiment: Experiment, position: int, expected: list[Tensor]) -> 
 def _tensor_with(experiment: Experiment, ratio: Tensor, solid: Tensor) -> str | None:
     """An argument or output that is the ratio or its inverse."""
     case = experiment.case
-    named = [(f"{n}", a) for n, a in zip(case.subject.names, case.args, strict=False) if isinstance(a, Tensor)]
+    named = [
+        (f"{n}", a)
+        for n, a in zip(case.subject.names, case.args, strict=False)
+        if isinstance(a, Tensor)
+    ]
     named += [(f"output {i}", o) for i, o in enumerate(case.values())]
     for name, tensor in named:
         if tensor.is_complex() or not tensor.is_floating_point():
@@ -88,8 +105,8 @@ def _tensor_with(experiment: Experiment, ratio: Tensor, solid: Tensor) -> str | 
         except RuntimeError:
             continue
         for power, text in ((1.0, "multiplied once too often"), (-1.0, "left out")):
-            if torch.allclose(ratio[solid], t[solid] ** power, rtol=1e-4, atol=1e-9) and not math.isclose(
-                float((t[solid] - 1).abs().max()), 0, abs_tol=1e-9
-            ):
+            if torch.allclose(
+                ratio[solid], t[solid] ** power, rtol=1e-4, atol=1e-9
+            ) and not math.isclose(float((t[solid] - 1).abs().max()), 0, abs_tol=1e-9):
                 return f"the factor {name} is {text}"
     return None

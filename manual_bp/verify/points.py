@@ -1,9 +1,10 @@
 """Hypothesis: the gradient is the derivative at another point.
 
-Two slips look alike in the numbers and differ in the code. With y the output, or another tensor of x's shape:
+Two slips look alike in the numbers and differ in the code. With y the output, or another tensor of
+x's shape:
 
-    gradient(x) = f′(y)      the derivative was evaluated at y where x is meant:  σ(a)(1 − σ(a)) with a for z
-    gradient(y) = f′(x)      the formula is one for y and was given x:            z(1 − z) where a(1 − a) is meant
+    gradient(x) = f′(y)      evaluated at y where x is meant:  σ(a)(1 − σ(a)) with a for z
+    gradient(y) = f′(x)      a formula for y, but given x:     z(1 − z) where a(1 − a) is meant
 
 The second needs no formula: run at the point y, the function's own backward gives f′(x).
 """
@@ -30,7 +31,8 @@ def wrong_point(experiment: Experiment, position: int) -> str | None:
     found = _search(experiment, position, list(case.args), expected, error, gradients)
     if found is not None or case.args[position].is_complex():
         return found
-    # The output may lie where the function is not defined, as log x does below 1: then look from somewhere else.
+    # The output may lie where the function is not defined, as log x does below 1: then look from
+    # somewhere else.
     for shift, stretch in ((2.0, 1.0), (-2.0, 1.0), (0.0, 0.3), (0.0, 3.0)):
         args = list(case.args)
         args[position] = args[position] * stretch + shift
@@ -45,29 +47,43 @@ def wrong_point(experiment: Experiment, position: int) -> str | None:
 
 
 def _search(
-    experiment: Experiment, position: int, base: list[Any], expected: Tensor, error: Tensor, gradients: Tensor
+    experiment: Experiment,
+    position: int,
+    base: list[Any],
+    expected: Tensor,
+    error: Tensor,
+    gradients: Tensor,
 ) -> str | None:
     name = experiment.case.subject.names[position]
     scale = expected.abs().nan_to_num().max()
-    wrong = (gradients - expected).abs() > 1e-4 * scale + 3 * error  # False where the derivative is not known
+    wrong = (
+        gradients - expected
+    ).abs() > 1e-4 * scale + 3 * error  # False where the derivative is not known
     for label, args, reversible in _points(experiment, position, base):
         try:
             there, there_error, own = experiment.at(args, position)
         except (CrashError, RuntimeError, ValueError):
             continue
         if _agree(gradients, there, there_error, wrong, experiment.rtol):
-            return f"it is the derivative at another point: evaluated with {label} where {name} itself is meant"
-        # `own` is the gradient there; it was measured everywhere, so the mask is that of the derivative here
+            return (
+                f"it is the derivative at another point: evaluated with {label} where "
+                f"{name} itself is meant"
+            )
+        # `own` is the gradient there; it was measured everywhere, so the mask is that of the
+        # derivative here
         if reversible and _agree(own, expected, error, wrong, experiment.rtol):
             return (
-                f"it is the derivative at another point: the formula is written for {label} and is given {name}; "
+                f"it is the derivative at another point: the formula is written for {label} and is "
+                f"given {name}; "
                 f"evaluated with {label} it is right"
             )
     return None
 
 
 def _agree(value: Tensor, expected: Tensor, error: Tensor, wrong: Tensor, rtol: float) -> bool:
-    """Agreement that means something: also on elements where gradient and derivative differ, two if there are two."""
+    """Agreement that means something: also on elements where gradient and derivative differ, two if
+    there are two.
+    """
     usable = ~torch.isnan(expected) & torch.isfinite(value) & torch.isfinite(error)
     masked = torch.where(usable, expected, torch.nan)
     if not bool(usable.any()) or not telling(masked, error):
@@ -75,11 +91,17 @@ def _agree(value: Tensor, expected: Tensor, error: Tensor, wrong: Tensor, rtol: 
     differing = usable & wrong
     if not bool(differing.any()) or int(differing.sum()) < min(2, int(wrong.sum())):
         return False
-    return all(close(v, e, s, max(rtol, 1e-5)) for v, e, s in zip(value, masked, error, strict=True))
+    return all(
+        close(v, e, s, max(rtol, 1e-5)) for v, e, s in zip(value, masked, error, strict=True)
+    )
 
 
-def _points(experiment: Experiment, position: int, base: list[Any]) -> Iterator[tuple[str, list[Any], bool]]:
-    """Other points to look at: what stands there, the arguments, and whether the second slip is possible."""
+def _points(
+    experiment: Experiment, position: int, base: list[Any]
+) -> Iterator[tuple[str, list[Any], bool]]:
+    """Other points to look at: what stands there, the arguments, and whether the second slip is
+    possible.
+    """
     case = experiment.case
     x = base[position]
     names = case.subject.names

@@ -1,4 +1,6 @@
-"""The random generators a function may draw from: kept for the caller, reset before each call of a random function."""
+"""The random generators a function may draw from: kept for the caller, reset before each call of a
+random function.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def kept() -> Iterator[None]:
 
 def reset(seed: int) -> None:
     """Put every generator at `seed`."""
-    # torch.manual_seed also queues a seed, with a stack trace, for every device that is not in use: 2 ms a call
+    # torch.manual_seed also queues a seed, with a stack trace, for every device that is not in use:
+    # 2 ms a call
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
@@ -52,9 +55,15 @@ def fingerprint() -> tuple[Any, ...]:
 
 
 def is_generator(value: Any) -> bool:
-    """Whether it is a generator of its own, of torch, NumPy or Python, that a function may be handed."""
+    """Whether it is a generator of its own, of torch, NumPy or Python, that a function may be
+    handed.
+    """
     numpy = sys.modules.get("numpy")
-    kinds = (torch.Generator, random.Random, *((numpy.random.Generator, numpy.random.RandomState) if numpy else ()))
+    kinds = (
+        torch.Generator,
+        random.Random,
+        *((numpy.random.Generator, numpy.random.RandomState) if numpy else ()),
+    )
     return isinstance(value, kinds)
 
 

@@ -25,16 +25,22 @@ class Record:
         return any(f.kind == kind for f in self.findings)
 
     def probe(self, name: str, probe: Callable[[], Result]) -> bool:
-        """Run one probe; True when it found nothing. One that trips leaves the report incomplete, and says so."""
+        """Run one probe; True when it found nothing. One that trips leaves the report incomplete,
+        and says so.
+        """
         try:
             result = probe()
         except CrashError as crash:
             result = Result("incomplete")
             self.incomplete.append(f"{name}: not looked at, the {crash.stage} raises {crash.line}")
-        except Exception as error:  # the probe, not the function: it must not take the report with it
+        except (
+            Exception
+        ) as error:  # the probe, not the function: it must not take the report with it
             result = Result("incomplete")
             line = str(error).splitlines()[0] if str(error) else "no message"
-            self.incomplete.append(f"{name}: could not be looked at ({type(error).__name__}: {line})")
+            self.incomplete.append(
+                f"{name}: could not be looked at ({type(error).__name__}: {line})"
+            )
         return self.take(name, result)
 
     def take(self, name: str, result: Result) -> bool:

@@ -29,7 +29,9 @@ class Reference:
         try:
             self.case.prepare()
         except CrashError as crash:
-            raise ValueError(f"check: the reference raises {crash.line}: it must take the same inputs") from crash
+            raise ValueError(
+                f"check: the reference raises {crash.line}: it must take the same inputs"
+            ) from crash
         self.case.random = self.case.random or case.random
 
     def compare_forward(self) -> Result:
@@ -37,7 +39,11 @@ class Reference:
         result = Result()
         own, theirs = self.experiment.case.values(), self.case.values()
         if len(own) != len(theirs):
-            result.add("forward-wrong", "output", f"it returns {len(own)} tensors, the reference {len(theirs)}")
+            result.add(
+                "forward-wrong",
+                "output",
+                f"it returns {len(own)} tensors, the reference {len(theirs)}",
+            )
             return result
         rtol = max(1e-7, 1e3 * self.experiment.differences.relative_noise)
         for number, (a, b) in enumerate(zip(own, theirs, strict=True)):
@@ -47,7 +53,10 @@ class Reference:
                 result.add("forward-wrong", name, text)
                 continue
             if a.is_complex() or b.is_complex():
-                a, b = torch.view_as_real(a.to(torch.complex128)), torch.view_as_real(b.to(torch.complex128))
+                a, b = (
+                    torch.view_as_real(a.to(torch.complex128)),
+                    torch.view_as_real(b.to(torch.complex128)),
+                )
             x, y = flat([a]), flat([b])
             known = torch.isfinite(y)
             odd = known != torch.isfinite(x)
@@ -72,8 +81,9 @@ class Reference:
     def adopt(self) -> None:
         """Make the reference's gradient what the function's own is compared with.
 
-        Where it is the derivative, as far as that was measured, it is the sharper number, and it fills in what was not
-        measured; kinks stay open. Where it is not (straight-through), it is what is asked for, at every element.
+        Where it is the derivative, as far as that was measured, it is the sharper number, and it
+        fills in what was not measured; kinks stay open. Where it is not (straight-through), it is
+        what is asked for, at every element.
         """
         try:
             self._measure()
@@ -81,12 +91,19 @@ class Reference:
             return
         for i in self.case.checked:
             truth = self.experiment.truths[i]
-            theirs = stack([g.get(i) for g in self.gradients], truth.value.shape[1]) if self.gradients else None
+            theirs = (
+                stack([g.get(i) for g in self.gradients], truth.value.shape[1])
+                if self.gradients
+                else None
+            )
             if theirs is None:
                 continue
             finite = torch.isfinite(theirs).all(0)
-            # a softmax gives nothing but rounding for a cotangent of ones: the others say what is small
-            error = torch.full_like(theirs, 1e-12 * float(theirs[:, finite].abs().max() if bool(finite.any()) else 0))
+            # a softmax gives nothing but rounding for a cotangent of ones: the others say what is
+            # small
+            error = torch.full_like(
+                theirs, 1e-12 * float(theirs[:, finite].abs().max() if bool(finite.any()) else 0)
+            )
             rtol = max(1e-5, self.experiment.rtol)
             for k in range(len(theirs)):
                 known = torch.where(truth.known & finite, truth.value[k], torch.nan)

@@ -1,4 +1,6 @@
-"""What a check says: findings, one row per tensor, notes; as a terminal table, as JSON, as an exception."""
+"""What a check says: findings, one row per tensor, notes; as a terminal table, as JSON, as an
+exception.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ WIDTH = 110
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault: its `kind` (a key of `KINDS`), the `tensor` it concerns, and a `detail` one can act on.
+    """One fault: its `kind` (a key of `KINDS`), the `tensor` it concerns, and a `detail` one can
+    act on.
 
-    `index`, `analytic`, `numeric` and `ratio` are those of the worst element, where the fault has one.
+    `index`, `analytic`, `numeric` and `ratio` are those of the worst element, where the fault has
+    one.
     """
 
     kind: str
@@ -35,7 +39,8 @@ class Finding:
 class Row:
     """One tensor's gradient against the derivative.
 
-    `max_abs` is the largest |analytic − numeric|, `max_rel` that divided by the largest |numeric| of the tensor.
+    `max_abs` is the largest |analytic − numeric|, `max_rel` that divided by the largest |numeric|
+    of the tensor.
     """
 
     tensor: str
@@ -51,9 +56,11 @@ class VerificationError(AssertionError):
 
 @dataclass(frozen=True)
 class Report:
-    """The result of `check`: `findings` with the likeliest cause first, and in `incomplete` what it did not come to.
+    """The result of `check`: `findings` with the likeliest cause first, and in `incomplete` what it
+    did not come to.
 
-    `ok` is true when both are empty: a check that looked at nothing, or tripped on the way, is not ok.
+    `ok` is true when both are empty: a check that looked at nothing, or tripped on the way, is not
+    ok.
     """
 
     name: str
@@ -72,14 +79,16 @@ class Report:
         """Do nothing when `ok`.
 
         Raises:
-            VerificationError: there is a finding, or the check is incomplete; an AssertionError, so pytest shows it
-                as a failed assertion.
+            VerificationError: there is a finding, or the check is incomplete; an AssertionError, so
+                pytest shows it as a failed assertion.
         """
         if not self.ok:
             raise VerificationError("\n" + self.render(colour=False))
 
     def to_json(self, indent: int | None = 2) -> str:
-        """The whole report as JSON. A number that JSON cannot hold (NaN, infinity) is written as a string."""
+        """The whole report as JSON. A number that JSON cannot hold (NaN, infinity) is written as a
+        string.
+        """
         content = {"ok": self.ok, **asdict(self)}
         return json.dumps(_plain(content), indent=indent, ensure_ascii=False)
 
@@ -88,7 +97,9 @@ class Report:
 
     def render(self, *, colour: bool) -> str:
         """The report as text: verdict, findings, one row per tensor, the checks made, notes."""
-        red, green, bold, plain = ("\033[31m", "\033[32m", "\033[1m", "\033[0m") if colour else ("", "", "", "")
+        red, green, bold, plain = (
+            ("\033[31m", "\033[32m", "\033[1m", "\033[0m") if colour else ("", "", "", "")
+        )
         count = len(self.findings)
         found = f"{count} finding{'s' if count > 1 else ''}" if count else "incomplete"
         verdict = f"{green}ok{plain}" if self.ok else f"{red}{found}{plain}"
@@ -102,23 +113,34 @@ class Report:
         if self.checks:
             lines.append("")
             for status in dict.fromkeys(self.checks.values()):
-                text = f"{status}: {', '.join(name for name, own in self.checks.items() if own == status)}"
+                text = (
+                    f"{status}: "
+                    f"{', '.join(name for name, own in self.checks.items() if own == status)}"
+                )
                 lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
         for text in self.incomplete:
-            lines += textwrap.wrap(f"incomplete: {text}", WIDTH, initial_indent="  ", subsequent_indent="        ")
+            lines += textwrap.wrap(
+                f"incomplete: {text}", WIDTH, initial_indent="  ", subsequent_indent="        "
+            )
         for note in self.notes:
-            lines += textwrap.wrap(f"note: {note}", WIDTH, initial_indent="  ", subsequent_indent="        ")
+            lines += textwrap.wrap(
+                f"note: {note}", WIDTH, initial_indent="  ", subsequent_indent="        "
+            )
         return "\n".join(lines)
 
     def _table(self, red: str, green: str, plain: str) -> list[str]:
         width = max(len("tensor"), *(len(row.tensor) for row in self.rows))
         shapes = ["×".join(map(str, row.shape)) or "scalar" for row in self.rows]
         wide = max(len("shape"), *map(len, shapes))
-        lines = [f"  {'tensor':<{width}}  {'shape':<{wide}}  {'max abs':>9}  {'max rel':>9}  verdict"]
+        lines = [
+            f"  {'tensor':<{width}}  {'shape':<{wide}}  {'max abs':>9}  {'max rel':>9}  verdict"
+        ]
         for row, shape in zip(self.rows, shapes, strict=True):
             tint = green if row.verdict.startswith("ok") else red
             numbers = f"{_number(row.max_abs):>9}  {_number(row.max_rel):>9}"
-            lines.append(f"  {row.tensor:<{width}}  {shape:<{wide}}  {numbers}  {tint}{row.verdict}{plain}")
+            lines.append(
+                f"  {row.tensor:<{width}}  {shape:<{wide}}  {numbers}  {tint}{row.verdict}{plain}"
+            )
         return lines
 
 

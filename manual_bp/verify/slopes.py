@@ -1,10 +1,12 @@
-"""Hypothesis: the fault is in the slope of a last elementwise step y = f(z), such as a layer's activation.
+"""Hypothesis: the fault is in the slope of a last elementwise step y = f(z), such as a layer's
+activation.
 
 Then every row of the Jacobian is the true one times a factor of its own, the same for all inputs:
 
     gradient for e_o = r_o · derivative for e_o          e_o: 1 at output element o, 0 elsewhere
 
-and r_o says what was done, once f is known. For each common activation z follows from y, and with it the values of
+and r_o says what was done, once f is known. For each common activation z follows from y, and with
+it the values of
 
     f′(y) / f′(z)      the slope was taken at the output                 σ(a)(1 − σ(a))
     f′(f⁻¹(z)) / f′(z) the formula for the output was given z            z(1 − z)
@@ -30,7 +32,11 @@ ACTIVATIONS: dict[str, tuple[Map, Map, Map]] = {
     "sigmoid": (torch.sigmoid, torch.logit, lambda y: y * (1 - y)),
     "tanh": (torch.tanh, torch.atanh, lambda y: 1 - y * y),
     "exp": (torch.exp, torch.log, lambda y: y),
-    "softplus": (torch.nn.functional.softplus, lambda y: y + torch.log(-torch.expm1(-y)), lambda y: -torch.expm1(-y)),
+    "softplus": (
+        torch.nn.functional.softplus,
+        lambda y: y + torch.log(-torch.expm1(-y)),
+        lambda y: -torch.expm1(-y),
+    ),
 }
 OUTPUTS = 24
 
@@ -41,14 +47,18 @@ def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None
     if measured is None:
         return None
     factors, y = measured
-    if len(factors) < 3 or float((factors - factors.mean()).abs().max()) < 1e-4 * float(factors.abs().max()):
+    if len(factors) < 3 or float((factors - factors.mean()).abs().max()) < 1e-4 * float(
+        factors.abs().max()
+    ):
         return None
     lost = factors.abs() < 1e-4
     if bool((lost | ((factors - 1).abs() < 1e-4)).all()):
         return (
             "wrong-values",
-            f"what comes from {int(lost.sum())} of {len(factors)} output elements is lost, the rest is right: an "
-            "assignment where contributions must add up (an index that occurs twice), or a block that is skipped",
+            f"what comes from {int(lost.sum())} of {len(factors)} output elements is lost, the "
+            f"rest is right: an "
+            "assignment where contributions must add up (an index that occurs twice), or a block "
+            "that is skipped",
         )
     for name, (f, inverse, slope) in ACTIVATIONS.items():
         z = inverse(y)
@@ -56,7 +66,10 @@ def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None
             continue
         true = slope(y)
         if each_near(factors, slope(f(y)) / true):
-            return "derivative-at-wrong-point", f"the slope of the {name} is taken at its output instead of its input"
+            return (
+                "derivative-at-wrong-point",
+                f"the slope of the {name} is taken at its output instead of its input",
+            )
         if each_near(factors, slope(z) / true):
             return (
                 "derivative-at-wrong-point",
@@ -65,10 +78,15 @@ def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None
         if each_near(factors, 1 / true):
             return "wrong-values", f"the slope of the {name}, its derivative, is left out"
     low, high = float(factors.min()), float(factors.max())
-    counts = "" if float((factors - factors.round()).abs().max()) > 1e-4 else "a count that is left out, or "
+    counts = (
+        ""
+        if float((factors - factors.round()).abs().max()) > 1e-4
+        else "a count that is left out, or "
+    )
     return (
         "wrong-values",
-        f"the gradient that comes from each output element is off by a factor of its own, {low:.4g} to {high:.4g}: "
+        f"the gradient that comes from each output element is off by a factor of its own, "
+        f"{low:.4g} to {high:.4g}: "
         f"{counts}the derivative of a last elementwise step that is wrong or left out",
     )
 
@@ -83,7 +101,11 @@ def _factors(experiment: Experiment, position: int) -> tuple[Tensor, Tensor] | N
         or experiment.differences.relative_noise > 1e-11
     ):
         return None
-    chosen = list(range(total)) if total <= OUTPUTS else list(range(0, total, math.ceil(total / OUTPUTS)))
+    chosen = (
+        list(range(total))
+        if total <= OUTPUTS
+        else list(range(0, total, math.ceil(total / OUTPUTS)))
+    )
     rows = torch.zeros(len(chosen), total).double()
     rows[torch.arange(len(chosen)), chosen] = 1.0
     differences = Differences(case, rows)
@@ -101,7 +123,10 @@ def _factors(experiment: Experiment, position: int) -> tuple[Tensor, Tensor] | N
             continue
         factor = float(own @ true) / float(true @ true)
         if not bool(
-            ((own - factor * true).abs() <= 1e-5 * true.abs().max() * max(1.0, abs(factor)) + 10 * error).all()
+            (
+                (own - factor * true).abs()
+                <= 1e-5 * true.abs().max() * max(1.0, abs(factor)) + 10 * error
+            ).all()
         ):
             return None
         factors.append(factor)

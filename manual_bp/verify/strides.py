@@ -10,20 +10,29 @@ from torch import Tensor
 
 def kept(tensor: Tensor) -> bool:
     """Whether `clone` keeps the strides: it closes the gaps of a slice."""
-    return tensor.is_contiguous() or torch.empty_like(tensor, device="meta").stride() == tensor.stride()
+    return (
+        tensor.is_contiguous()
+        or torch.empty_like(tensor, device="meta").stride() == tensor.stride()
+    )
 
 
 def copy(tensor: Tensor) -> Tensor:
-    """A differentiable copy with the same strides and offset; the gaps between its elements hold NaN."""
+    """A differentiable copy with the same strides and offset; the gaps between its elements hold
+    NaN.
+    """
     if kept(tensor) or not tensor.numel() or not (tensor.is_floating_point() and injective(tensor)):
         return tensor.clone()
     return like(tensor, tensor)
 
 
 def injective(tensor: Tensor) -> bool:
-    """Whether no two elements share a place: sorted by stride, each stride is beyond what the smaller ones reach."""
+    """Whether no two elements share a place: sorted by stride, each stride is beyond what the
+    smaller ones reach.
+    """
     reach = 0
-    for stride, n in sorted((s, n) for n, s in zip(tensor.shape, tensor.stride(), strict=True) if n > 1):
+    for stride, n in sorted(
+        (s, n) for n, s in zip(tensor.shape, tensor.stride(), strict=True) if n > 1
+    ):
         if stride <= reach:
             return False
         reach += (n - 1) * stride
@@ -36,7 +45,9 @@ def like(values: Tensor, other: Tensor) -> Tensor:
 
 
 class _LaidOut(torch.autograd.Function):
-    """Not as_strided: autograd's derivative of that takes no sparse gradient, and its result is a view."""
+    """Not as_strided: autograd's derivative of that takes no sparse gradient, and its result is a
+    view.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, other: Tensor) -> Tensor:

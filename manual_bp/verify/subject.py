@@ -1,4 +1,6 @@
-"""What is under check: a Function, a function or a module, as one positional call whose arguments have names."""
+"""What is under check: a Function, a function or a module, as one positional call whose arguments
+have names.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from manual_bp.verify.nested import holds_tensors, pack, unpack
 
 @dataclass(frozen=True)
 class Subject:
-    """A callable with the names of its arguments; `function_class` is set where it is an autograd Function."""
+    """A callable with the names of its arguments; `function_class` is set where it is an autograd
+    Function.
+    """
 
     name: str
     call: Callable[..., Any]
@@ -24,7 +28,9 @@ class Subject:
     args: tuple[Any, ...]
     requires_grad: tuple[bool, ...]
     inputs: int  # how many of the arguments the caller gave; a module's parameters follow them
-    packed: Callable[[Sequence[Any]], list[Any]]  # these arguments as the caller gave them, tensors inside lists
+    packed: Callable[
+        [Sequence[Any]], list[Any]
+    ]  # these arguments as the caller gave them, tensors inside lists
     function_class: type[torch.autograd.Function] | None = None
     parameters: tuple[str, ...] = ()  # the names of all that the function takes, given or not
 
@@ -33,11 +39,16 @@ class Subject:
         given = list(zip(self.names, self.args, strict=True))[: self.inputs]
         seen = ", ".join(f"{name} {_kind(value)}" for name, value in given) or "no arguments"
         takes = f" It takes {', '.join(self.parameters)}." if self.parameters else ""
-        return f"Called with {seen}.{takes} If that is not the call you meant, mend the inputs (--inputs)"
+        return (
+            f"Called with {seen}.{takes} If that is not the call you meant, "
+            "mend the inputs (--inputs)"
+        )
 
     @property
     def offers_jvp(self) -> bool:
-        """Whether a forward-mode rule is written down. A plain function may have one; trying it tells."""
+        """Whether a forward-mode rule is written down. A plain function may have one; trying it
+        tells.
+        """
         cls = self.function_class
         return cls is not None and getattr(cls, "jvp", None) is not torch.autograd.Function.jvp
 
@@ -47,7 +58,10 @@ class Subject:
         cls = self.function_class
         if cls is None:
             return False
-        return bool(cls.generate_vmap_rule) or getattr(cls, "vmap", None) is not torch.autograd.Function.vmap
+        return (
+            bool(cls.generate_vmap_rule)
+            or getattr(cls, "vmap", None) is not torch.autograd.Function.vmap
+        )
 
 
 def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -> Subject:
@@ -57,18 +71,37 @@ def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -
         TypeError: `function` is not callable.
         ValueError: `names` has another length than `inputs`.
     """
-    args = (inputs,) if isinstance(inputs, Tensor) or not isinstance(inputs, list | tuple) else tuple(inputs)
+    args = (
+        (inputs,)
+        if isinstance(inputs, Tensor) or not isinstance(inputs, list | tuple)
+        else tuple(inputs)
+    )
     if names is not None and len(names) != len(args):
-        raise ValueError(f"check: {len(names)} names for {len(args)} inputs: one name for each input is expected")
+        raise ValueError(
+            f"check: {len(names)} names for {len(args)} inputs: one name for each input is expected"
+        )
     cls = _function_class(function)
     if cls is None and not callable(function):
         seen = type(function).__name__
-        raise TypeError(f"check: {seen} is not callable: give a Function, its apply, a function or a module")
-    parameters = parameter_names(cls) if cls is not None else _signature(getattr(function, "forward", function))
-    called = names or parameters[: len(args)] + [f"input {i}" for i in range(len(parameters), len(args))]
-    # autograd gives no gradient to a tensor in a list that is handed to a Function: there it counts as a constant
+        raise TypeError(
+            f"check: {seen} is not callable: give a Function, its apply, a function or a module"
+        )
+    parameters = (
+        parameter_names(cls)
+        if cls is not None
+        else _signature(getattr(function, "forward", function))
+    )
+    called = names or parameters[: len(args)] + [
+        f"input {i}" for i in range(len(parameters), len(args))
+    ]
+    # autograd gives no gradient to a tensor in a list that is handed to a Function: there it counts
+    # as a constant
     loose = [not holds_tensors(a) or cls is None for a in args]
-    leaves = [(*leaf, free) for a, name, free in zip(args, called, loose, strict=True) for leaf in unpack(a, name)]
+    leaves = [
+        (*leaf, free)
+        for a, name, free in zip(args, called, loose, strict=True)
+        for leaf in unpack(a, name)
+    ]
     labels, values = tuple(name for name, _, _ in leaves), tuple(value for _, value, _ in leaves)
     flags = _flags(values, tuple(free for _, _, free in leaves))
     nested = len(values) != len(args) or any(map(holds_tensors, args))
@@ -81,13 +114,26 @@ def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -
         return _module(function, labels, values, flags, packed, tuple(parameters))
     plain = function if cls is None else cls.apply
     call = (lambda *flat: plain(*packed(flat))) if nested else plain
-    # with tensors in lists its arguments are no longer the Function's own: it is looked at as any callable
+    # with tensors in lists its arguments are no longer the Function's own: it is looked at as any
+    # callable
     own = None if nested else cls
-    return Subject(_name(function, cls), call, labels, values, flags, len(values), packed, own, tuple(parameters))
+    return Subject(
+        _name(function, cls),
+        call,
+        labels,
+        values,
+        flags,
+        len(values),
+        packed,
+        own,
+        tuple(parameters),
+    )
 
 
 def _flags(args: tuple[Any, ...], free: tuple[bool, ...]) -> tuple[bool, ...]:
-    """Which arguments to check: those that require a gradient; where none does, every floating tensor that is free."""
+    """Which arguments to check: those that require a gradient; where none does, every floating
+    tensor that is free.
+    """
     asked = [isinstance(a, Tensor) and a.requires_grad for a in args]
     if any(asked):
         return tuple(asked)
@@ -98,7 +144,11 @@ def _flags(args: tuple[Any, ...], free: tuple[bool, ...]) -> tuple[bool, ...]:
 
 
 def _function_class(function: Any) -> type[torch.autograd.Function] | None:
-    owner = getattr(function, "__self__", None) if getattr(function, "__name__", "") == "apply" else function
+    owner = (
+        getattr(function, "__self__", None)
+        if getattr(function, "__name__", "") == "apply"
+        else function
+    )
     is_function = isinstance(owner, type) and issubclass(owner, torch.autograd.Function)
     return owner if is_function else None
 
@@ -111,25 +161,41 @@ def _module(
     packed: Callable[[Sequence[Any]], list[Any]],
     takes: tuple[str, ...],
 ) -> Subject:
-    """A module as a function of its inputs and its parameters; its buffers are copied for every call."""
+    """A module as a function of its inputs and its parameters; its buffers are copied for every
+    call.
+    """
     parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
-    every = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    tied = len(every) > len(parameters) + len(buffers)  # to look for it in every call takes as long as a small layer
+    every = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    tied = len(every) > len(parameters) + len(
+        buffers
+    )  # to look for it in every call takes as long as a small layer
     count = len(args)
 
     def call(*values: Any) -> Any:
-        dtype = next((v.dtype for v in values if isinstance(v, Tensor) and v.is_floating_point()), torch.float32)
+        dtype = next(
+            (v.dtype for v in values if isinstance(v, Tensor) and v.is_floating_point()),
+            torch.float32,
+        )
         state: dict[str, Tensor] = {
-            name: buffer.detach().to(dtype, copy=True) if buffer.is_floating_point() else buffer.detach().clone()
+            name: buffer.detach().to(dtype, copy=True)
+            if buffer.is_floating_point()
+            else buffer.detach().clone()
             for name, buffer in buffers.items()
         }
         state.update(zip(parameters, values[count:], strict=True))
-        return torch.func.functional_call(module, state, tuple(packed(values[:count])), tie_weights=tied)
+        return torch.func.functional_call(
+            module, state, tuple(packed(values[:count])), tie_weights=tied
+        )
 
     flags = (*flags, *(p.requires_grad for p in parameters.values()))
     values = (*args, *parameters.values())
     name = type(module).__name__
-    return Subject(name, call, names + tuple(parameters), values, flags, count, packed, parameters=takes)
+    return Subject(
+        name, call, names + tuple(parameters), values, flags, count, packed, parameters=takes
+    )
 
 
 def _name(function: Any, cls: type | None) -> str:
@@ -141,7 +207,7 @@ def _name(function: Any, cls: type | None) -> str:
 
 
 def parameter_names(cls: type[torch.autograd.Function]) -> list[str]:
-    """The names in a Function's `forward`, without the ctx of the older style; `*args` is left out."""
+    """The names in a Function's `forward`, without the older style's ctx, and without `*args`."""
     names = _signature(cls.forward)
     return names if cls.setup_context is not torch.autograd.Function.setup_context else names[1:]
 
@@ -150,7 +216,9 @@ def _kind(value: Any) -> str:
     if not isinstance(value, Tensor):
         return repr(value)
     size = "×".join(map(str, value.shape)) or "a scalar"
-    return size if value.is_floating_point() else f"{size} {str(value.dtype).removeprefix('torch.')}"
+    return (
+        size if value.is_floating_point() else f"{size} {str(value.dtype).removeprefix('torch.')}"
+    )
 
 
 def _signature(function: Any) -> list[str]:

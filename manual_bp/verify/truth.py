@@ -1,12 +1,15 @@
-"""The derivative as the function's own values give it: central differences, extrapolated, each with its error.
+"""The derivative as the function's own values give it: central differences, extrapolated, each with
+its error.
 
-For a step h along a coordinate, f(x ± h) and f(x ± h/2) give two central differences C(h), C(h/2) and
+For a step h along a coordinate, f(x ± h) and f(x ± h/2) give two central differences C(h), C(h/2)
+and
 
     derivative  ≈ (4 C(h/2) − C(h)) / 3                    Richardson's extrapolation, error O(h⁴)
-    jump        ≈ 2 J(h/2) − J(h),  J = D⁺ − D⁻            0 for a smooth function, the jump of the slope at a kink
+    jump        ≈ 2 J(h/2) − J(h),  J = D⁺ − D⁻            0 if smooth, the slope's jump at a kink
 
-|derivative − C(h/2)|/50 + |jump| + rounding is the error. Where no step of the ladder makes it small, the function is
-not differentiable there, or too rough to measure: the coordinate is `rough`, and no verdict is based on it.
+|derivative − C(h/2)|/50 + |jump| + rounding is the error. Where no step makes it small, f is
+not differentiable there, or too rough to measure: the coordinate is `rough`, and no verdict is
+based on it.
 """
 
 from __future__ import annotations
@@ -22,13 +25,17 @@ from manual_bp.verify.case import Case, CrashError
 
 FINE = (1e-3, 1e-4, 1e-5, 1e-6, 1e-2, 1e-7)
 COARSE = (2e-2, 5e-3, 1e-1)  # for values with the rounding of float32
-CONVERGED = 1e-8  # an error below this, relative to the tensor's largest derivative, needs no further step
+CONVERGED = (
+    1e-8  # an error below this, relative to the tensor's largest derivative, needs no further step
+)
 ROUGH = 1e-4
 
 
 @dataclass
 class Truth:
-    """For one argument: the derivative for each of K cotangents, flat; its error; which coordinates to trust."""
+    """For one argument: the derivative for each of K cotangents, flat; its error; which coordinates
+    to trust.
+    """
 
     value: Tensor  # (K, n)
     error: Tensor  # (K, n)
@@ -39,7 +46,11 @@ class Truth:
     def scale(self) -> Tensor:
         """The largest |derivative| for each cotangent. (K, 1)"""
         inside = self.value[:, self.known].abs()
-        return inside.amax(1, keepdim=True) if inside.numel() else torch.zeros(len(self.value), 1).double()
+        return (
+            inside.amax(1, keepdim=True)
+            if inside.numel()
+            else torch.zeros(len(self.value), 1).double()
+        )
 
 
 class Differences:
@@ -57,16 +68,26 @@ class Differences:
         self.magnitude = (self.cotangents * safe).square().sum(1, keepdim=True).sqrt()
         self.noise = 2.3e-16 * self.magnitude
         largest = float(self.cotangents.abs().max()) if self.cotangents.numel() else 0.0
-        self.sizes = {i: largest * float(spread(self.args[i]).max()) for i in case.checked if self.args[i].numel()}
+        self.sizes = {
+            i: largest * float(spread(self.args[i]).max())
+            for i in case.checked
+            if self.args[i].numel()
+        }
 
     @property
     def relative_noise(self) -> float:
-        """The noise of the function's values relative to their size; 1e−16 in float64, 1e−7 with float32 inside."""
+        """The noise of the function's values relative to their size; 1e−16 in float64, 1e−7 with
+        float32 inside.
+        """
         used = self.magnitude > 0
-        return float((self.noise[used] / self.magnitude[used]).max()) if bool(used.any()) else 2.3e-16
+        return (
+            float((self.noise[used] / self.magnitude[used]).max()) if bool(used.any()) else 2.3e-16
+        )
 
     def _change(self, position: int, direction: Callable[[Tensor], None]) -> Tensor:
-        """f(x + change) − f(x), where `direction` writes the change into a flat copy of the argument. (N,)"""
+        """f(x + change) − f(x), where `direction` writes the change into a flat copy of the
+        argument. (N,)
+        """
         original = self.args[position]
         moved = torch.view_as_real(original).clone() if original.is_complex() else original.clone()
         moved = moved.contiguous()
@@ -97,18 +118,25 @@ class Differences:
         return [step(h), step(-h), step(h / 2), step(-h / 2)]
 
     def _slopes(self, position: int, moves: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives and errors of C stencils at once. `moves` is (4 C, K), h is (C,); both results (K, C)."""
+        """Derivatives and errors of C stencils at once. `moves` is (4 C, K), h is (C,); both
+        results (K, C).
+        """
         p1, m1, p2, m2 = moves.reshape(len(h), 4, -1).permute(1, 2, 0)  # each (K, C)
         value, error = _extrapolate(p1, m1, p2, m2, h)
-        # Not the least change: what happened may have been rounded away beside numbers of the input's size.
+        # Not the least change: what happened may have been rounded away beside numbers of the
+        # input's size.
         still = (p1 == 0) & (m1 == 0) & (p2 == 0) & (m2 == 0)
         return value, error + still * (2.3e-16 * self.sizes[position] / h)
 
-    def measure_noise(self, positions: Sequence[int], generator: torch.Generator, *, stairs: bool = False) -> None:
-        """Raise `noise` to the roughness of the values over tiny steps: third differences, which kill smooth change.
+    def measure_noise(
+        self, positions: Sequence[int], generator: torch.Generator, *, stairs: bool = False
+    ) -> None:
+        """Raise `noise` to the roughness of the values over tiny steps: third differences, which
+        kill smooth change.
 
-        Half and bfloat16 do not move at all over tiny steps: with `stairs` their steps are looked for from further
-        away. Only for a function that is known to compute in such a dtype: a quantiser has stairs on purpose.
+        Half and bfloat16 do not move at all over tiny steps: with `stairs` their steps are looked
+        for from further away. Only for a function that is known to compute in such a dtype: a
+        quantiser has stairs on purpose.
         """
         found = torch.zeros_like(self.noise)
         for position in positions:
@@ -123,7 +151,9 @@ class Differences:
                 except CrashError:  # the edge of the function's domain
                     continue
             if sides:
-                found = torch.maximum(found, self._projected(self._common(torch.stack(sides).amin(0))))
+                found = torch.maximum(
+                    found, self._projected(self._common(torch.stack(sides).amin(0)))
+                )
             for h in (1e-3, 1e-2) if stairs else ():
                 try:
                     steps = self._projected(third_difference(self._walk(position, v, h)))
@@ -137,7 +167,9 @@ class Differences:
         return torch.stack([self._change(position, _adding(v, h * t)) for t in range(1, 8)])
 
     def _common(self, rough: Tensor) -> Tensor:
-        """Without the few elements of an output that jump where the rest does not: rounding is in all of them."""
+        """Without the few elements of an output that jump where the rest does not: rounding is in
+        all of them.
+        """
         sizes = [s.numel() for s in self.case.shapes]
         parts = list(zip(rough.split(sizes), self.start.abs().split(sizes), strict=True))
         for own, y in parts:
@@ -152,7 +184,8 @@ class Differences:
     def truth(self, position: int, columns: Sequence[int] | None, evaluations: int) -> Truth:
         """The derivative by every coordinate of one argument, or by those in `columns`.
 
-        Each is measured with one step; what is not sharp then is tried with others, until `evaluations` are spent.
+        Each is measured with one step; what is not sharp then is tried with others, until
+        `evaluations` are spent.
         """
         n = length(self.args[position])
         k = len(self.cotangents)
@@ -202,20 +235,27 @@ def _adding(v: Tensor, t: float) -> Callable[[Tensor], None]:
     return write
 
 
-def _extrapolate(p1: Tensor, m1: Tensor, p2: Tensor, m2: Tensor, h: float | Tensor) -> tuple[Tensor, Tensor]:
+def _extrapolate(
+    p1: Tensor, m1: Tensor, p2: Tensor, m2: Tensor, h: float | Tensor
+) -> tuple[Tensor, Tensor]:
     coarse, fine = (p1 - m1) / (2 * h), (p2 - m2) / h
     best = (4 * fine - coarse) / 3
     jump = 2 * (p2 + m2) / (h / 2) - (p1 + m1) / h
     off = (coarse - fine).abs()
-    # O(h⁴) is left of a difference that is O(h²), if it is: at a step of the function the differences grow as 1/h
+    # O(h⁴) is left of a difference that is O(h²), if it is: at a step of the function the
+    # differences grow as 1/h
     settled = off <= 0.2 * fine.abs()
     return best, torch.where(settled, 0.01 * off, off) + jump.abs()
 
 
-def slope(function: Callable[[float], Tensor], noise: float, magnitude: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """d/dt of a vector-valued function at t = 0, and its error, elementwise; steps as for a coordinate.
+def slope(
+    function: Callable[[float], Tensor], noise: float, magnitude: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """d/dt of a vector-valued function at t = 0, and its error, elementwise; steps as for a
+    coordinate.
 
-    `noise` is the rounding of its values relative to `magnitude`, which is by default the values themselves.
+    `noise` is the rounding of its values relative to `magnitude`, which is by default the values
+    themselves.
     """
     start = function(0.0)
     magnitude = start.abs() if magnitude is None else torch.maximum(magnitude, start.abs())
@@ -238,22 +278,30 @@ def slope(function: Callable[[float], Tensor], noise: float, magnitude: Tensor |
 
 
 def _robust_scale(value: Tensor, error: Tensor, which: Sequence[int]) -> Tensor:
-    """The largest |derivative| among the coordinates that converged: at a jump the differences have no bound."""
+    """The largest |derivative| among the coordinates that converged: at a jump the differences have
+    no bound.
+    """
     inside, wrong = value[:, which].abs(), error[:, which]
     good = wrong <= 0.01 * inside
     return (
-        torch.where(good, inside, 0.0).amax(1, keepdim=True) if inside.numel() else torch.zeros(len(value), 1).double()
+        torch.where(good, inside, 0.0).amax(1, keepdim=True)
+        if inside.numel()
+        else torch.zeros(len(value), 1).double()
     )
 
 
 def third_difference(walk: Tensor) -> Tensor:
     """The size of a walk's third differences in units of one value's noise; dim 0 is the walk."""
     third = walk[3:] - 3 * walk[2:-1] + 3 * walk[1:-2] - walk[:-3]
-    return third.abs().amax(0) / 4.5  # the standard deviation of 1, 3, 3, 1 independent errors is √20
+    return (
+        third.abs().amax(0) / 4.5
+    )  # the standard deviation of 1, 3, 3, 1 independent errors is √20
 
 
 def spread(tensor: Tensor) -> Tensor:
-    """A natural step for each element, flat: its own size, but not far below what is typical of the tensor."""
+    """A natural step for each element, flat: its own size, but not far below what is typical of the
+    tensor.
+    """
     x = (
         (torch.view_as_real(tensor) if tensor.is_complex() else tensor)
         .detach()

@@ -10,15 +10,24 @@ from torch import Tensor
 from manual_bp.verify.agreement import same
 from manual_bp.verify.case import Case, CrashError
 
-NEARER = (1.0, 0.6, 0.35, 0.2)  # the inputs times this: a quantiser's grid is absolute, that of a dtype shrinks along
+NEARER = (
+    1.0,
+    0.6,
+    0.35,
+    0.2,
+)  # the inputs times this: a quantiser's grid is absolute, that of a dtype shrinks along
 
 
 def narrower(given: Case) -> Case | None:
-    """The case in the inputs' own dtype; for float64 inputs in float32, where its range holds them comfortably."""
+    """The case in the inputs' own dtype; for float64 inputs in float32, where its range holds them
+    comfortably.
+    """
     if given.dtype != torch.float64:
         return given
     floats = [a for a in given.args if isinstance(a, Tensor) and a.is_floating_point()]
-    sizes = torch.cat([a.reshape(-1).abs().cpu().double() for a in floats]) if floats else torch.ones(1)
+    sizes = (
+        torch.cat([a.reshape(-1).abs().cpu().double() for a in floats]) if floats else torch.ones(1)
+    )
     sizes = sizes[sizes > 0]
     if not bool(((sizes > 1e-6) & (sizes < 1e6)).all()):
         return None
@@ -32,34 +41,39 @@ def narrower(given: Case) -> Case | None:
 
 
 def computes_in(case: Case) -> torch.dtype | None:
-    """float32, half or bfloat16, if the function computes in it though its inputs are wider; otherwise None.
+    """float32, half or bfloat16, if the function computes in it though its inputs are wider;
+    otherwise None.
 
-    Stairs alone do not tell: rounding and quantisation have them on purpose. It does, if at every point that is tried
-    the function of the inputs rounded to that dtype is the same while some units more change it; or if every output
-    fits the dtype and uses its last bit.
+    Stairs alone do not tell: rounding and quantisation have them on purpose. It does, if at every
+    point that is tried the function of the inputs rounded to that dtype is the same while some
+    units more change it; or if every output fits the dtype and uses its last bit.
     """
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        if torch.finfo(dtype).eps > torch.finfo(case.dtype).eps and (_rounds(case, dtype) or _fits(case, dtype)):
+        if torch.finfo(dtype).eps > torch.finfo(case.dtype).eps and (
+            _rounds(case, dtype) or _fits(case, dtype)
+        ):
             return dtype
     return None
 
 
 def _points(case: Case) -> Iterator[list[object]]:
-    """Arguments around the given ones, and nearer to 0; more of them where there are few outputs."""
+    """Arguments around the given ones, and nearer to 0; more of them for few outputs."""
     generator = torch.Generator().manual_seed(9)
     rounds = max(2, -(-16 // max(1, sum(s.numel() for s in case.shapes))))
     yield from (_moved(case, case.args, t, 0.02, generator) for _ in range(rounds) for t in NEARER)
 
 
-def _moved(case: Case, args: list[object], t: float, by: float, generator: torch.Generator) -> list[object]:
+def _moved(
+    case: Case, args: list[object], t: float, by: float, generator: torch.Generator
+) -> list[object]:
     moved = list(args)
     for i in case.checked:
         a = moved[i]
         assert isinstance(a, Tensor)
         sign = 1.0 - 2.0 * torch.randint(0, 2, a.shape, generator=generator).double()
-        moved[i] = a * (t * (1 + by * sign * (0.5 + torch.rand(a.shape, generator=generator).double() / 2))).to(
-            a.device, a.real.dtype
-        )
+        moved[i] = a * (
+            t * (1 + by * sign * (0.5 + torch.rand(a.shape, generator=generator).double() / 2))
+        ).to(a.device, a.real.dtype)
     return moved
 
 
@@ -67,7 +81,10 @@ def _rounds(case: Case, dtype: torch.dtype) -> bool:
     generator = torch.Generator().manual_seed(10)
     changed, tried = 0.0, 0
     for args in _points(case):
-        rounded = [_to(a, dtype) if i in case.checked and isinstance(a, Tensor) else a for i, a in enumerate(args)]
+        rounded = [
+            _to(a, dtype) if i in case.checked and isinstance(a, Tensor) else a
+            for i, a in enumerate(args)
+        ]
         try:
             own = case.vector(args)
             if not same(own, case.vector(rounded)):
@@ -81,11 +98,15 @@ def _rounds(case: Case, dtype: torch.dtype) -> bool:
 
 
 def _to(a: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.view_as_complex(_to(torch.view_as_real(a), dtype)) if a.is_complex() else a.to(dtype).to(a.dtype)
+    return (
+        torch.view_as_complex(_to(torch.view_as_real(a), dtype))
+        if a.is_complex()
+        else a.to(dtype).to(a.dtype)
+    )
 
 
 def _fits(case: Case, dtype: torch.dtype) -> bool:
-    """Whether all numbers that come out are among the dtype's, and every third needs its last bit."""
+    """Whether the dtype has all numbers that come out, and every third needs its last bit."""
     bits = 1 - int(torch.tensor(torch.finfo(dtype).eps).log2())
     seen = []
     for args in _points(case):

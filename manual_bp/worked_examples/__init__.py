@@ -1,7 +1,7 @@
 """The documents' example networks, runnable: `python -m manual_bp.worked_examples [NAME]`.
 
-Each function's docstring works its example by hand; the function computes the same values from the document's formulas
-and returns them beside autograd's answer.
+Each function's docstring works its example by hand; the function computes the same values from the
+document's formulas and returns them beside autograd's answer.
 """
 
 from collections.abc import Callable

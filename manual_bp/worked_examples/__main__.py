@@ -1,4 +1,6 @@
-"""`python -m manual_bp.worked_examples [NAME]`: the hand computation, the values computed, and autograd's answer."""
+"""`python -m manual_bp.worked_examples [NAME]`: the hand computation, the values computed, and
+autograd's answer.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,24 @@ from manual_bp.worked_examples.networks import minus
 
 
 def report(name: str) -> str:
-    """One example as text: its docstring, the sums over paths where it has them, and every value beside autograd's."""
+    """One example as text: its docstring, the sums over paths where it has them, and every value
+    beside autograd's.
+    """
     example = EXAMPLES[name]
     work = example()
-    title, by_hand = (inspect.getdoc(example) or "").partition("\nArgs:")[0].split("\n", 1)
-    lines = [f"=== {name} ===", "", title]
+    title, by_hand = (inspect.getdoc(example) or "").partition("\nArgs:")[0].split("\n\n", 1)
+    lines = [f"=== {name} ===", "", title.replace("\n", " ")]
     if "λ" in by_hand:
         lines += ["", "λ = ln 3 ≈ 1.0986"]
-    lines += [by_hand.rstrip(), ""]
+    lines += ["", by_hand.rstrip(), ""]
     if work.partials:
         lines += ["Every path, term by term:", "", *map(str, work.partials), ""]
         counts = " + ".join(str(partial.terms) for partial in work.partials)
-        lines += [f"partial-derivative terms: {counts} = {sum(partial.terms for partial in work.partials)}", ""]
+        lines += [
+            f"partial-derivative terms: {counts} = "
+            f"{sum(partial.terms for partial in work.partials)}",
+            "",
+        ]
     return "\n".join([*lines, *_table(work), ""])
 
 
@@ -34,7 +42,10 @@ def _table(work: Worked) -> list[str]:
     for symbol, value in work.values.items():
         other = minus(f"{work.autograd[symbol]:18.12g}") if symbol in work.autograd else ""
         lines.append(f"{symbol:<{width}}  {minus(f'{value:18.12g}')}  {other}".rstrip())
-    return [*lines, f"largest relative error against autograd: {minus(f'{work.max_relative_error:.1e}')}"]
+    return [
+        *lines,
+        f"largest relative error against autograd: {minus(f'{work.max_relative_error:.1e}')}",
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m manual_bp.worked_examples", description="The documents' networks, worked."
     )
     parser.add_argument(
-        "name", nargs="?", choices=EXAMPLES, metavar="NAME", help=f"one of {', '.join(EXAMPLES)}; default: all"
+        "name",
+        nargs="?",
+        choices=EXAMPLES,
+        metavar="NAME",
+        help=f"one of {', '.join(EXAMPLES)}; default: all",
     )
     args = parser.parse_args(argv)
     for name in [args.name] if args.name else EXAMPLES:
@@ -53,5 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # σ, δ and ∂ are in no other common encoding of a redirected output
+        sys.stdout.reconfigure(
+            encoding="utf-8"
+        )  # σ, δ and ∂ are in no other common encoding of a redirected output
     sys.exit(main())

@@ -1,7 +1,9 @@
-"""Document 2: the one-path net, several inputs, the branching net with its five updates, and the minibatch update.
+"""Document 2: the one-path net, several inputs, the branching net with its five updates, and the
+minibatch update.
 
-Unit by unit, as the document writes it: s_j is what enters unit j, z_j = σ(s_j) what leaves it, w_{i→j} a weight, E the
-error, δ_j = ∂E/∂s_j. Every number is worked by hand; λ = ln 3 = 1.0986122886681098 (see `networks`).
+Unit by unit, as the document writes it: s_j is what enters unit j, z_j = σ(s_j) what leaves it,
+w_{i→j} a weight, E the error, δ_j = ∂E/∂s_j. Every number is worked by hand; λ = ln 3 =
+1.0986122886681098 (see `networks`).
 """
 
 from __future__ import annotations
@@ -42,13 +44,25 @@ def one_path() -> Worked:
     delta_o = y_hat - y  # δ_o = ŷ − y: the slope of a linear unit is 1
     delta_k = delta_o * w_ko * _slope(s_k)  # δ_k = δ_o w_{k→o} σ(s_k)(1 − σ(s_k))
     delta_j = delta_k * w_jk * _slope(s_j)  # δ_j = δ_k w_{j→k} σ(s_j)(1 − σ(s_j))
-    partials = {"k→o": delta_o * z_k, "j→k": delta_k * z_j, "i→j": delta_j * x_i}  # ∂E/∂w_{i→j} = δ_j z_i
-    forward = {"s_j": s_j, "z_j": z_j, "s_k": s_k, "z_k": z_k, "ŷ": y_hat, "E": (y_hat - y) ** 2 / 2}
+    partials = {
+        "k→o": delta_o * z_k,
+        "j→k": delta_k * z_j,
+        "i→j": delta_j * x_i,
+    }  # ∂E/∂w_{i→j} = δ_j z_i
+    forward = {
+        "s_j": s_j,
+        "z_j": z_j,
+        "s_k": s_k,
+        "z_k": z_k,
+        "ŷ": y_hat,
+        "E": (y_hat - y) ** 2 / 2,
+    }
     return _worked(network, forward, {"δ_o": delta_o, "δ_k": delta_k, "δ_j": delta_j}, partials)
 
 
 def several_inputs() -> Worked:
-    """Case 2: {i, j} → k → o, a unit with two inputs, linear output (document 2). Here z_i and z_j are given.
+    """Case 2: {i, j} → k → o, a unit with two inputs, linear output (document 2). Here z_i and z_j
+    are given.
 
     z_i = 2, z_j = 3, y = 1, w_{i→k} = 2λ, w_{j→k} = −λ, w_{k→o} = 3, η = 1/2.
 
@@ -60,7 +74,8 @@ def several_inputs() -> Worked:
         ∂E/∂w_{i→k} = 45/64 · 2  = 45/32     Δw_{i→k} = −45/64
         ∂E/∂w_{j→k} = 45/64 · 3  = 135/64    Δw_{j→k} = −135/128
 
-    ∂E/∂w_{i→k} holds the value of w_{j→k} (in s_k), never its derivative: weights of one layer are updated each alone.
+    ∂E/∂w_{i→k} holds the value of w_{j→k} (in s_k), never its derivative: weights of one layer are
+    updated each alone.
     """
     network = NETWORKS["several-inputs"]
     ((w_ik, w_jk),), ((w_ko,),) = network.weights
@@ -71,7 +86,8 @@ def several_inputs() -> Worked:
 def branching() -> Worked:
     """Case 3: in → i → {j, k} → o, a unit with two outputs, and all five updates (document 2).
 
-    x_i = 2, y = 1, w_{in→i} = λ/2, w_{i→j} = 4λ/3, w_{i→k} = 8λ/3, w_{j→o} = 2, w_{k→o} = −1, η = 1/2.
+    x_i = 2, y = 1, w_{in→i} = λ/2, w_{i→j} = 4λ/3, w_{i→k} = 8λ/3, w_{j→o} = 2, w_{k→o} = −1, η =
+    1/2.
 
         s_i = λ         z_i = 3/4     σ′ = 3/16
         s_j = λ         z_j = 3/4     σ′ = 3/16
@@ -81,7 +97,8 @@ def branching() -> Worked:
         δ_o = −2/5
         δ_j = δ_o w_{j→o} σ′(s_j) = −2/5 · 2 · 3/16     = −3/20
         δ_k = δ_o w_{k→o} σ′(s_k) = −2/5 · (−1) · 9/100 = 9/250
-        δ_i = σ′(s_i) (δ_j w_{i→j} + δ_k w_{i→k}) = 3/16 (−λ/5 + 12λ/125) = −39λ/2000 = −0.02142293963
+        δ_i = σ′(s_i) (δ_j w_{i→j} + δ_k w_{i→k}) = 3/16 (−λ/5 + 12λ/125) = −39λ/2000 =
+        −0.02142293963
 
         ∂E/∂w_{k→o}  = δ_o z_k = −9/25       Δw_{k→o}  = 9/50
         ∂E/∂w_{j→o}  = δ_o z_j = −3/10       Δw_{j→o}  = 3/20
@@ -90,7 +107,11 @@ def branching() -> Worked:
         ∂E/∂w_{in→i} = δ_i x_i = −39λ/1000   Δw_{in→i} = 39λ/2000
     """
     network = NETWORKS["branching"]
-    (((w_in_i,),), ((w_ij,), (w_ik,)), ((w_jo, w_ko),)), (x_i,), (y,) = network.weights, network.x, network.y
+    (((w_in_i,),), ((w_ij,), (w_ik,)), ((w_jo, w_ko),)), (x_i,), (y,) = (
+        network.weights,
+        network.x,
+        network.y,
+    )
 
     s_i = w_in_i * x_i
     z_i = _sigma(s_i)
@@ -101,7 +122,9 @@ def branching() -> Worked:
     delta_o = y_hat - y  # δ_o = ŷ − y
     delta_k = delta_o * w_ko * _slope(s_k)  # δ_k = δ_o w_{k→o} σ′(s_k)
     delta_j = delta_o * w_jo * _slope(s_j)  # δ_j = δ_o w_{j→o} σ′(s_j)
-    delta_i = _slope(s_i) * (delta_j * w_ij + delta_k * w_ik)  # δ_i = σ′(s_i) Σ_{k ∈ outs(i)} δ_k w_{i→k}
+    delta_i = _slope(s_i) * (
+        delta_j * w_ij + delta_k * w_ik
+    )  # δ_i = σ′(s_i) Σ_{k ∈ outs(i)} δ_k w_{i→k}
     partials = {
         "k→o": delta_o * z_k,
         "j→o": delta_o * z_j,
@@ -111,11 +134,14 @@ def branching() -> Worked:
     }
     forward = {"s_i": s_i, "z_i": z_i, "s_j": s_j, "z_j": z_j, "s_k": s_k, "z_k": z_k, "ŷ": y_hat}
     forward["E"] = (y_hat - y) ** 2 / 2
-    return _worked(network, forward, {"δ_o": delta_o, "δ_j": delta_j, "δ_k": delta_k, "δ_i": delta_i}, partials)
+    return _worked(
+        network, forward, {"δ_o": delta_o, "δ_j": delta_j, "δ_k": delta_k, "δ_i": delta_i}, partials
+    )
 
 
 def minibatch() -> Worked:
-    """The minibatch update Δw_{i→j} = −η/N Σ δ_j z_i over N = 2 instances of case 2's net (document 2).
+    """The minibatch update Δw_{i→j} = −η/N Σ δ_j z_i over N = 2 instances of case 2's net (document
+    2).
 
     The first instance is that of several-inputs. The second: z_i = 1, z_j = 3, y = 1.
 
@@ -125,7 +151,8 @@ def minibatch() -> Worked:
         Σ δ_k z_i = 45/32 − 9/64   = 81/64    Δw_{i→k} = −1/4 · 81/64 = −81/256
         Σ δ_k z_j = 135/64 − 27/64 = 27/16    Δw_{j→k} = −1/4 · 27/16 = −27/64
 
-    with η/N = 1/4. Autograd's answer is −η times the gradient of `half_per_example`, whose 1/N it is.
+    with η/N = 1/4. Autograd's answer is −η times the gradient of `half_per_example`, whose 1/N it
+    is.
     """
     network = NETWORKS["several-inputs"]
     ((w_ik, w_jk),), ((w_ko,),) = network.weights
@@ -135,13 +162,22 @@ def minibatch() -> Worked:
         _, _, partials = _several_inputs((w_ik, w_jk, w_ko), x, y)
         for name, partial in partials.items():
             sums[name] += partial  # Σ_y δ_j^(y) z_i^(y)
-    values = {f"Δw_{{{name}}}": -network.lr / len(instances) * total for name, total in sums.items()}  # −η/N Σ δ_j z_i
+    values = {
+        f"Δw_{{{name}}}": -network.lr / len(instances) * total for name, total in sums.items()
+    }  # −η/N Σ δ_j z_i
     grads = autograd(
-        network.model(), tensor([x for x, _ in instances]), tensor([[y] for _, y in instances]), network.cost
+        network.model(),
+        tensor([x for x, _ in instances]),
+        tensor([[y] for _, y in instances]),
+        network.cost,
     )
     (d_ik, d_jk), d_ko = grads["0.weight"][0].tolist(), grads["2.weight"].item()
     return Worked(
-        values, {f"Δw_{{{name}}}": -network.lr * d for name, d in (("k→o", d_ko), ("i→k", d_ik), ("j→k", d_jk))}
+        values,
+        {
+            f"Δw_{{{name}}}": -network.lr * d
+            for name, d in (("k→o", d_ko), ("i→k", d_ik), ("j→k", d_jk))
+        },
     )
 
 
@@ -163,7 +199,10 @@ def _several_inputs(
 
 
 def _worked(
-    network: Network, forward: dict[str, float], deltas: dict[str, float], partials: dict[str, float]
+    network: Network,
+    forward: dict[str, float],
+    deltas: dict[str, float],
+    partials: dict[str, float],
 ) -> Worked:
     values = forward | deltas
     values |= {f"∂E/∂w_{{{name}}}": d for name, d in partials.items()}
@@ -172,12 +211,14 @@ def _worked(
 
 
 def _autograd(network: Network) -> dict[str, float]:
-    """Autograd's gradients by document 2's names of the weights: `i→j` leads from unit i to unit j."""
+    """Autograd's gradients by document 2's names: `i→j` is the weight from unit i to unit j."""
     if network.units is None:
         raise ValueError(f"{network.name}: its units have no names")
     return {
         f"{before}→{unit}": float(gradient[row, column])
-        for gradient, befores, units in zip(gradients(network), network.units, network.units[1:], strict=False)
+        for gradient, befores, units in zip(
+            gradients(network), network.units, network.units[1:], strict=False
+        )
         for row, unit in enumerate(units)
         for column, before in enumerate(befores)
     }

@@ -1,7 +1,8 @@
 """The documents' example networks as data: weights, one example, cost and learning rate.
 
-The documents give no numbers. Here every weight is a rational multiple of λ = ln 3, or rational, chosen so that each
-pre-activation is a whole multiple of λ. Then everything can be worked by hand without rounding:
+The documents give no numbers. Here every weight is a rational multiple of λ = ln 3, or rational,
+chosen so that each pre-activation is a whole multiple of λ. Then everything can be worked by hand
+without rounding:
 
     σ(kλ) = 3ᵏ / (1 + 3ᵏ):  σ(−λ) = 1/4   σ(0) = 1/2   σ(λ) = 3/4   σ(2λ) = 9/10
     σ′(kλ) = a(1 − a):      σ′(±λ) = 3/16  σ′(0) = 1/4  σ′(2λ) = 9/100
@@ -63,10 +64,14 @@ class Network:
         return (len(self.x), *(len(matrix) for matrix in self.weights))
 
     def model(self, seed: int | None = None) -> MLP:
-        """The network as our layers in float64, with its own weights, or with torch's random ones from `seed`."""
+        """The network as our layers in float64, with its own weights, or with torch's random ones
+        from `seed`.
+        """
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
             torch.manual_seed(0 if seed is None else seed)
-            model = MLP(self.sizes, output=self.output, bias=self.biases is not None, dtype=torch.float64)
+            model = MLP(
+                self.sizes, output=self.output, bias=self.biases is not None, dtype=torch.float64
+            )
         if seed is None:
             layers = [layer for layer in model if isinstance(layer, Linear)]
             with torch.no_grad():
@@ -83,7 +88,9 @@ def tensor(values: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
 
 
 def autograd(model: nn.Module, x: Tensor, y: Tensor, cost: str) -> dict[str, Tensor]:
-    """The gradients of the cost by `.backward()` through `model`, by parameter name (`0.weight`, `0.bias`, …)."""
+    """The gradients of the cost by `.backward()` through `model`, by parameter name (`0.weight`,
+    `0.bias`, …).
+    """
     model.zero_grad()
     functional.mse_loss(model(x), y, cost).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -95,7 +102,9 @@ def minus(number: str) -> str:
 
 
 def exactly(value: float) -> str:
-    """A weight as it is meant: 3 ln 3, −ln 3, 8/3 ln 3, or, where it is no multiple of ln 3, the number: 2."""
+    """A weight as it is meant: 3 ln 3, −ln 3, 8/3 ln 3, or, where it is no multiple of ln 3, the
+    number: 2.
+    """
     multiple = Fraction(value / LN3).limit_denominator(9)
     if value == 0 or abs(multiple * LN3 - value) > 1e-12:
         return minus(f"{value:g}")
@@ -133,7 +142,10 @@ NETWORKS: dict[str, Network] = {
             name="symmetry",
             document=1,
             title="two-two-two with equal weights in each layer",
-            weights=(_lambdas([[1 / 3, 1 / 3], [1 / 3, 1 / 3]]), _lambdas([[2 / 3, 2 / 3], [2 / 3, 2 / 3]])),
+            weights=(
+                _lambdas([[1 / 3, 1 / 3], [1 / 3, 1 / 3]]),
+                _lambdas([[2 / 3, 2 / 3], [2 / 3, 2 / 3]]),
+            ),
             x=(1.0, 2.0),
             y=(1.0, 0.0),
             cost="half_per_example",

@@ -1,6 +1,6 @@
 """Partial derivatives as document 1 first writes them: the chain rule along every path, added up.
 
-    ∂J/∂θ_ij^(l) = Σ over the paths from unit i of layer l+1 to an output  Π of the factors along the path
+    ∂J/∂θ_ij^(l) = Σ over the paths from unit i of layer l+1 to an output  Π of the factors along it
 
 Nothing is reused from one path to the next: that is what the δ recursion saves.
 """
@@ -51,7 +51,10 @@ class Partial:
     def __str__(self) -> str:
         chains = (" ".join(f"({factor.symbol})" for factor in path) for path in self.paths)
         numbers = (" · ".join(f"({factor.value:.6g})" for factor in path) for path in self.paths)
-        return minus(f"{self.symbol} = {' + '.join(chains)}\n    = {' + '.join(numbers)}\n    = {self.value:.10g}")
+        return minus(
+            f"{self.symbol} = {' + '.join(chains)}\n    = {' + '.join(numbers)}\n    = "
+            f"{self.value:.10g}"
+        )
 
 
 def partials_by_paths(network: Network) -> list[Partial]:
@@ -62,8 +65,15 @@ def partials_by_paths(network: Network) -> list[Partial]:
     Raises:
         ValueError: a network of another kind.
     """
-    if network.biases is not None or network.output != "sigmoid" or network.cost != "half_per_example":
-        raise ValueError(f"partials_by_paths: {network.name}: a network of document 1 is needed (sigmoids, no bias)")
+    if (
+        network.biases is not None
+        or network.output != "sigmoid"
+        or network.cost != "half_per_example"
+    ):
+        raise ValueError(
+            f"partials_by_paths: {network.name}: a network of document 1 is needed (sigmoids, no "
+            f"bias)"
+        )
     a = _activations(network)
     return [
         Partial(f"∂J/∂{_weight(network, i, j, layer)}", tuple(_chains(network, a, i, j, layer)))
@@ -73,7 +83,9 @@ def partials_by_paths(network: Network) -> list[Partial]:
     ]
 
 
-def _chains(network: Network, a: Sequence[Sequence[float]], i: int, j: int, layer: int) -> Iterator[tuple[Factor, ...]]:
+def _chains(
+    network: Network, a: Sequence[Sequence[float]], i: int, j: int, layer: int
+) -> Iterator[tuple[Factor, ...]]:
     """The chains of θ_ij^(layer): one for each way from unit i of the next layer to an output."""
     last = len(network.sizes)
     widths = network.sizes[layer + 1 :]
@@ -92,7 +104,9 @@ def _chains(network: Network, a: Sequence[Sequence[float]], i: int, j: int, laye
                 weight = network.weights[level - 2][unit][before]
                 chain.append(Factor(f"∂{z}/∂{_unit(network, 'a', before, level - 1)}", weight))  # θ
             else:
-                chain.append(Factor(f"∂{z}/∂{_weight(network, i, j, layer)}", a[layer - 1][j]))  # the input
+                chain.append(
+                    Factor(f"∂{z}/∂{_weight(network, i, j, layer)}", a[layer - 1][j])
+                )  # the input
         yield tuple(chain)
 
 

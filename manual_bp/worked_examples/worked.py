@@ -1,4 +1,4 @@
-"""What a worked example returns: named values, and autograd's answer for those that are gradients."""
+"""What a worked example returns: named values, and autograd's answer for the gradients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ class Worked:
     @property
     def max_relative_error(self) -> float:
         """The largest |value − autograd| / |autograd|; 0 where nothing is compared."""
-        return max((_relative(self.values[name], exact) for name, exact in self.autograd.items()), default=0.0)
+        return max(
+            (_relative(self.values[name], exact) for name, exact in self.autograd.items()),
+            default=0.0,
+        )
 
 
 def gradients(network: Network, x: Tensor | None = None, y: Tensor | None = None) -> list[Tensor]:

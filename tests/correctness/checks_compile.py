@@ -27,7 +27,9 @@ def _compiled(function: Function, **options: Any) -> tuple[Function, CompileCoun
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     # A new function object each time: dynamo keeps its recompilations by code object.
-    return torch.compile(lambda *t: function(*t), backend=counter, fullgraph=True, **options), counter
+    return torch.compile(
+        lambda *t: function(*t), backend=counter, fullgraph=True, **options
+    ), counter
 
 
 def _one_graph(counter: CompileCounterWithBackend) -> None:
@@ -35,7 +37,9 @@ def _one_graph(counter: CompileCounterWithBackend) -> None:
         raise AssertionError(f"{counter.frame_count} graphs instead of one")
 
 
-def _equal(ours: tuple[Tensor, tuple[Tensor, ...]], twin: tuple[Tensor, tuple[Tensor, ...]]) -> None:
+def _equal(
+    ours: tuple[Tensor, tuple[Tensor, ...]], twin: tuple[Tensor, tuple[Tensor, ...]]
+) -> None:
     compare.agree(ours[0], twin[0])
     compare.all_of(compare.agree, ours[1], twin[1])
 
@@ -44,7 +48,9 @@ def forward_and_backward(op: Operation) -> None:
     """fullgraph, one graph, equal to the twin; and the poisoned backward shows."""
     inputs = op.inputs()
     function, counter = _compiled(op.ours)
-    _equal(compare.value_and_gradients(function, inputs), compare.value_and_gradients(op.twin, inputs))
+    _equal(
+        compare.value_and_gradients(function, inputs), compare.value_and_gradients(op.twin, inputs)
+    )
     _one_graph(counter)
     _our_rule_ran(op.ours, inputs)
 
@@ -59,7 +65,9 @@ def _our_rule_ran(function: Function, inputs: tuple[Tensor, ...]) -> None:
 
 
 def judge(seen: Sequence[Tensor], poisonous: Sequence[Tensor], right: Sequence[Tensor]) -> None:
-    """`seen` must be the poisonous derivative. Where it is the right one, PyTorch went round our rule."""
+    """`seen` must be the poisonous derivative. Where it is the right one, PyTorch went round our
+    rule.
+    """
     if _agree(seen, poisonous):
         return
     where = "does not show" if _agree(seen, right) else "shows in part"
@@ -79,7 +87,10 @@ def dynamic_shapes(op: Operation) -> None:
     function, counter = _compiled(op.ours, dynamic=True)
     for m in (5, 8, 11):
         inputs = op.inputs(leading=(m,))
-        _equal(compare.value_and_gradients(function, inputs), compare.value_and_gradients(op.twin, inputs))
+        _equal(
+            compare.value_and_gradients(function, inputs),
+            compare.value_and_gradients(op.twin, inputs),
+        )
     _one_graph(counter)
 
 
@@ -104,7 +115,10 @@ def _everything() -> Function:
 
     def everything(*tensors: Tensor) -> list[Tensor]:
         waiting = list(tensors)
-        return [op.ours(*[waiting.pop(0) for _ in range(n)]) for op, n in zip(OPERATIONS, counts, strict=True)]
+        return [
+            op.ours(*[waiting.pop(0) for _ in range(n)])
+            for op, n in zip(OPERATIONS, counts, strict=True)
+        ]
 
     return torch.compile(everything, fullgraph=True)
 
@@ -115,7 +129,9 @@ def _leaves() -> list[list[Tensor]]:
 
 @cache
 def _inductor() -> dict[str, tuple[Tensor, tuple[Tensor, ...], Tensor]]:
-    """Each operation's value, gradients and cotangent: one forward and one backward pass of generated code."""
+    """Each operation's value, gradients and cotangent: one forward and one backward pass of
+    generated code.
+    """
     leaves = _leaves()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
@@ -132,11 +148,15 @@ def _inductor() -> dict[str, tuple[Tensor, tuple[Tensor, ...], Tensor]]:
 def inductor(op: Operation) -> None:
     """The default backend: generated code for both passes, equal to the twin."""
     value, gradients, cotangent = _inductor()[op.name]
-    _equal((value, gradients), compare.value_and_gradients(op.twin, op.inputs(), cotangent=cotangent))
+    _equal(
+        (value, gradients), compare.value_and_gradients(op.twin, op.inputs(), cotangent=cotangent)
+    )
 
 
 def double_backward(op: Operation) -> None:
-    """A gradient of a gradient through a compiled graph: torch refuses it, for its own operations too."""
+    """A gradient of a gradient through a compiled graph: torch refuses it, for its own operations
+    too.
+    """
 
     def second(value: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
         first = torch.autograd.grad(value, leaves, compare.make_cotangent(value), create_graph=True)
@@ -147,7 +167,9 @@ def double_backward(op: Operation) -> None:
     leaves = _leaves()
     row = OPERATIONS.index(op)
     value = _everything()(*[t for inputs in leaves for t in inputs])[row]
-    compare.all_of(compare.agree, second(value, leaves[row]), second(op.twin(*leaves[row]), leaves[row]))
+    compare.all_of(
+        compare.agree, second(value, leaves[row]), second(op.twin(*leaves[row]), leaves[row])
+    )
 
 
 def _transform(op: Operation, transform: Callable[[Function], Function]) -> None:
@@ -158,7 +180,9 @@ def _transform(op: Operation, transform: Callable[[Function], Function]) -> None
         return [t.detach() for t in torch.utils._pytree.tree_leaves(result)]
 
     right = numbers(transform(op.twin)(*inputs))
-    compare.all_of(compare.agree, numbers(_compiled(transform(op.ours))[0](*inputs)), right, zero=True)
+    compare.all_of(
+        compare.agree, numbers(_compiled(transform(op.ours))[0](*inputs)), right, zero=True
+    )
     with poisoned():
         wrong = numbers(transform(op.ours)(*inputs))
         compiled = numbers(_compiled(transform(op.ours))[0](*inputs))

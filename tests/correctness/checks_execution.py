@@ -1,4 +1,6 @@
-"""Columns of the matrix: the ways PyTorch can run, store, copy, ship and distribute a differentiable operation."""
+"""Columns of the matrix: the ways PyTorch can run, store, copy, ship and distribute a
+differentiable operation.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,10 @@ from tests.correctness.poison import poisoned
 Function = Callable[..., Any]
 
 
-def _as_the_twin(op: Operation, run: Callable[[Function], Function], comparison: Function = compare.agree) -> None:
-    """run(ours) gives the twin's value and gradients, and under the poison shows that our rule ran."""
+def _as_the_twin(
+    op: Operation, run: Callable[[Function], Function], comparison: Function = compare.agree
+) -> None:
+    """run(ours) gives the twin's value and gradients, and the poison shows that our rule ran."""
     inputs = op.inputs()
     value, gradients = compare.value_and_gradients(run(op.ours), inputs)
     twin_value, twin_gradients = compare.value_and_gradients(op.twin, inputs)
@@ -86,7 +90,9 @@ def _autocast(op: Operation, device: str, dtype: torch.dtype) -> None:
     run = _under(lambda: torch.autocast(device, dtype=dtype))
     ours = compare.value_and_gradients(run(op.ours), inputs, cotangent=cotangent)
     twin = compare.value_and_gradients(run(op.twin), inputs, cotangent=cotangent)
-    exact = compare.value_and_gradients(op.twin, [t.double() for t in inputs], cotangent=cotangent.double())
+    exact = compare.value_and_gradients(
+        op.twin, [t.double() for t in inputs], cotangent=cotangent.double()
+    )
     compare.accurate(ours[0], twin[0], exact[0])
     compare.all_of(compare.accurate, ours[1], twin[1], exact[1])
 
@@ -100,7 +106,9 @@ def autocast_float16(op: Operation) -> None:
 
 
 def grad_scaler(op: Operation, device: str = "cpu") -> None:
-    """A step under autocast float16 with GradScaler: unscaled gradients as the twin's, and an overflow is skipped."""
+    """A step under autocast float16 with GradScaler: unscaled gradients as the twin's, and an
+    overflow is skipped.
+    """
 
     def step(function: Function, scale: float) -> tuple[list[Tensor], list[Tensor], float]:
         parameters = [nn.Parameter(t) for t in op.inputs(torch.float32, device=device)]
@@ -120,12 +128,16 @@ def grad_scaler(op: Operation, device: str = "cpu") -> None:
     exact = compare.value_and_gradients(
         lambda *t: op.twin(*t).sin().sum(), op.inputs(device=device), cotangent=_one(device)
     )
-    # Not rounded once but by a chain of casts: measured against the twin's own distance from float64.
+    # Not rounded once but by a chain of casts: measured against the twin's own distance from
+    # float64.
     for o, t, e in zip(ours, twin, exact[1], strict=True):
         error, yardstick = (o.double() - e).abs().max(), (t.double() - e).abs().max()
         if not error <= 2 * max(yardstick, torch.finfo(torch.float16).eps / 2 * e.abs().max()):
             raise AssertionError(f"error {error:.3g} beside torch's {yardstick:.3g}")
-    if any(torch.equal(a, b) for a, b in zip(after, op.inputs(torch.float32, device=device), strict=True)):
+    if any(
+        torch.equal(a, b)
+        for a, b in zip(after, op.inputs(torch.float32, device=device), strict=True)
+    ):
         raise AssertionError("the step was not taken")
     assert scale == 256.0
     _, unmoved, lowered = step(lambda *t: op.ours(*t) * torch.inf, 256.0)
@@ -174,7 +186,10 @@ def export(op: Operation) -> None:
     shapes = tuple({0: examples} for _ in arguments(op))
     program = torch.export.export(module, arguments(op), dynamic_shapes=shapes)
     for m in (5, 9):
-        given = tuple(t[:1].expand(m, *t.shape[1:]) * torch.linspace(0.5, 1, m)[:, None] for t in arguments(op))
+        given = tuple(
+            t[:1].expand(m, *t.shape[1:]) * torch.linspace(0.5, 1, m)[:, None]
+            for t in arguments(op)
+        )
         compare.same(program.module()(*given), module(*given))
 
 
@@ -194,7 +209,9 @@ class _Everything(nn.Module):
 
 @cache
 def _onnx() -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Tensor]]:
-    """All trained modules exported as one ONNX model, evaluated by onnx's own reference implementation."""
+    """All trained modules exported as one ONNX model, evaluated by onnx's own reference
+    implementation.
+    """
     from onnx.reference import ReferenceEvaluator
 
     everything = _Everything()
@@ -203,7 +220,9 @@ def _onnx() -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Tensor]]:
         warnings.simplefilter("ignore")  # the exporter's own
         program = torch.onnx.export(everything, given, dynamo=True, verbose=False)
     evaluator = ReferenceEvaluator(program.model_proto)  # type: ignore[union-attr]
-    outputs = evaluator.run(None, {n: t.numpy() for n, t in zip(evaluator.input_names, given, strict=True)})
+    outputs = evaluator.run(
+        None, {n: t.numpy() for n, t in zip(evaluator.input_names, given, strict=True)}
+    )
     names = [op.name for op in OPERATIONS]
     return dict(zip(names, outputs, strict=True)), dict(zip(names, everything(*given), strict=True))
 
@@ -253,14 +272,20 @@ def functional_call(op: Operation) -> None:
     def cost(which: nn.Module) -> Callable[[dict[str, Tensor]], Tensor]:
         return lambda p: torch.func.functional_call(which, p, given).sin().sum()
 
-    ours, theirs = torch.func.grad(cost(module))(parameters), torch.func.grad(cost(twin))(parameters)
+    ours, theirs = (
+        torch.func.grad(cost(module))(parameters),
+        torch.func.grad(cost(twin))(parameters),
+    )
     compare.all_of(compare.agree, ours.values(), theirs.values())
 
 
 def cuda(op: Operation) -> None:
     """On the GPU: value and gradients there agree with the twin's there, without TF32."""
     inputs = op.inputs(device="cuda")
-    ours, twin = compare.value_and_gradients(op.ours, inputs), compare.value_and_gradients(op.twin, inputs)
+    ours, twin = (
+        compare.value_and_gradients(op.ours, inputs),
+        compare.value_and_gradients(op.twin, inputs),
+    )
     compare.agree(ours[0], twin[0])
     compare.all_of(compare.agree, ours[1], twin[1])
 
@@ -287,4 +312,9 @@ def make_fx_fake(op: Operation) -> None:
     inputs = op.inputs()
     every = tuple(range(len(inputs)))
     traced = make_fx(grad(lambda *t: op.ours(*t).sum(), every), tracing_mode="fake")(*inputs)
-    compare.all_of(compare.agree, traced(*inputs), grad(lambda *t: op.twin(*t).sum(), every)(*inputs), zero=True)
+    compare.all_of(
+        compare.agree,
+        traced(*inputs),
+        grad(lambda *t: op.twin(*t).sum(), every)(*inputs),
+        zero=True,
+    )

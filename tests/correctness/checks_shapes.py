@@ -31,18 +31,25 @@ def size_1_channels(op: Operation) -> None:
     """Every dimension but the examples is 1; and one example of it."""
     for m in (5, 1):
         inputs = [t[..., :1] if t.dim() else t for t in op.inputs(leading=(m,))]
-        inputs = [t if batched or t.dim() == 1 else t[:1] for t, batched in zip(inputs, op.batched, strict=True)]
+        inputs = [
+            t if batched or t.dim() == 1 else t[:1]
+            for t, batched in zip(inputs, op.batched, strict=True)
+        ]
         _equal_on(op, inputs)
 
 
 def n_in_0(op: Operation) -> None:
-    """No columns: for linear z = b and gradients of size 0, for a cost the mean or the sum of nothing."""
+    """No columns: for linear z = b and gradients of size 0, for a cost the mean or the sum of
+    nothing.
+    """
     inputs = list(op.inputs())
     inputs[0] = inputs[0][..., :0]
     if op is not SIGMOID:
         inputs[1] = inputs[1][..., :0]
     value, gradients = compare.value_and_gradients(op.ours, inputs)
-    if op.name == "mse half_per_example":  # m is the elements over n_out = 0: NaN, as the mean of nothing
+    if (
+        op.name == "mse half_per_example"
+    ):  # m is the elements over n_out = 0: NaN, as the mean of nothing
         if not value.isnan() or [g.shape for g in gradients] != [t.shape for t in inputs]:
             raise AssertionError(f"{value}")
         return
@@ -60,4 +67,6 @@ def cotangents(op: Operation) -> None:
         layouts.append(compare.make_cotangent(value).t().contiguous().t())
     for g in layouts:
         ours = compare.value_and_gradients(op.ours, inputs, cotangent=g)[1]
-        compare.all_of(compare.agree, ours, compare.value_and_gradients(op.twin, inputs, cotangent=g)[1])
+        compare.all_of(
+            compare.agree, ours, compare.value_and_gradients(op.twin, inputs, cotangent=g)[1]
+        )

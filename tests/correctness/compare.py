@@ -2,10 +2,11 @@
 
 - `same`: bit for bit, or within a few units in the last place of each element.
 - `agree`: two orders of summation in one precision: a few rounding units of the largest element.
-- `accurate`: against a float64 reference, at most twice the error of torch's own kernel in the same precision.
+- `accurate`: against a float64 reference, at most twice the error of torch's own kernel in the same
+  precision.
 
-Each refuses a reference that is zero, because against zero a missing gradient would pass. Say `zero=True` where zero is
-the right answer; then equality is demanded.
+Each refuses a reference that is zero, because against zero a missing gradient would pass. Say
+`zero=True` where zero is the right answer; then equality is demanded.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ _ROUNDINGS = 16  # rounding units allowed between two orders of adding a few ten
 
 
 def same(actual: Tensor, expected: Tensor, *, ulps: int = 0, zero: bool = False) -> None:
-    """Equal dtype, shape, device, and each element within `ulps` units in the last place of the expected one."""
+    """Equal dtype, shape, device, and each element within `ulps` units in the last place of the
+    expected one.
+    """
     _same_kind(actual, expected)
     _not_vacuous(expected, zero)
     if ulps == 0:
@@ -51,8 +54,8 @@ def agree(actual: Tensor, expected: Tensor, *, zero: bool = False) -> None:
 def accurate(actual: Tensor, builtin: Tensor, reference: Tensor) -> None:
     """At most twice as far from the float64 `reference` as torch's `builtin` in the same precision.
 
-    Where torch happens to be nearer than half a rounding unit, half a rounding unit counts as its error: storing the
-    exact answer in this dtype costs as much.
+    Where torch happens to be nearer than half a rounding unit, half a rounding unit counts as its
+    error: storing the exact answer in this dtype costs as much.
     """
     _same_kind(actual, builtin)
     if reference.dtype != torch.float64 or reference.shape != actual.shape:
@@ -62,12 +65,17 @@ def accurate(actual: Tensor, builtin: Tensor, reference: Tensor) -> None:
     unit = torch.finfo(actual.dtype).eps / 2 * size
     bound = 2 * max(_norm(builtin.double() - reference), unit)
     if not bound < size / 20:
-        raise AssertionError(f"the bound {bound:.3g} would let an error of 5 % of the largest element {size:.3g} pass")
+        raise AssertionError(
+            f"the bound {bound:.3g} would let an error of 5 % of the largest element {size:.3g} "
+            f"pass"
+        )
     if not _norm(actual.double() - reference) <= bound:
         raise AssertionError(f"error above {bound:.3g}: {_describe(actual.double(), reference)}")
 
 
-def all_of(comparison: Callable[..., None], *sequences: Iterable[Tensor], **options: object) -> None:
+def all_of(
+    comparison: Callable[..., None], *sequences: Iterable[Tensor], **options: object
+) -> None:
     """Apply one of the comparisons element by element; the sequences must have one length."""
     for tensors in zip(*sequences, strict=True):
         comparison(*tensors, **options)
@@ -82,7 +90,8 @@ def value_and_gradients(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The value, and the gradients of Σ value ⊙ cotangent to the inputs that require one.
 
-    Without a cotangent a fixed one without symmetry is used: ones would hide a transposed or ignored grad_output.
+    Without a cotangent a fixed one without symmetry is used: ones would hide a transposed or
+    ignored grad_output.
     """
     wanted = [True] * len(inputs) if requires_grad is None else requires_grad
     leaves = [t.detach().requires_grad_(w) for t, w in zip(inputs, wanted, strict=True)]
@@ -97,9 +106,15 @@ def value_and_gradients(
 
 
 def make_cotangent(value: Tensor) -> Tensor:
-    """A fixed grad_output without symmetry: 0.3, 1.3, 2.3, … times alternating signs, of the value's shape."""
+    """A fixed grad_output without symmetry: 0.3, 1.3, 2.3, … times alternating signs, of the
+    value's shape.
+    """
     count = torch.arange(value.numel(), device=value.device, dtype=torch.float64)
-    return ((0.3 + count / 8) * (1 - 2 * (count % 3 == 1).double())).to(value.dtype).reshape(value.shape)
+    return (
+        ((0.3 + count / 8) * (1 - 2 * (count % 3 == 1).double()))
+        .to(value.dtype)
+        .reshape(value.shape)
+    )
 
 
 def _norm(tensor: Tensor) -> float:
@@ -109,15 +124,23 @@ def _norm(tensor: Tensor) -> float:
 def _same_kind(actual: Tensor, expected: Tensor) -> None:
     for name in ("shape", "dtype", "device"):
         if getattr(actual, name) != getattr(expected, name):
-            raise AssertionError(f"{name}: {getattr(actual, name)}, expected {getattr(expected, name)}")
+            raise AssertionError(
+                f"{name}: {getattr(actual, name)}, expected {getattr(expected, name)}"
+            )
 
 
 def _not_vacuous(expected: Tensor, zero: bool) -> None:
     if not zero and expected.numel() and not bool(expected.count_nonzero()):
-        raise AssertionError("the expected tensor is zero: a missing gradient would pass; say zero=True if it is right")
+        raise AssertionError(
+            "the expected tensor is zero: a missing gradient would pass; say zero=True if it is "
+            "right"
+        )
 
 
 def _describe(actual: Tensor, expected: Tensor) -> str:
     if actual.numel() == 0:
         return "empty"
-    return f"largest difference {_norm(actual - expected):.3g} beside a largest element {_norm(expected):.3g}"
+    return (
+        f"largest difference {_norm(actual - expected):.3g} beside a largest element "
+        f"{_norm(expected):.3g}"
+    )

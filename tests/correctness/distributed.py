@@ -1,4 +1,6 @@
-"""DistributedDataParallel over gloo with two processes: every operation, clean and poisoned, in one start."""
+"""DistributedDataParallel over gloo with two processes: every operation, clean and poisoned, in one
+start.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ PROCESSES = 2
 
 
 class Trainable(nn.Module):
-    """An operation whose inputs are its parameters; the data of a process is one factor on the first of them."""
+    """An operation whose inputs are its parameters; the data of a process is one factor on the
+    first of them.
+    """
 
     def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> None:
         super().__init__()
@@ -51,23 +55,30 @@ def _work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=PROCESSES)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=PROCESSES
+    )
     results = {}
     for kind, state in (("clean", nullcontext), ("poisoned", poisoned)):
         for op in OPERATIONS:
             with state():
-                results[kind, op.name] = gradients(DistributedDataParallel(Trainable(op.ours, op.inputs())), rank)
+                results[kind, op.name] = gradients(
+                    DistributedDataParallel(Trainable(op.ours, op.inputs())), rank
+                )
     if rank == 0:
         torch.save(results, Path(folder) / "results.pt")
     dist.barrier()
     dist.destroy_process_group()
-    # Gloo's threads may outlive the group, and abort a process whose interpreter is torn down under them.
+    # Gloo's threads may outlive the group, and abort a process whose interpreter is torn down under
+    # them.
     os._exit(0)
 
 
 @cache
 def ran() -> dict[tuple[str, str], list[Tensor]]:
-    """The gradients of every operation, clean and poisoned, as process 0 saw them after the all-reduce."""
+    """The gradients of every operation, clean and poisoned, as process 0 saw them after the
+    all-reduce.
+    """
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_work, args=(folder,), nprocs=PROCESSES)
         results: dict[tuple[str, str], list[Tensor]] = torch.load(Path(folder) / "results.pt")
@@ -75,6 +86,8 @@ def ran() -> dict[tuple[str, str], list[Tensor]]:
 
 
 def alone(op: Operation, function: Callable[..., Tensor]) -> list[Tensor]:
-    """What DistributedDataParallel has to give: the mean over the processes' data, computed in this one."""
+    """What DistributedDataParallel has to give: the mean over the processes' data, computed in this
+    one.
+    """
     each = [gradients(Trainable(function, op.inputs()), rank) for rank in range(PROCESSES)]
     return [torch.stack(pair).mean(0) for pair in zip(*each, strict=True)]

@@ -1,7 +1,9 @@
-"""The composability matrix: every operation against every way PyTorch differentiates, transforms or runs it.
+"""The composability matrix: every operation against every way PyTorch differentiates, transforms or
+runs it.
 
-`python -m tests.correctness.matrix` runs all cells and prints the table; `--write README.md` puts it between the
-markers there. A cell is PASS, or the error that is expected of it: one of `HOLES`, each with its reason.
+`python -m tests.correctness.matrix` runs all cells and prints the table; `--write README.md` puts
+it between the markers there. A cell is PASS, or the error that is expected of it: one of `HOLES`,
+each with its reason.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Hole:
-    """An expected failure: the error's class and a part of its message, why it is not ours to mend, what is shown."""
+    """An expected failure: the error's class and a part of its message, why it is not ours to mend,
+    what is shown.
+    """
 
     error: str
     says: str
@@ -57,7 +61,10 @@ COLUMNS = (
     Column("create_graph, double backward", gradients.test_second_derivatives_equal_the_twin),
     Column("gradcheck, every flag", gradients.test_gradcheck_with_every_flag),
     Column("gradgradcheck, both orders", lambda op: gradients.test_gradgradcheck(op, False)),
-    Column("gradgradcheck, non-contiguous cotangents", lambda op: gradients.test_gradgradcheck(op, True)),
+    Column(
+        "gradgradcheck, non-contiguous cotangents",
+        lambda op: gradients.test_gradgradcheck(op, True),
+    ),
     Column("func.grad, vjp", transforms.check_grad_and_vjp),
     Column("func.jvp, every subset of tangents", transforms.check_jvp_subsets),
     Column("func.vmap, of and under grad and jvp", transforms.test_vmap_over_the_batched_arguments),
@@ -127,7 +134,8 @@ _NO_VMAP = Hole(
 _INLINED = Hole(
     "BuiltinDerivativeError",
     "the poisoned derivative does not show",
-    "torch.compile inlines the Function's forward here and differentiates that: the numbers are right, "
+    "torch.compile inlines the Function's forward here and differentiates that: the numbers are "
+    "right, "
     "but the built-in rule made them, not ours.",
     "built-in rule",
 )
@@ -140,7 +148,8 @@ _OLD_HESSIAN = Hole(
 _OLD_PART = Hole(
     "BuiltinDerivativeError",
     "the poisoned derivative shows in part",
-    "Before torch 2.15 torch.compile of func.grad inlines the forward of some of the Functions and not of others: "
+    "Before torch 2.15 torch.compile of func.grad inlines the forward of some of the Functions and "
+    "not of others: "
     "the numbers are right, but the built-in rule made some of them, not ours.",
     "built-in rule in part",
 )
@@ -182,17 +191,29 @@ def runnable(column: Column) -> bool:
 
 
 def cell(op: Operation, column: Column) -> str:
-    """What the table says: PASS, the expected error's name with its footnote, or what went wrong."""
+    """What the table says: PASS, the expected error with its footnote, or what went wrong."""
     if not runnable(column):
         return "no GPU"
     error, expected = run(op, column), hole(op, column)
-    if expected is not None and type(error).__name__ == expected.error and expected.says in str(error):
+    if (
+        expected is not None
+        and type(error).__name__ == expected.error
+        and expected.says in str(error)
+    ):
         return f"{expected.shown} [{_footnotes().index(expected) + 1}]"
-    return "PASS" if error is None else f"UNEXPLAINED {type(error).__name__}: {str(error).splitlines()[0]}"
+    return (
+        "PASS"
+        if error is None
+        else f"UNEXPLAINED {type(error).__name__}: {str(error).splitlines()[0]}"
+    )
 
 
 def _footnotes() -> list[Hole]:
-    return list(dict.fromkeys(HOLES[column.name](op) for column in COLUMNS if column.name in HOLES for op in ROWS))
+    return list(
+        dict.fromkeys(
+            HOLES[column.name](op) for column in COLUMNS if column.name in HOLES for op in ROWS
+        )
+    )
 
 
 def _count() -> str:
@@ -200,7 +221,10 @@ def _count() -> str:
     passed, no_gpu = every.count("PASS"), every.count("no GPU")
     unexplained = sum(text.startswith("UNEXPLAINED") for text in every)
     expected = len(every) - passed - no_gpu - unexplained
-    counts = f"{passed} PASS, {expected} expected failures, {unexplained} unexplained, {no_gpu} need a GPU"
+    counts = (
+        f"{passed} PASS, {expected} expected failures, {unexplained} unexplained, "
+        f"{no_gpu} need a GPU"
+    )
     return f"{len(every)} cells: {counts}."
 
 

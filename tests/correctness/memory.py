@@ -1,6 +1,7 @@
 """What each operation keeps for its backward, in bytes, measured through saved_tensors_hooks.
 
-`python -m tests.correctness.memory` prints the table; `--write README.md` puts it between the markers there.
+`python -m tests.correctness.memory` prints the table; `--write README.md` puts it between the
+markers there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tests.correctness.operations import LINEAR, LINEAR_NO_BIAS, LINEAR_SIGMOID, MSE, NETWORK, SIGMOID, Operation
+from tests.correctness.operations import (
+    LINEAR,
+    LINEAR_NO_BIAS,
+    LINEAR_SIGMOID,
+    MSE,
+    NETWORK,
+    SIGMOID,
+    Operation,
+)
 from tests.correctness.readme import write
 
 M, N_IN, HIDDEN, N_OUT = 64, 784, 128, 10
@@ -41,7 +50,9 @@ class Case:
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            saved[storage.data_ptr()] = max(saved.get(storage.data_ptr(), 0), tensor.numel() * tensor.element_size())
+            saved[storage.data_ptr()] = max(
+                saved.get(storage.data_ptr(), 0), tensor.numel() * tensor.element_size()
+            )
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
@@ -77,9 +88,30 @@ CASES = (
     ),
     Case("sigmoid", SIGMOID, ((M, HIDDEN),), (True,), FLOAT * A1, "a"),
     Case("sigmoid, z needs no gradient", SIGMOID, ((M, HIDDEN),), (False,), 0, "nothing"),
-    Case("linear_sigmoid", LINEAR_SIGMOID, _LINEAR, (True, True, True), FLOAT * (X + W1 + A1), "x, W and a"),
-    Case("linear_sigmoid, W frozen", LINEAR_SIGMOID, _LINEAR, (True, False, True), FLOAT * (W1 + A1), "W and a"),
-    Case("linear_sigmoid, b alone trained", LINEAR_SIGMOID, _LINEAR, (False, False, True), FLOAT * A1, "a"),
+    Case(
+        "linear_sigmoid",
+        LINEAR_SIGMOID,
+        _LINEAR,
+        (True, True, True),
+        FLOAT * (X + W1 + A1),
+        "x, W and a",
+    ),
+    Case(
+        "linear_sigmoid, W frozen",
+        LINEAR_SIGMOID,
+        _LINEAR,
+        (True, False, True),
+        FLOAT * (W1 + A1),
+        "W and a",
+    ),
+    Case(
+        "linear_sigmoid, b alone trained",
+        LINEAR_SIGMOID,
+        _LINEAR,
+        (False, False, True),
+        FLOAT * A1,
+        "a",
+    ),
     *(Case(op.name, op, _COST, (True, False), FLOAT * 2 * A2, "a and y") for op in MSE.values()),
     Case("mse mean, y trained", MSE["mean"], _COST, (False, True), FLOAT * 2 * A2, "a and y"),
     Case("mse mean, nothing trained", MSE["mean"], _COST, (False, False), 0, "nothing"),
@@ -112,7 +144,8 @@ def table() -> str:
     ]
     for case in CASES:
         lines.append(
-            f"| {case.name} | {case.keeps} | {case.measured(case.op.ours):,} | {case.measured(case.op.twin):,} |"
+            f"| {case.name} | {case.keeps} | {case.measured(case.op.ours):,} | "
+            f"{case.measured(case.op.twin):,} |"
         )
     return "\n".join(lines)
 

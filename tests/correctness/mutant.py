@@ -76,7 +76,9 @@ class Context:
         return getattr(self._ctx, name)
 
 
-def each(index: int, change: Callable[[Any, Tensor, Tensor], Any]) -> Callable[[Any, Tensor, list[Any]], None]:
+def each(
+    index: int, change: Callable[[Any, Tensor, Tensor], Any]
+) -> Callable[[Any, Tensor, list[Any]], None]:
     """Change one gradient of the list, where there is one."""
 
     def apply(ctx: Any, g: Tensor, gradients: list[Any]) -> None:
@@ -93,7 +95,9 @@ def examples(a: Tensor) -> float:
 
 def detached(ctx: Any) -> Any:
     """The ctx with saved tensors that no longer belong to the graph."""
-    return Context(ctx, saved_tensors=tuple(t if t is None else t.detach() for t in ctx.saved_tensors))
+    return Context(
+        ctx, saved_tensors=tuple(t if t is None else t.detach() for t in ctx.saved_tensors)
+    )
 
 
 def spoil_jvp(real: Any, change: Callable[..., Any]) -> Any:

@@ -1,9 +1,10 @@
 """Wrong versions of the real code, each with the test that must notice.
 
-A mutant replaces one attribute of the code while its killer runs. It is told by what it does wrong, not by a line of
-source, so that the code may be rewritten and the mutants stay.
+A mutant replaces one attribute of the code while its killer runs. It is told by what it does wrong,
+not by a line of source, so that the code may be rewritten and the mutants stay.
 
-`python -m tests.correctness.mutants` kills each and prints by which test; `--write README.md` puts the count there.
+`python -m tests.correctness.mutants` kills each and prints by which test; `--write README.md` puts
+the count there.
 """
 
 from __future__ import annotations
@@ -26,11 +27,15 @@ from tests.ops import test_transforms
 
 
 class _ForwardModeStaysOff:
-    """forward_ad as the forward-mode rule sees it, without the switch that turns forward mode on again."""
+    """forward_ad as the forward-mode rule sees it, without the switch that turns forward mode on
+    again.
+    """
 
     def __getattr__(self, name: str) -> Any:
         return (
-            (lambda _: nullcontext()) if name == "_set_fwd_grad_enabled" else getattr(torch.autograd.forward_ad, name)
+            (lambda _: nullcontext())
+            if name == "_set_fwd_grad_enabled"
+            else getattr(torch.autograd.forward_ad, name)
         )
 
 
@@ -84,4 +89,8 @@ if __name__ == "__main__":
         for mutant in MUTANTS:
             verdict = "LIVES, although there is" if mutant in living else "killed by"
             print(f"{mutant}: {verdict} {mutant.killer.__module__}.{mutant.killer.__name__}")
-    write("mutants", f"{len(MUTANTS)} wrong versions of the code, {len(living)} survivors.", sys.argv[1:])
+    write(
+        "mutants",
+        f"{len(MUTANTS)} wrong versions of the code, {len(living)} survivors.",
+        sys.argv[1:],
+    )

@@ -64,7 +64,8 @@ def _db(change: Callable[[Any, Tensor, Tensor], Any]) -> Any:
 
 
 def _linear_on(
-    change_ctx: Callable[[Any], Any] = lambda ctx: ctx, change_g: Callable[[Tensor], Tensor] = lambda g: g
+    change_ctx: Callable[[Any], Any] = lambda ctx: ctx,
+    change_g: Callable[[Tensor], Tensor] = lambda g: g,
 ) -> Any:
     return staticmethod(lambda ctx, delta: REAL(change_ctx(ctx), change_g(delta)))
 
@@ -106,7 +107,9 @@ MUTANTS = (
                 c,
                 saved_tensors=(
                     c.saved_tensors[0],
-                    None if c.saved_tensors[1] is None else _transposed_if_square(c.saved_tensors[1]),
+                    None
+                    if c.saved_tensors[1] is None
+                    else _transposed_if_square(c.saved_tensors[1]),
                     c.saved_tensors[2],
                 ),
             )
@@ -146,9 +149,21 @@ MUTANTS = (
         SQUARE,
         ((3,),),
     ),
-    Mutant("linear: db of shape (1, n_out)", L, "backward", _db(lambda c, g, d: d[None]), KIND, (LINEAR, F64, (5,))),
     Mutant(
-        "linear: db in float32 for float16", L, "backward", _db(lambda c, g, d: d.float()), KIND, (LINEAR, F16, (5,))
+        "linear: db of shape (1, n_out)",
+        L,
+        "backward",
+        _db(lambda c, g, d: d[None]),
+        KIND,
+        (LINEAR, F64, (5,)),
+    ),
+    Mutant(
+        "linear: db in float32 for float16",
+        L,
+        "backward",
+        _db(lambda c, g, d: d.float()),
+        KIND,
+        (LINEAR, F16, (5,)),
     ),
     Mutant(
         "linear: db is a view of g for one example",
@@ -158,7 +173,9 @@ MUTANTS = (
         NO_ALIASING,
         (LINEAR, (1,)),
     ),
-    Mutant("linear: db not given", L, "backward", _db(lambda c, g, d: None), KIND, (LINEAR, F64, (5,))),
+    Mutant(
+        "linear: db not given", L, "backward", _db(lambda c, g, d: None), KIND, (LINEAR, F64, (5,))
+    ),
     Mutant(
         "linear: dW is the sum over rows in the wrong order in 3-D",
         L,
@@ -177,7 +194,14 @@ MUTANTS = (
         VALUES,
         (LINEAR, (2, 3)),
     ),
-    Mutant("linear: dW zero", L, "backward", _dW(lambda c, g, d: torch.zeros_like(d)), VALUES, (LINEAR, (5,))),
+    Mutant(
+        "linear: dW zero",
+        L,
+        "backward",
+        _dW(lambda c, g, d: torch.zeros_like(d)),
+        VALUES,
+        (LINEAR, (5,)),
+    ),
     Mutant(
         "linear: dW averaged over the batch",
         L,
@@ -194,7 +218,14 @@ MUTANTS = (
         EMPTY,
         (LINEAR, (0,)),
     ),
-    Mutant("linear: dx with the sign swapped", L, "backward", _dx(lambda c, g, d: -d), VALUES, (LINEAR, (5,))),
+    Mutant(
+        "linear: dx with the sign swapped",
+        L,
+        "backward",
+        _dx(lambda c, g, d: -d),
+        VALUES,
+        (LINEAR, (5,)),
+    ),
     Mutant(
         "linear: dx lost when W is frozen",
         L,
@@ -219,8 +250,22 @@ MUTANTS = (
         KIND,
         (LINEAR, F64, (5,)),
     ),
-    Mutant("linear: grad_output ignored", L, "backward", _linear_on(change_g=torch.ones_like), VALUES, (LINEAR, (5,))),
-    Mutant("linear: grad_output rectified", L, "backward", _linear_on(change_g=torch.relu), LINEAR_IN_G, (LINEAR,)),
+    Mutant(
+        "linear: grad_output ignored",
+        L,
+        "backward",
+        _linear_on(change_g=torch.ones_like),
+        VALUES,
+        (LINEAR, (5,)),
+    ),
+    Mutant(
+        "linear: grad_output rectified",
+        L,
+        "backward",
+        _linear_on(change_g=torch.relu),
+        LINEAR_IN_G,
+        (LINEAR,),
+    ),
     Mutant(
         "linear: grad_output written in place",
         L,
@@ -237,9 +282,16 @@ MUTANTS = (
         STRIDES,
         (LINEAR,),
     ),
-    Mutant("linear: saved tensors detached", L, "backward", _linear_on(detached), SECOND, (LINEAR,)),
     Mutant(
-        "linear: grad_output detached", L, "backward", _linear_on(change_g=torch.detach), GRADGRADCHECK, (LINEAR, False)
+        "linear: saved tensors detached", L, "backward", _linear_on(detached), SECOND, (LINEAR,)
+    ),
+    Mutant(
+        "linear: grad_output detached",
+        L,
+        "backward",
+        _linear_on(change_g=torch.detach),
+        GRADGRADCHECK,
+        (LINEAR, False),
     ),
     Mutant(
         "linear: products in float32 for float64",
@@ -256,7 +308,11 @@ MUTANTS = (
         _dW(
             lambda c, g, d: sum(
                 a[:, None] * b
-                for a, b in zip(g.reshape(-1, g.shape[-1]), c.saved_tensors[0].reshape(-1, d.shape[-1]), strict=True)
+                for a, b in zip(
+                    g.reshape(-1, g.shape[-1]),
+                    c.saved_tensors[0].reshape(-1, d.shape[-1]),
+                    strict=True,
+                )
             )
         ),
         ACCURACY,
@@ -282,7 +338,9 @@ MUTANTS = (
         "linear: forward-mode rule without x Ẇᵀ",
         LinearForwardMode,
         "jvp",
-        spoil_jvp(LinearForwardMode.jvp, lambda real, c, x, w, b: real(c, x, torch.zeros_like(w), b)),
+        spoil_jvp(
+            LinearForwardMode.jvp, lambda real, c, x, w, b: real(c, x, torch.zeros_like(w), b)
+        ),
         GRADCHECK,
         (LINEAR,),
     ),
@@ -298,7 +356,9 @@ MUTANTS = (
         "linear: forward-mode rule without ẋ Wᵀ",
         LinearForwardMode,
         "jvp",
-        spoil_jvp(LinearForwardMode.jvp, lambda real, c, x, w, b: real(c, torch.zeros_like(x), w, b)),
+        spoil_jvp(
+            LinearForwardMode.jvp, lambda real, c, x, w, b: real(c, torch.zeros_like(x), w, b)
+        ),
         GRADCHECK,
         (LINEAR,),
     ),

@@ -50,9 +50,21 @@ MUTANTS = (
         (LINEAR_SIGMOID, (5,)),
     ),
     Mutant(
-        "linear_sigmoid: z saved in place of a", F, "backward", _with_a(torch.logit), VALUES, (LINEAR_SIGMOID, (5,))
+        "linear_sigmoid: z saved in place of a",
+        F,
+        "backward",
+        _with_a(torch.logit),
+        VALUES,
+        (LINEAR_SIGMOID, (5,)),
     ),
-    Mutant("linear_sigmoid: a detached", F, "backward", _with_a(torch.detach), SECOND, (LINEAR_SIGMOID,)),
+    Mutant(
+        "linear_sigmoid: a detached",
+        F,
+        "backward",
+        _with_a(torch.detach),
+        SECOND,
+        (LINEAR_SIGMOID,),
+    ),
     Mutant(
         "linear_sigmoid: db of ∂C/∂a in place of δ",
         F,

@@ -78,8 +78,22 @@ MUTANTS = (
         (HALF, (5,)),
     ),
     Mutant("mse: 2 for ½", C, "backward", _times(lambda a: 2), VALUES, (HALF, (5,))),
-    Mutant("mse: the 2 of the square dropped", C, "backward", _times(lambda a: 0.5), VALUES, (MSE["none"], (5,))),
-    Mutant("mse: (y − a) in the place of (a − y)", C, "backward", _times(lambda a: -1), VALUES, (MSE["mean"], (5,))),
+    Mutant(
+        "mse: the 2 of the square dropped",
+        C,
+        "backward",
+        _times(lambda a: 0.5),
+        VALUES,
+        (MSE["none"], (5,)),
+    ),
+    Mutant(
+        "mse: (y − a) in the place of (a − y)",
+        C,
+        "backward",
+        _times(lambda a: -1),
+        VALUES,
+        (MSE["mean"], (5,)),
+    ),
     Mutant(
         "mse: the sign of the target's gradient swapped",
         C,
@@ -134,7 +148,10 @@ MUTANTS = (
         "backward",
         staticmethod(
             lambda ctx, g: REAL(
-                Context(detached(ctx), needs_input_grad=ctx.needs_input_grad, reduction=ctx.reduction), g
+                Context(
+                    detached(ctx), needs_input_grad=ctx.needs_input_grad, reduction=ctx.reduction
+                ),
+                g,
             )
         ),
         test_second_order.test_hessian_of_the_cost,
@@ -144,7 +161,9 @@ MUTANTS = (
         "mse: forward-mode rule without ẏ",
         MSELossForwardMode,
         "jvp",
-        spoil_jvp(MSELossForwardMode.jvp, lambda real, c, a, y, r: real(c, a, torch.zeros_like(y), r)),
+        spoil_jvp(
+            MSELossForwardMode.jvp, lambda real, c, a, y, r: real(c, a, torch.zeros_like(y), r)
+        ),
         GRADCHECK,
         (HALF,),
     ),

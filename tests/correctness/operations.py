@@ -1,7 +1,8 @@
 """The operations under test, each beside its torch twin: the rows of every table here.
 
-An operation takes its differentiable tensors as arguments, so that one check serves all of them. `inputs` makes them in
-any dtype with any leading dimensions; no two sizes are equal by accident (5, 3, 4), so that a wrong dimension shows.
+An operation takes its differentiable tensors as arguments, so that one check serves all of them.
+`inputs` makes them in any dtype with any leading dimensions; no two sizes are equal by accident (5,
+3, 4), so that a wrong dimension shows.
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ class Operation:
     second_order: bool = True  # whether the second derivative is other than zero
 
     def inputs(
-        self, dtype: torch.dtype = torch.float64, leading: tuple[int, ...] = (M,), seed: int = 0, device: str = "cpu"
+        self,
+        dtype: torch.dtype = torch.float64,
+        leading: tuple[int, ...] = (M,),
+        seed: int = 0,
+        device: str = "cpu",
     ) -> tuple[Tensor, ...]:
         """Fresh tensors between −1.5 and 1.5, the same for every dtype up to rounding."""
         generator = torch.Generator().manual_seed(seed)
@@ -51,7 +56,9 @@ class Operation:
 
 
 def twin_mse(a: Tensor, y: Tensor, reduction: str) -> Tensor:
-    """C = s Σ (a − y)² by torch alone: its mean, times the factor that the name of the reduction implies."""
+    """C = s Σ (a − y)² by torch alone: its mean, times the factor that the name of the reduction
+    implies.
+    """
     if reduction == "half_per_example":
         return F.mse_loss(a, y, reduction="sum") / 2 / (a[..., 0].numel() if a.dim() else 1)
     if reduction == "half_per_element":
@@ -90,7 +97,9 @@ def twin_mlp(sizes: list[int]) -> nn.Sequential:
 
 
 class LinearSigmoid(nn.Linear):
-    """`functional.linear_sigmoid` as a module: an MLP would run its layers one by one where it is exported."""
+    """`functional.linear_sigmoid` as a module: an MLP would run its layers one by one where it is
+    exported.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.linear_sigmoid(input, self.weight, self.bias)

@@ -1,4 +1,4 @@
-"""The poisoned twin: the real Functions with wrong derivatives, so that it shows whether they ran."""
+"""The poisoned twin: the real Functions with wrong derivatives, to show whether they ran."""
 
 from __future__ import annotations
 
@@ -19,13 +19,19 @@ FACTOR = 3
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Every gradient and every tangent that our Functions give is three times too large; nine, where one is two."""
+    """Every gradient and every tangent that our Functions give is three times too large; nine,
+    where one is two.
+    """
     with ExitStack() as stack:
         for function in FUNCTIONS:
             factor = FACTOR**2 if function is ops.LinearSigmoidFunction else FACTOR
-            stack.enter_context(patch.object(function, "backward", _wrong_backward(function.backward, factor)))
+            stack.enter_context(
+                patch.object(function, "backward", _wrong_backward(function.backward, factor))
+            )
             forward_mode = function.forward_mode
-            stack.enter_context(patch.object(forward_mode, "jvp", _wrong_jvp(forward_mode.jvp, factor)))
+            stack.enter_context(
+                patch.object(forward_mode, "jvp", _wrong_jvp(forward_mode.jvp, factor))
+            )
         yield
 
 
@@ -45,7 +51,9 @@ def _wrong_jvp(real: Any, factor: int) -> Any:
 
 @contextmanager
 def counted() -> Iterator[Counter[str]]:
-    """How often the backward of each of our Functions was called. Eager only: a compiled graph calls no Python."""
+    """How often the backward of each of our Functions was called. Eager only: a compiled graph
+    calls no Python.
+    """
     calls: Counter[str] = Counter()
 
     def counting(function: type[HandDerivedFunction]) -> Any:
@@ -77,4 +85,6 @@ def nodes(value: Tensor) -> list[Any]:
 
 def is_ours(node: Any) -> bool:
     """Whether a node of the graph is the backward of one of our Functions."""
-    return isinstance(getattr(node, "_forward_cls", None), type) and issubclass(node._forward_cls, HandDerivedFunction)
+    return isinstance(getattr(node, "_forward_cls", None), type) and issubclass(
+        node._forward_cls, HandDerivedFunction
+    )

@@ -16,8 +16,12 @@ def between(name: str, text: str) -> str:
 
 def write(name: str, table: str, arguments: list[str]) -> None:
     """Print `table`, or with `--write FILE` put it between the markers in FILE."""
-    parser = argparse.ArgumentParser(description=f"Print the table {name!r}, or write it into a file.")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the markers in FILE")
+    parser = argparse.ArgumentParser(
+        description=f"Print the table {name!r}, or write it into a file."
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="put the table between the markers in FILE"
+    )
     path = parser.parse_args(arguments).write
     if path is None:
         print(table)

@@ -1,7 +1,7 @@
 """What backward returns before the engine repairs it: `y.grad_fn.apply(g)`.
 
-The engine sums a gradient to the input's shape, casts it to its dtype and drops what is not needed, so a Function can
-be wrong in all three and no ordinary test sees it. Here the node itself is asked.
+The engine sums a gradient to the input's shape, casts it to its dtype and drops what is not needed,
+so a Function can be wrong in all three and no ordinary test sees it. Here the node itself is asked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from torch import Tensor
 
 import manual_bp as mbp
 from tests.correctness import compare
-from tests.correctness.operations import LINEAR, LINEAR_NO_BIAS, LINEAR_SIGMOID, MSE, SIGMOID, Operation
+from tests.correctness.operations import (
+    LINEAR,
+    LINEAR_NO_BIAS,
+    LINEAR_SIGMOID,
+    MSE,
+    SIGMOID,
+    Operation,
+)
 
 SINGLE = (LINEAR, LINEAR_NO_BIAS, SIGMOID, LINEAR_SIGMOID, *MSE.values())
 LEADING = ((5,), (), (2, 3), (1,), (0,), (2, 1, 3))
@@ -26,7 +33,9 @@ every_operation = pytest.mark.parametrize("op", SINGLE, ids=str)
 def below_the_engine(
     op: Operation, inputs: tuple[Tensor, ...], needed: tuple[bool, ...], g: Tensor | None = None
 ) -> tuple[Tensor | None, ...]:
-    """The gradients that the Function returns for `inputs`, one for each of them, as it returned them."""
+    """The gradients that the Function returns for `inputs`, one for each of them, as it returned
+    them.
+    """
     value = op.ours(*[t.detach().requires_grad_(n) for t, n in zip(inputs, needed, strict=True)])
     result = value.grad_fn.apply(compare.make_cotangent(value) if g is None else g)  # type: ignore[union-attr]
     return result if isinstance(result, tuple) else (result,)
@@ -39,7 +48,9 @@ def subsets(op: Operation) -> Iterator[tuple[bool, ...]]:
 
 
 def check_kind_and_none(op: Operation, dtype: torch.dtype, leading: tuple[int, ...]) -> None:
-    """As many as there are arguments; exact shape, dtype, device; None exactly where no gradient is needed."""
+    """As many as there are arguments; exact shape, dtype, device; None exactly where no gradient is
+    needed.
+    """
     inputs = op.inputs(dtype, leading)
     arguments = 1 if op is SIGMOID else 3  # (x, W, b or None), (z), (a, y, reduction)
     for needed in subsets(op):
@@ -49,14 +60,17 @@ def check_kind_and_none(op: Operation, dtype: torch.dtype, leading: tuple[int, .
         for tensor, need, gradient in zip(inputs, needed, gradients, strict=False):
             if (gradient is not None) != need:
                 raise AssertionError(
-                    f"needed {needed}: a gradient is {'missing' if need else 'given that is not needed'}"
+                    f"needed {needed}: a gradient is "
+                    f"{'missing' if need else 'given that is not needed'}"
                 )
             if gradient is not None and (gradient.shape, gradient.dtype, gradient.device) != (
                 tensor.shape,
                 tensor.dtype,
                 tensor.device,
             ):
-                raise AssertionError(f"{gradient.shape} {gradient.dtype} for {tensor.shape} {tensor.dtype}")
+                raise AssertionError(
+                    f"{gradient.shape} {gradient.dtype} for {tensor.shape} {tensor.dtype}"
+                )
         if any(g is not None for g in gradients[len(inputs) :]):
             raise AssertionError("a gradient for an argument that is no tensor")
 
@@ -100,7 +114,9 @@ def check_strides_of_g(op: Operation) -> None:
             g[:, :1].expand(g.shape),
         ]
     for layout in layouts:
-        expected = below_the_engine(op, inputs, needed, layout.clone(memory_format=torch.contiguous_format))
+        expected = below_the_engine(
+            op, inputs, needed, layout.clone(memory_format=torch.contiguous_format)
+        )
         actual = below_the_engine(op, inputs, needed, layout)
         for a, e in zip(actual, expected, strict=True):
             if a is not None and e is not None:
@@ -108,7 +124,9 @@ def check_strides_of_g(op: Operation) -> None:
 
 
 def check_no_aliasing_and_no_mutation(op: Operation, leading: tuple[int, ...] = (5,)) -> None:
-    """No gradient shares memory with g, an input, the output or another gradient; none of these is changed."""
+    """No gradient shares memory with g, an input, the output or another gradient; none of these is
+    changed.
+    """
     inputs = tuple(t.requires_grad_() for t in op.inputs(leading=leading))
     value = op.ours(*inputs)
     g = compare.make_cotangent(value)
@@ -126,14 +144,20 @@ def check_no_aliasing_and_no_mutation(op: Operation, leading: tuple[int, ...] = 
     for i, gradient in enumerate(gradients):
         storage = gradient.untyped_storage().data_ptr()
         if storage in places:
-            raise AssertionError(f"gradient {i} shares memory with g, an input, the output or another gradient")
+            raise AssertionError(
+                f"gradient {i} shares memory with g, an input, the output or another gradient"
+            )
         places.append(storage)
 
 
 @every_operation
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str
+)
 @pytest.mark.parametrize("leading", LEADING, ids=str)
-def test_number_kind_and_none_over_all_subsets(op: Operation, dtype: torch.dtype, leading: tuple[int, ...]) -> None:
+def test_number_kind_and_none_over_all_subsets(
+    op: Operation, dtype: torch.dtype, leading: tuple[int, ...]
+) -> None:
     check_kind_and_none(op, dtype, leading)
 
 
@@ -195,5 +219,7 @@ def test_the_functions_take_what_the_functionals_pass() -> None:
     x, weight, bias = LINEAR.inputs()
     compare.same(mbp.LinearFunction.apply(x, weight, bias), LINEAR.ours(x, weight, bias))
     compare.same(mbp.SigmoidFunction.apply(x), SIGMOID.ours(x))
-    compare.same(mbp.LinearSigmoidFunction.apply(x, weight, bias), LINEAR_SIGMOID.ours(x, weight, bias))
+    compare.same(
+        mbp.LinearSigmoidFunction.apply(x, weight, bias), LINEAR_SIGMOID.ours(x, weight, bias)
+    )
     compare.same(mbp.MSELossFunction.apply(x, x.sin(), "sum"), MSE["sum"].ours(x, x.sin()))

@@ -1,4 +1,4 @@
-"""convert() on models of other people: outputs and gradients stay the same bit for bit, in float64."""
+"""convert() on other people's models: same outputs and gradients bit for bit, in float64."""
 
 from __future__ import annotations
 
@@ -67,8 +67,12 @@ def parametrized() -> nn.Module:
 
 
 def hooked_weight() -> nn.Module:
-    """The old spectral_norm: a hook that sets .weight before each forward; the type stays nn.Linear."""
-    return nn.Sequential(torch.nn.utils.spectral_norm(nn.Linear(4, 5)), nn.Sigmoid(), nn.Linear(5, 2))
+    """The old spectral_norm: a hook that sets .weight before each forward; the type stays
+    nn.Linear.
+    """
+    return nn.Sequential(
+        torch.nn.utils.spectral_norm(nn.Linear(4, 5)), nn.Sigmoid(), nn.Linear(5, 2)
+    )
 
 
 def frozen() -> nn.Module:
@@ -79,11 +83,13 @@ def frozen() -> nn.Module:
 
 
 def with_hooks() -> nn.Module:
-    """Hooks that change what passes: forward, forward_pre, full_backward, and one on a parameter."""
+    """Hooks that change what passes: forward, forward_pre, full_backward, one on a parameter."""
     model = twin_mlp([4, 5, 2])
     model[0].register_forward_pre_hook(lambda _module, inputs: (inputs[0] * 1.5,))
     model[0].register_forward_hook(lambda _module, _inputs, output: output + 0.25)
-    model[2].register_full_backward_hook(lambda _module, grad_input, _grad_output: (grad_input[0] * 0.5,))
+    model[2].register_full_backward_hook(
+        lambda _module, grad_input, _grad_output: (grad_input[0] * 0.5,)
+    )
     model[2].weight.register_hook(lambda g: g * 2)
     return model
 
@@ -124,13 +130,17 @@ every_model = pytest.mark.parametrize("make", MODELS.values(), ids=list(MODELS))
 
 
 def outcome(model: nn.Module, cost: nn.Module) -> tuple[list[Tensor], list[Tensor | None]]:
-    """Output, cost and the input's gradient; and the parameters' gradients after two backward passes."""
+    """Output, cost and the input's gradient; and the parameters' gradients after two backward
+    passes.
+    """
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(3, 5, 4, generator=generator, dtype=torch.float64).requires_grad_()
     found = []
     for _ in range(2):
         output = model(x)
-        value = cost(output, torch.linspace(0, 1, output.numel(), dtype=torch.float64).reshape(output.shape))
+        value = cost(
+            output, torch.linspace(0, 1, output.numel(), dtype=torch.float64).reshape(output.shape)
+        )
         value.backward()
         found += [output.detach(), value.detach()]
     return found + ([] if x.grad is None else [x.grad]), [p.grad for p in model.parameters()]
@@ -138,8 +148,13 @@ def outcome(model: nn.Module, cost: nn.Module) -> tuple[list[Tensor], list[Tenso
 
 @every_model
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_outputs_and_gradients_stay_bit_for_bit(make: Callable[[], nn.Module], training: bool) -> None:
-    model, converted = in_float64(make).train(training), mbp.convert(in_float64(make).train(training))
+def test_outputs_and_gradients_stay_bit_for_bit(
+    make: Callable[[], nn.Module], training: bool
+) -> None:
+    model, converted = (
+        in_float64(make).train(training),
+        mbp.convert(in_float64(make).train(training)),
+    )
     cost = mbp.convert(nn.MSELoss())
     seen, gradients = outcome(converted, cost)
     expected, expected_gradients = outcome(model, nn.MSELoss())
@@ -155,17 +170,31 @@ def test_outputs_and_gradients_stay_bit_for_bit(make: Callable[[], nn.Module], t
 def test_the_tree_stays_what_it_was(make: Callable[[], nn.Module]) -> None:
     model = in_float64(make)
     before = {
-        name: (id(module), module.training, list(module._forward_hooks), list(module._backward_hooks))
+        name: (
+            id(module),
+            module.training,
+            list(module._forward_hooks),
+            list(module._backward_hooks),
+        )
         for name, module in model.named_modules(remove_duplicate=False)
     }
-    parameters = [(n, id(p), p.requires_grad) for n, p in model.named_parameters(remove_duplicate=False)]
+    parameters = [
+        (n, id(p), p.requires_grad) for n, p in model.named_parameters(remove_duplicate=False)
+    ]
     state = list(model.state_dict())
     mbp.convert(model)
     assert before == {
-        name: (id(module), module.training, list(module._forward_hooks), list(module._backward_hooks))
+        name: (
+            id(module),
+            module.training,
+            list(module._forward_hooks),
+            list(module._backward_hooks),
+        )
         for name, module in model.named_modules(remove_duplicate=False)
     }
-    assert parameters == [(n, id(p), p.requires_grad) for n, p in model.named_parameters(remove_duplicate=False)]
+    assert parameters == [
+        (n, id(p), p.requires_grad) for n, p in model.named_parameters(remove_duplicate=False)
+    ]
     assert state == list(model.state_dict())
 
 
@@ -190,7 +219,9 @@ def test_a_parametrization_may_come_after_convert() -> None:
     ours(x).sin().sum().backward()
     twin(x).sin().sum().backward()
     compare.same(ours(x).detach(), twin(x).detach())
-    compare.all_of(compare.same, [p.grad for p in ours.parameters()], [p.grad for p in twin.parameters()])
+    compare.all_of(
+        compare.same, [p.grad for p in ours.parameters()], [p.grad for p in twin.parameters()]
+    )
 
 
 def test_a_lazy_layer_is_converted_once_it_has_its_shape() -> None:

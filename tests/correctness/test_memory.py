@@ -34,4 +34,6 @@ def test_never_more_than_the_twin(name: str) -> None:
     ],
 )
 def test_less_where_less_is_needed(less: str, more: str) -> None:
-    assert BY_NAME[less].measured(BY_NAME[less].op.ours) < BY_NAME[more].measured(BY_NAME[more].op.ours)
+    assert BY_NAME[less].measured(BY_NAME[less].op.ours) < BY_NAME[more].measured(
+        BY_NAME[more].op.ours
+    )

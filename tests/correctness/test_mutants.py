@@ -9,7 +9,9 @@ from tests.correctness.mutants import MUTANTS, Mutant, lives
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_mutant_is_killed(mutant: Mutant) -> None:
-    assert not lives(mutant), f"{mutant.killer.__module__}.{mutant.killer.__name__} passed with it: a test is missing"
+    assert not lives(mutant), (
+        f"{mutant.killer.__module__}.{mutant.killer.__name__} passed with it: a test is missing"
+    )
 
 
 def test_there_are_enough_and_each_is_another() -> None:

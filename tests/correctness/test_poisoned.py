@@ -1,7 +1,8 @@
-"""Did the hand-derived backward run? A poisoned twin, a call counter, and a walk over the graph answer.
+"""Did the hand-derived backward run? A poisoned twin, a call counter, and a walk over the graph
+answer.
 
-The matrix poisons each operation under each way to run it; here whole models are trained, and the places where PyTorch
-goes round a Function's backward are named.
+The matrix poisons each operation under each way to run it; here whole models are trained, and the
+places where PyTorch goes round a Function's backward are named.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def train(make: Callable[[], nn.Module], way: str) -> list[Tensor]:
     model = make().double()
     run = WAYS[way](model)
     generator = torch.Generator().manual_seed(1)
-    x, y = (torch.rand(6, n, generator=generator, dtype=torch.float64) for n in (SIZES[0], SIZES[-1]))
+    x, y = (
+        torch.rand(6, n, generator=generator, dtype=torch.float64) for n in (SIZES[0], SIZES[-1])
+    )
     for _ in range(3):
         cost = mbp.functional.mse_loss(run(x), y, "half_per_example")
         model.zero_grad()
@@ -65,8 +68,12 @@ def test_the_poison_shows_in_training(make: Callable[[], nn.Module], way: str) -
 def test_the_poison_leaves_nothing_behind() -> None:
     with poisoned():
         pass
-    compare.all_of(compare.same, train(lambda: mbp.MLP(SIZES), "eager"), train(lambda: mbp.MLP(SIZES), "eager"))
-    assert [f.backward.__module__.split(".")[0] for f in (mbp.LinearFunction, mbp.SigmoidFunction)] == ["manual_bp"] * 2
+    compare.all_of(
+        compare.same, train(lambda: mbp.MLP(SIZES), "eager"), train(lambda: mbp.MLP(SIZES), "eager")
+    )
+    assert [
+        f.backward.__module__.split(".")[0] for f in (mbp.LinearFunction, mbp.SigmoidFunction)
+    ] == ["manual_bp"] * 2
 
 
 def test_backward_is_called_once_a_layer() -> None:
@@ -102,7 +109,14 @@ class Residual(nn.Module):
         return self.cost(self.last(a), y)
 
 
-BUILTIN = ("AddmmBackward", "MmBackward", "MseLossBackward", "SigmoidBackward", "TBackward", "LinearBackward")
+BUILTIN = (
+    "AddmmBackward",
+    "MmBackward",
+    "MseLossBackward",
+    "SigmoidBackward",
+    "TBackward",
+    "LinearBackward",
+)
 
 
 def walk(value: Tensor) -> tuple[list[str], list[str]]:
@@ -129,7 +143,9 @@ def test_every_layer_of_a_converted_model_is_ours() -> None:
     ours, theirs = walk(model(*arguments))
     assert theirs == []
     assert sorted(ours) == sorted(
-        ["LinearFunctionBackward"] * 4 + ["SigmoidFunctionBackward"] * 3 + ["MSELossFunctionBackward"]
+        ["LinearFunctionBackward"] * 4
+        + ["SigmoidFunctionBackward"] * 3
+        + ["MSELossFunctionBackward"]
     )
 
 
@@ -147,8 +163,9 @@ def test_the_graph_node_belongs_to_the_function(op: Operation) -> None:
     assert walk(value)[1] == []
 
 
-# Where PyTorch drops a Function's backward: it records what forward does and differentiates that. The numbers are
-# right, but not by our rule. (torch.compile around torch.func's jvp and vmap does so too: see the matrix.)
+# Where PyTorch drops a Function's backward: it records what forward does and differentiates that.
+# The numbers are right, but not by our rule. (torch.compile around torch.func's jvp and vmap does
+# so too: see the matrix.)
 
 
 def _exported(op: Operation) -> Callable[..., Tensor]:
@@ -167,7 +184,9 @@ DROPS: dict[str, Callable[[Operation], Callable[..., Tensor]]] = {
 
 @pytest.mark.parametrize("op", OPERATIONS, ids=str)
 @pytest.mark.parametrize("drop", DROPS.values(), ids=list(DROPS))
-def test_where_pytorch_drops_the_backward(op: Operation, drop: Callable[[Operation], Callable[..., Tensor]]) -> None:
+def test_where_pytorch_drops_the_backward(
+    op: Operation, drop: Callable[[Operation], Callable[..., Tensor]]
+) -> None:
     right = compare.value_and_gradients(op.twin, op.inputs())
     with poisoned():
         value, gradients = compare.value_and_gradients(drop(op), op.inputs())

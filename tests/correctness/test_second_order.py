@@ -1,4 +1,6 @@
-"""Second derivatives in closed form, by hand: the sigmoid's curvature, the cost's Hessian, the network's H v."""
+"""Second derivatives in closed form, by hand: the sigmoid's curvature, the cost's Hessian, the
+network's H v.
+"""
 
 from __future__ import annotations
 
@@ -82,11 +84,13 @@ def test_mixed_second_derivative_of_linear() -> None:
 def hessian_vector_product_by_hand(
     x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, y: Tensor, v: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    """H v of C = 1/(2m) Σ (a2 − y)² over (W1, b1, W2, b2), by differentiating the backward pass along v (Pearlmutter).
+    """H v of C = 1/(2m) Σ (a2 − y)² over (W1, b1, W2, b2), by differentiating the backward pass
+    along v (Pearlmutter).
 
-    R{·} is the derivative along v. Forward: R{z1} = x V1ᵀ + c1, R{a1} = σ′ ⊙ R{z1}, R{z2} = R{a1} W2ᵀ + a1 V2ᵀ + c2.
-    Backward: δ2 = (a2 − y)/m ⊙ σ′(z2), δ1 = δ2 W2 ⊙ σ′(z1), and R{δ2}, R{δ1} by the product rule, with
-    R{σ′(z)} = σ′(1 − 2σ) ⊙ R{z}. Result: R{δᵀ a} = R{δ}ᵀ a + δᵀ R{a} for a weight, Σ_m R{δ} for a bias; x is fixed.
+    R{·} is the derivative along v. Forward: R{z1} = x V1ᵀ + c1, R{a1} = σ′ ⊙ R{z1}, R{z2} = R{a1}
+    W2ᵀ + a1 V2ᵀ + c2. Backward: δ2 = (a2 − y)/m ⊙ σ′(z2), δ1 = δ2 W2 ⊙ σ′(z1), and R{δ2}, R{δ1} by
+    the product rule, with R{σ′(z)} = σ′(1 − 2σ) ⊙ R{z}. Result: R{δᵀ a} = R{δ}ᵀ a + δᵀ R{a} for a
+    weight, Σ_m R{δ} for a bias; x is fixed.
     """
     m = x.shape[0]
     v1, c1, v2, c2 = v
@@ -101,11 +105,18 @@ def hessian_vector_product_by_hand(
     r_a2 = slope2 * r_z2
     r_delta2 = r_a2 / m * slope2 + (a2 - y) / m * slope2 * (1 - 2 * a2) * r_z2
     r_delta1 = (r_delta2 @ w2 + delta2 @ v2) * slope1 + delta2 @ w2 * slope1 * (1 - 2 * a1) * r_z1
-    return (r_delta1.t() @ x, r_delta1.sum(0), r_delta2.t() @ a1 + delta2.t() @ r_a1, r_delta2.sum(0))
+    return (
+        r_delta1.t() @ x,
+        r_delta1.sum(0),
+        r_delta2.t() @ a1 + delta2.t() @ r_a1,
+        r_delta2.sum(0),
+    )
 
 
 def test_hessian_vector_product_of_the_network() -> None:
-    """By hand, reverse over reverse, forward over reverse, and the whole Hessian times v: all the same."""
+    """By hand, reverse over reverse, forward over reverse, and the whole Hessian times v: all the
+    same.
+    """
     x, *parameters, y = NETWORK.inputs()
     v = tuple((p + 1).sin() for p in parameters)
     expected = hessian_vector_product_by_hand(x, *parameters, y, v)
@@ -123,7 +134,10 @@ def test_hessian_vector_product_of_the_network() -> None:
     blocks = hessian(cost, every)(*parameters)
     for i, row in enumerate(blocks):
         product = sum(
-            (block.reshape(parameters[i].numel(), -1) @ v[j].reshape(-1) for j, block in enumerate(row)),
+            (
+                block.reshape(parameters[i].numel(), -1) @ v[j].reshape(-1)
+                for j, block in enumerate(row)
+            ),
             torch.zeros(parameters[i].numel(), dtype=x.dtype),
         )
         compare.agree(product.reshape(parameters[i].shape), expected[i])

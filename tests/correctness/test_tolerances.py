@@ -1,4 +1,6 @@
-"""Accuracy: at most twice the built-in's error in the same precision, and proof that the assertion can fail."""
+"""Accuracy: at most twice the built-in's error in the same precision, and proof that the assertion
+can fail.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ DRAWS = 8  # inputs pooled in one comparison: in a single draw the built-in may 
 
 
 def check_accuracy(op: Operation, dtype: torch.dtype, leading: tuple[int, ...] = (64,)) -> None:
-    """Value and gradients of `op` in `dtype`, beside the twin's, against the twin in float64 on the same numbers."""
+    """Value and gradients of `op` in `dtype`, beside the twin's, against the twin in float64 on the
+    same numbers.
+    """
     ours, twin, exact = [], [], []
     for seed in range(DRAWS):
         inputs = op.inputs(dtype, leading, seed)
@@ -40,7 +44,9 @@ def _pooled(draws: list[tuple[Tensor, ...]]) -> Iterator[Tensor]:
 @pytest.mark.parametrize("op", OPERATIONS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("leading", [(64,), (3, 7), (1,), ()], ids=str)
-def test_at_most_twice_the_builtins_error(op: Operation, dtype: torch.dtype, leading: tuple[int, ...]) -> None:
+def test_at_most_twice_the_builtins_error(
+    op: Operation, dtype: torch.dtype, leading: tuple[int, ...]
+) -> None:
     check_accuracy(op, dtype, leading)
 
 
@@ -50,19 +56,28 @@ def test_at_most_twice_the_builtins_error_in_a_layer_of_mnists_size(dtype: torch
     x = torch.rand(64, 784, generator=generator, dtype=torch.float64).to(dtype)
     weight = ((torch.rand(128, 784, generator=generator, dtype=torch.float64) - 0.5) / 14).to(dtype)
     g = ((torch.rand(64, 128, generator=generator, dtype=torch.float64) - 0.4) / 64).to(dtype)
-    ours, twin = _flat(LINEAR.ours, [x, weight, weight[:, 0]], g), _flat(LINEAR.twin, [x, weight, weight[:, 0]], g)
+    ours, twin = (
+        _flat(LINEAR.ours, [x, weight, weight[:, 0]], g),
+        _flat(LINEAR.twin, [x, weight, weight[:, 0]], g),
+    )
     exact = _flat(LINEAR.twin, [t.double() for t in (x, weight, weight[:, 0])], g.double())
     compare.all_of(compare.accurate, ours, twin, exact)
 
 
 def test_a_scaled_float16_gradient_of_a_million_elements_does_not_underflow() -> None:
-    """2 s = 2e-6 is subnormal in float16; multiplied by GradScaler's factor first, the gradient loses nothing to it."""
+    """2 s = 2e-6 is subnormal in float16; multiplied by GradScaler's factor first, the gradient
+    loses nothing to it.
+    """
     generator = torch.Generator().manual_seed(0)
-    a, y = (torch.rand(100_000, 10, generator=generator, dtype=torch.float64).half() for _ in range(2))
+    a, y = (
+        torch.rand(100_000, 10, generator=generator, dtype=torch.float64).half() for _ in range(2)
+    )
     g = torch.tensor(1024.0, dtype=torch.float16)
     ours = _flat(MSE["mean"].ours, [a, y], g)[1].double()
     exact = _flat(MSE["mean"].twin, [a.double(), y.double()], g.double())[1]
-    assert float((ours - exact).abs().max()) <= 2 * torch.finfo(torch.float16).eps * float(exact.abs().max())
+    assert float((ours - exact).abs().max()) <= 2 * torch.finfo(torch.float16).eps * float(
+        exact.abs().max()
+    )
 
 
 def test_a_scaled_float16_gradient_of_a_sum_does_not_overflow() -> None:
@@ -70,10 +85,13 @@ def test_a_scaled_float16_gradient_of_a_sum_does_not_overflow() -> None:
     g = torch.tensor(2.0**15, dtype=torch.float16)  # 2 g is more than float16 holds
     ours = _flat(MSE["sum"].ours, [a, y], g)[1].double()
     exact = _flat(MSE["sum"].twin, [a.double(), y.double()], g.double())[1]
-    assert float((ours - exact).abs().max()) <= 2 * torch.finfo(torch.float16).eps * float(exact.abs().max())
+    assert float((ours - exact).abs().max()) <= 2 * torch.finfo(torch.float16).eps * float(
+        exact.abs().max()
+    )
 
 
-# The test of the test: an operation whose gradient is wrong by this much must fail the assertion above.
+# The test of the test: an operation whose gradient is wrong by this much must fail the assertion
+# above.
 
 
 class _Distort(torch.autograd.Function):
@@ -115,7 +133,9 @@ def test_a_wrong_gradient_fails_the_same_assertion(
     if dtype == torch.float64:
         expected = compare.value_and_gradients(op.twin, op.inputs())[1]
         with pytest.raises(AssertionError, match="further apart than"):
-            compare.all_of(compare.agree, compare.value_and_gradients(distorted.ours, op.inputs())[1], expected)
+            compare.all_of(
+                compare.agree, compare.value_and_gradients(distorted.ours, op.inputs())[1], expected
+            )
         return
     with pytest.raises(AssertionError, match="error above"):
         check_accuracy(distorted, dtype)

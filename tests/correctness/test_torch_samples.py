@@ -1,7 +1,8 @@
-"""PyTorch's own sample inputs for linear, sigmoid and mse_loss, fed to ours: equal values and gradients.
+"""PyTorch's own sample inputs for linear, sigmoid and mse_loss, fed to ours: equal values and
+gradients.
 
-Where the built-in raises or warns, ours raises and names the shapes. Integers and complex numbers are refused: they
-have no gradient here, and a refusal says so.
+Where the built-in raises or warns, ours raises and names the shapes. Integers and complex numbers
+are refused: they have no gradient here, and a refusal says so.
 """
 
 from __future__ import annotations
@@ -53,20 +54,29 @@ def test_sample_inputs(op_infos: dict[str, Any], name: str, dtype: torch.dtype) 
             compare.all_of(compare.agree, ours, twin, zero=True)
         else:
             for o, t, e in zip(
-                ours, twin, _run(info.op, [t.double() for t in tensors], rest, sample.kwargs), strict=True
+                ours,
+                twin,
+                _run(info.op, [t.double() for t in tensors], rest, sample.kwargs),
+                strict=True,
             ):
                 _near(o, t, e)
         seen += 1
     assert seen >= 6
 
 
-def _run(function: Callable[..., Tensor], tensors: list[Tensor], rest: Any, kwargs: Any) -> tuple[Tensor, ...]:
-    value, gradients = compare.value_and_gradients(lambda *t: function(*t, *rest, **kwargs), tensors)
+def _run(
+    function: Callable[..., Tensor], tensors: list[Tensor], rest: Any, kwargs: Any
+) -> tuple[Tensor, ...]:
+    value, gradients = compare.value_and_gradients(
+        lambda *t: function(*t, *rest, **kwargs), tensors
+    )
     return (value, *gradients)
 
 
 def _near(ours: Tensor, twin: Tensor, exact: Tensor) -> None:
-    """As accurate as the twin where both are finite, with 1½ units for a sample that the twin has exact by luck."""
+    """As accurate as the twin where both are finite, with 1½ units for a sample that the twin has
+    exact by luck.
+    """
     assert (ours.shape, ours.dtype) == (twin.shape, twin.dtype)
     dtype = ours.dtype
     assert torch.equal(ours.isnan(), twin.isnan())
@@ -76,15 +86,21 @@ def _near(ours: Tensor, twin: Tensor, exact: Tensor) -> None:
     if exact.numel():
         unit = torch.finfo(dtype).eps * float(exact.abs().max())
         error, yardstick = float((ours - exact).abs().max()), float((twin - exact).abs().max())
-        assert error <= max(2 * yardstick, 1.5 * unit), f"{error:.3g} beside {yardstick:.3g} of {exact.abs().max():.3g}"
+        assert error <= max(2 * yardstick, 1.5 * unit), (
+            f"{error:.3g} beside {yardstick:.3g} of {exact.abs().max():.3g}"
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.complex64], ids=str)
 @pytest.mark.parametrize("name", list(OURS))
 def test_dtypes_without_a_gradient_here_are_refused(name: str, dtype: torch.dtype) -> None:
     x = torch.ones(2, 3).to(dtype)
-    arguments = {"nn.functional.linear": (x, x), "sigmoid": (x,), "nn.functional.mse_loss": (x, x)}[name]
-    with pytest.raises(TypeError, match=rf"dtype {str(dtype).removeprefix('torch.')}: a floating dtype is needed"):
+    arguments = {"nn.functional.linear": (x, x), "sigmoid": (x,), "nn.functional.mse_loss": (x, x)}[
+        name
+    ]
+    with pytest.raises(
+        TypeError, match=rf"dtype {str(dtype).removeprefix('torch.')}: a floating dtype is needed"
+    ):
         OURS[name](*arguments)
 
 
@@ -94,7 +110,11 @@ BUILTIN_FAILS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Any
     "linear: n_in differs, 1-D": (functional.linear, F.linear, (Z(3), Z(4, 2))),
     "linear: 0-D input": (functional.linear, F.linear, (Z(()), Z(4, 2))),
     "linear: bias of another size": (functional.linear, F.linear, (Z(5, 2), Z(4, 2), Z(3))),
-    "linear: weight of three dimensions": (functional.linear, F.linear, (Z(5, 2), Z(3, 4, 2), Z(4))),
+    "linear: weight of three dimensions": (
+        functional.linear,
+        F.linear,
+        (Z(5, 2), Z(3, 4, 2), Z(4)),
+    ),
     "linear: two dtypes": (functional.linear, F.linear, (Z(5, 2), Z(4, 2).double())),
     "linear: no tensor": (functional.linear, F.linear, ([1.0], Z(4, 2))),
     "sigmoid: no tensor": (functional.sigmoid, torch.sigmoid, (1.0,)),
@@ -113,7 +133,9 @@ BUILTIN_FAILS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Any
 }
 
 
-@pytest.mark.parametrize(("ours", "builtin", "arguments"), BUILTIN_FAILS.values(), ids=list(BUILTIN_FAILS))
+@pytest.mark.parametrize(
+    ("ours", "builtin", "arguments"), BUILTIN_FAILS.values(), ids=list(BUILTIN_FAILS)
+)
 def test_where_the_builtin_raises_or_warns_ours_raises_one_line(
     ours: Callable[..., Any], builtin: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
@@ -128,7 +150,9 @@ def test_where_the_builtin_raises_or_warns_ours_raises_one_line(
         assert sum(str(tuple(t.shape)) in line for t in arguments) >= 2
 
 
-def module_samples() -> Iterator[tuple[type[nn.Module], tuple[Any, ...], dict[str, Any], tuple[Tensor, ...]]]:
+def module_samples() -> Iterator[
+    tuple[type[nn.Module], tuple[Any, ...], dict[str, Any], tuple[Tensor, ...]]
+]:
     """The constructors and inputs with which PyTorch tests nn.Linear, nn.Sigmoid and nn.MSELoss."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -146,7 +170,9 @@ def module_samples() -> Iterator[tuple[type[nn.Module], tuple[Any, ...], dict[st
 def test_module_samples() -> None:
     seen = set()
     for twin_class, args, kwargs, inputs in module_samples():
-        ours_class = {nn.Linear: mbp.Linear, nn.Sigmoid: mbp.Sigmoid, nn.MSELoss: mbp.MSELoss}[twin_class]
+        ours_class = {nn.Linear: mbp.Linear, nn.Sigmoid: mbp.Sigmoid, nn.MSELoss: mbp.MSELoss}[
+            twin_class
+        ]
         torch.manual_seed(0)
         twin = twin_class(*args, **kwargs).double()
         torch.manual_seed(0)

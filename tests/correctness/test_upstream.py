@@ -1,4 +1,6 @@
-"""What PyTorch gets wrong and this package goes round: strict expected failures, which tell when it is mended."""
+"""What PyTorch gets wrong and this package goes round: strict expected failures, which tell when it
+is mended.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +40,15 @@ class DocumentedSigmoid(torch.autograd.Function):
 
 
 Z = torch.tensor(1.0, dtype=torch.float64)
-SECOND = float(torch.sigmoid(Z) * (1 - torch.sigmoid(Z)) * (1 - 2 * torch.sigmoid(Z)))  # σ″ = σ′(1 − 2σ)
+SECOND = float(
+    torch.sigmoid(Z) * (1 - torch.sigmoid(Z)) * (1 - 2 * torch.sigmoid(Z))
+)  # σ″ = σ′(1 − 2σ)
 
 
-@pytest.mark.xfail(strict=True, reason="PyTorch runs jvp with forward mode off: nested jacfwd gives 0 (pytorch#197867)")
+@pytest.mark.xfail(
+    strict=True,
+    reason="PyTorch runs jvp with forward mode off: nested jacfwd gives 0 (pytorch#197867)",
+)
 def test_nested_jacfwd_of_a_function_as_documented() -> None:
     assert float(jacfwd(jacfwd(DocumentedSigmoid.apply))(Z)) == pytest.approx(SECOND, rel=1e-12)
 

@@ -1,7 +1,9 @@
-"""CUDA graphs on the CPU: what is captured is put on a tape instead of being done, and replayed on the same tensors.
+"""CUDA graphs on the CPU: what is captured is put on a tape instead of being done, and replayed on
+the same tensors.
 
-Of CUDA it keeps what a program can get wrong without noticing: a replay sees no Python, only the tensors of the
-capture; a value that is read in a capture, or a capture on another device's stream, is an error.
+Of CUDA it keeps what a program can get wrong without noticing: a replay sees no Python, only the
+tensors of the capture; a value that is read in a capture, or a capture on another device's stream,
+is an error.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ class Machine:
 
     device = "cuda:0"
     stream: Stream | None = None  # the default stream
-    capture_stream: Stream | None = None  # that of captures which name none, for ever on the device of the first
+    capture_stream: Stream | None = (
+        None  # that of captures which name none, for ever on the device of the first
+    )
     tapes: list[Tape] = []  # noqa: RUF012 of all captures, in their order
     captures: list[dict[str, Any]] = []  # noqa: RUF012 what each was asked for
     failure: str | None = None  # says every capture

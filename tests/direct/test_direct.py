@@ -1,4 +1,4 @@
-"""Direct training against autograd: the same gradients, the same trajectory, the same statistics."""
+"""Direct training against autograd: the same gradients, trajectory and statistics."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def labels(n: int, n_out: int, *, seed: int = 1) -> Tensor:
     return torch.randint(0, n_out, (n,), generator=torch.Generator().manual_seed(seed))
 
 
-def model(sizes: list[int], *, seed: int = 0, dtype: torch.dtype = torch.float64, **options: object) -> mbp.MLP:
+def model(
+    sizes: list[int], *, seed: int = 0, dtype: torch.dtype = torch.float64, **options: object
+) -> mbp.MLP:
     torch.manual_seed(seed)
     return mbp.MLP(sizes, dtype=dtype, **options)  # type: ignore[arg-type]
 
@@ -52,7 +54,9 @@ def twin(network: nn.Module) -> nn.Module:
 
 
 class Reference:
-    """The same training by autograd through our Functions and torch.optim.SGD, with what direct reports."""
+    """The same training by autograd through our Functions and torch.optim.SGD, with what direct
+    reports.
+    """
 
     def __init__(self, network: nn.Module, reduction: str, batch_size: int, **sgd: float) -> None:
         self.network, self.reduction, self.batch_size = network, reduction, batch_size
@@ -131,7 +135,9 @@ def test_backward_accumulates_and_leaves_frozen_parameters_alone() -> None:
 def test_backward_takes_any_sequence_of_linear_and_sigmoid() -> None:
     torch.manual_seed(0)
     shared = nn.Linear(4, 4)
-    network = nn.Sequential(nn.Sigmoid(), shared, nn.Sequential(mbp.Sigmoid(), nn.Sigmoid(), shared), mbp.Linear(4, 2))
+    network = nn.Sequential(
+        nn.Sigmoid(), shared, nn.Sequential(mbp.Sigmoid(), nn.Sigmoid(), shared), mbp.Linear(4, 2)
+    )
     network.double()
     expected = twin(network)
     x, y = torch.randn(6, 4, dtype=torch.float64), torch.rand(6, 2, dtype=torch.float64)
@@ -145,7 +151,9 @@ def test_backward_forms_no_gradient_of_the_input() -> None:
     class Products(TorchDispatchMode):
         count = 0
 
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             self.count += func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
             return func(*args, **(kwargs or {}))
 
@@ -158,7 +166,9 @@ def test_backward_forms_no_gradient_of_the_input() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("reduction", "options"), list(zip(REDUCTIONS, OPTIONS, strict=True)), ids=str)
+@pytest.mark.parametrize(
+    ("reduction", "options"), list(zip(REDUCTIONS, OPTIONS, strict=True)), ids=str
+)
 @pytest.mark.parametrize("batch_size", [10, 64])
 def test_trajectory_equals_the_functions(
     backend: str, reduction: str, options: dict[str, float], batch_size: int
@@ -173,7 +183,9 @@ def test_trajectory_equals_the_functions(
     schedule = [rate * (1 + math.cos(0.03 * k)) for k in range(100)]
 
     reference = Reference(expected, reduction, batch_size, **options)
-    trainer = direct.Trainer(network, reduction=reduction, lr=0.0, batch_size=batch_size, backend=backend, **options)
+    trainer = direct.Trainer(
+        network, reduction=reduction, lr=0.0, batch_size=batch_size, backend=backend, **options
+    )
     for epoch in range(2):
         order = torch.randperm(n, generator=torch.Generator().manual_seed(epoch))
         reference.run(pixels.double() * (1 / 255), one_hot, order, schedule)
@@ -186,7 +198,8 @@ def test_trajectory_equals_the_functions(
             assert statistics.squared_error == pytest.approx(reference.squared_error, rel=1e-10)
             assert statistics.grad_norm_total == pytest.approx(norms.pop("total"), rel=1e-9)
             assert statistics.grad_norm == pytest.approx(
-                {name: value for name, value in norms.items() if not name.startswith("delta")}, rel=1e-9
+                {name: value for name, value in norms.items() if not name.startswith("delta")},
+                rel=1e-9,
             )
             assert {f"delta {k}": v for k, v in statistics.delta_norm.items()} == pytest.approx(
                 {name: value for name, value in norms.items() if name.startswith("delta")}, rel=1e-9
@@ -205,7 +218,9 @@ def test_steps_on_dense_batches_equal_the_functions(backend: str, output: str, b
     for seed in range(20):
         m = 8 - seed % 3
         x = torch.randn(m, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        y = torch.rand(m, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 100))
+        y = torch.rand(
+            m, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 100)
+        )
         assert float(trainer.step(x, y)) == pytest.approx(reference.step(x, y), rel=1e-10)
     assert_same_parameters(network, expected)
 
@@ -217,7 +232,10 @@ def test_resumed_run_is_byte_identical(backend: str, dtype: torch.dtype) -> None
 
     def trained(parts: int) -> mbp.MLP:
         network, state = model([50, 34, 10], dtype=dtype), None
-        orders = [torch.randperm(500, generator=torch.Generator().manual_seed(epoch)) for epoch in range(4)]
+        orders = [
+            torch.randperm(500, generator=torch.Generator().manual_seed(epoch))
+            for epoch in range(4)
+        ]
         for part in range(parts):
             copy = model([50, 34, 10], dtype=dtype, seed=part + 5)
             copy.load_state_dict(network.state_dict())
@@ -239,11 +257,15 @@ def test_float32_stays_close_to_float64(backend: str) -> None:
     final = []
     for dtype in (torch.float32, torch.float64):
         network = model([784, 30, 10], dtype=torch.float64).to(dtype)
-        trainer = direct.Trainer(network, reduction="half_per_example", lr=1.0, batch_size=10, backend=backend)
+        trainer = direct.Trainer(
+            network, reduction="half_per_example", lr=1.0, batch_size=10, backend=backend
+        )
         final.append((network, trainer.run(pixels, targets)))
     (single, single_statistics), (double, double_statistics) = final
     assert single_statistics.cost == pytest.approx(double_statistics.cost, rel=1e-5)
-    assert single_statistics.grad_norm_total == pytest.approx(double_statistics.grad_norm_total, rel=1e-4)
+    assert single_statistics.grad_norm_total == pytest.approx(
+        double_statistics.grad_norm_total, rel=1e-4
+    )
     assert_same_parameters(single.double(), double, 1e-4)
 
 
@@ -272,7 +294,9 @@ def test_norms_can_be_left_out(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_gradient_that_cancels_has_a_norm(backend: str) -> None:
-    """Equal inputs and errors that add up to 0: a norm found as the root of a sum must not be that of less than 0."""
+    """Equal inputs and errors that add up to 0: a norm found as the root of a sum must not be that
+    of less than 0.
+    """
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
         network = mbp.MLP([7, 3], output="linear")
@@ -281,7 +305,11 @@ def test_a_gradient_that_cancels_has_a_norm(backend: str) -> None:
         errors = torch.randn(4, 1, generator=generator)
         x = torch.rand(1, 7, generator=generator).repeat(4, 1)
         y = (errors - errors.mean()) * torch.rand(1, 3, generator=generator)
-        norm = direct.Trainer(network, lr=0.0, batch_size=4, backend=backend).run(x, y).grad_norm["0.weight"]
+        norm = (
+            direct.Trainer(network, lr=0.0, batch_size=4, backend=backend)
+            .run(x, y)
+            .grad_norm["0.weight"]
+        )
         assert 0 <= norm < 1e-3
 
 
@@ -332,7 +360,9 @@ def patched() -> nn.Module:
 
 def one_bias_for_all() -> nn.Module:
     network = model([4, 3])
-    network[0].bias = nn.Parameter(torch.zeros(1, dtype=torch.float64))  # F.linear would broadcast it
+    network[0].bias = nn.Parameter(
+        torch.zeros(1, dtype=torch.float64)
+    )  # F.linear would broadcast it
     return network
 
 
@@ -348,7 +378,11 @@ def no_inputs() -> nn.Module:
         (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU()), TypeError, "'1' is a ReLU"),
         (lambda: nn.Sequential(Squashed(4, 3)), TypeError, "'0' is a Squashed"),
         (lambda: nn.Sequential(nn.Sigmoid()), TypeError, "no Linear"),
-        (lambda: nn.Sequential(nn.Sigmoid(), nn.Linear(4, 3)), TypeError, "'0' does not follow a Linear"),
+        (
+            lambda: nn.Sequential(nn.Sigmoid(), nn.Linear(4, 3)),
+            TypeError,
+            "'0' does not follow a Linear",
+        ),
         (lambda: mbp.MLP([4, 3]).half(), TypeError, r"the model is torch\.float16"),
         (hooked, RuntimeError, "'0' has hooks"),
         (frozen, RuntimeError, r"0\.bias is frozen"),
@@ -359,12 +393,15 @@ def no_inputs() -> nn.Module:
         (
             lambda: nn.Sequential(nn.Linear(4, 3), nn.Sigmoid(), nn.Linear(5, 2)),
             RuntimeError,
-            r"weight \(2, 5\) of layer '2': \(2, 3\) is expected, as the layer before it has 3 outputs",
+            r"weight \(2, 5\) of layer '2': \(2, 3\) is expected, "
+            r"as the layer before it has 3 outputs",
         ),
         (no_inputs, RuntimeError, r"weight \(3, 0\) of layer '0': \(n_out, n_in\), none of them 0"),
     ],
 )
-def test_models_without_a_direct_pass_are_refused(make: object, error: type[Exception], words: str) -> None:
+def test_models_without_a_direct_pass_are_refused(
+    make: object, error: type[Exception], words: str
+) -> None:
     with pytest.raises(error, match=words):
         direct.Trainer(make(), lr=0.1, batch_size=2)  # type: ignore[operator]
 
@@ -397,14 +434,20 @@ def test_bad_data_is_refused() -> None:
     with pytest.raises(RuntimeError, match="between 1 and batch_size = 2 rows"):
         trainer.step(torch.rand(3, 4, dtype=torch.float64), torch.rand(3, 3, dtype=torch.float64))
     with pytest.raises(RuntimeError, match=r"target \(2, 4\)"):
-        direct.backward(model([4, 3]), torch.rand(2, 4, dtype=torch.float64), torch.rand(2, 4, dtype=torch.float64))
+        direct.backward(
+            model([4, 3]),
+            torch.rand(2, 4, dtype=torch.float64),
+            torch.rand(2, 4, dtype=torch.float64),
+        )
 
 
 def test_saved_momentum_of_another_model_is_refused() -> None:
     trainer = direct.Trainer(model([4, 3]), lr=0.1, momentum=0.9, batch_size=2)
     with pytest.raises(RuntimeError, match="saved momentum for"):
         trainer.load_state_dict({"momentum": {}})
-    with pytest.raises(RuntimeError, match=r"a state with \['state'\]: what Trainer.state_dict returned"):
+    with pytest.raises(
+        RuntimeError, match=r"a state with \['state'\]: what Trainer.state_dict returned"
+    ):
         trainer.load_state_dict({"state": {}})
     other = {"0.weight": torch.ones(3, 4), "0.bias": torch.ones(5)}
     with pytest.raises(RuntimeError, match=r"saved momentum of 0\.bias \(5,\): \(3,\) is expected"):
@@ -417,7 +460,9 @@ def test_a_model_that_was_converted_since_is_refused(backend: str) -> None:
     network = model([4, 3], dtype=torch.float32)
     trainer = direct.Trainer(network, lr=0.1, batch_size=2, backend=backend)
     network.double()
-    with pytest.raises(TypeError, match=r"0\.weight is torch\.float64, the first layer was torch\.float32"):
+    with pytest.raises(
+        TypeError, match=r"0\.weight is torch\.float64, the first layer was torch\.float32"
+    ):
         trainer.step(torch.rand(2, 4), torch.rand(2, 3))
 
 
@@ -439,7 +484,11 @@ def test_the_data_may_lie_in_memory_as_they_please(backend: str) -> None:
         direct.Trainer(network, lr=0.5, batch_size=4, backend=backend).run(pixels, y, order)
         return network
 
-    pixels, y, order = images(20, 8), torch.rand(20, 3), torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    pixels, y, order = (
+        images(20, 8),
+        torch.rand(20, 3),
+        torch.randperm(20, generator=torch.Generator().manual_seed(0)),
+    )
     for x in (pixels, pixels / 255, pixels.double() / 255):  # also of another dtype than the model
         expected = trained(x, y, order, torch.float32)
         strided = [t.t().contiguous().t() for t in (x, y)]
@@ -447,14 +496,18 @@ def test_the_data_may_lie_in_memory_as_they_please(backend: str) -> None:
         got = trained(*strided, order.repeat_interleave(2)[::2], torch.float32)
         assert_same_parameters(got, expected, 0)
         reference = Reference(model([8, 5, 3], dtype=torch.float32).double(), "mean", 4)
-        reference.run(x.double() / (255 if x.dtype == torch.uint8 else 1), y.double(), order, [0.5] * 5)
+        reference.run(
+            x.double() / (255 if x.dtype == torch.uint8 else 1), y.double(), order, [0.5] * 5
+        )
         assert_same_parameters(got, reference.network, 1e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_layers_without_a_sigmoid_may_lie_inside(backend: str) -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(mbp.Linear(8, 6), mbp.Linear(6, 5), mbp.Sigmoid(), mbp.Linear(5, 3)).double()
+    network = nn.Sequential(
+        mbp.Linear(8, 6), mbp.Linear(6, 5), mbp.Sigmoid(), mbp.Linear(5, 3)
+    ).double()
     reference = Reference(twin(network), "mean", 4)
     pixels, y = images(20, 8), torch.rand(20, 3, dtype=torch.float64)
     direct.Trainer(network, lr=0.5, batch_size=4, backend=backend).run(pixels, y)
@@ -469,12 +522,17 @@ def test_a_saved_state_does_not_change_with_the_training(backend: str) -> None:
     saved = trainer.state_dict()
     kept = copy.deepcopy(saved)
     trainer.run(images(20, 8), labels(20, 3))
-    assert all(torch.equal(saved["momentum"][name], value) for name, value in kept["momentum"].items())
+    assert all(
+        torch.equal(saved["momentum"][name], value) for name, value in kept["momentum"].items()
+    )
 
 
 def test_steps_and_runs_of_a_wide_layer_take_turns_on_one_state() -> None:
     """By default they run in different loops there, on the same parameters and momentum."""
-    network, reference = model([800, 40, 10]), Reference(model([800, 40, 10]), "mean", 8, momentum=0.9)
+    network, reference = (
+        model([800, 40, 10]),
+        Reference(model([800, 40, 10]), "mean", 8, momentum=0.9),
+    )
     trainer = direct.Trainer(network, lr=0.1, momentum=0.9, batch_size=8)
     assert trainer._step_engine is not trainer._engine
     pixels, y = images(40, 800), torch.rand(40, 10, dtype=torch.float64)
@@ -491,7 +549,9 @@ def test_steps_and_runs_of_a_wide_layer_take_turns_on_one_state() -> None:
 def test_a_model_that_was_rebuilt_since_is_refused(backend: str) -> None:
     network = model([4, 3])
     trainer = direct.Trainer(network, lr=0.1, batch_size=2, backend=backend)
-    network.load_state_dict(network.state_dict(), assign=True)  # the parameters are other objects now
+    network.load_state_dict(
+        network.state_dict(), assign=True
+    )  # the parameters are other objects now
     with pytest.raises(RuntimeError, match="make a new Trainer"):
         trainer.step(torch.rand(2, 4), torch.rand(2, 3))
 
@@ -500,8 +560,12 @@ def test_a_model_that_was_rebuilt_since_is_refused(backend: str) -> None:
 def test_a_model_that_was_resized_since_is_refused(backend: str) -> None:
     network = model([4, 3])
     trainer = direct.Trainer(network, lr=0.1, momentum=0.9, batch_size=2, backend=backend)
-    network[0].weight.data = torch.zeros(3, 60, dtype=torch.float64)  # the same parameter, with other memory
-    with pytest.raises(RuntimeError, match=r"0\.weight is \(3, 60\), it was \(3, 4\): make a new Trainer"):
+    network[0].weight.data = torch.zeros(
+        3, 60, dtype=torch.float64
+    )  # the same parameter, with other memory
+    with pytest.raises(
+        RuntimeError, match=r"0\.weight is \(3, 60\), it was \(3, 4\): make a new Trainer"
+    ):
         trainer.step(torch.rand(2, 60), torch.rand(2, 3))
 
 
@@ -521,7 +585,10 @@ def test_a_lone_linear_is_a_model(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_batch_is_at_most_all_examples(backend: str) -> None:
     x, y = images(6, 4), labels(6, 3)
-    costs = [direct.Trainer(model([4, 3]), lr=0.1, batch_size=m, backend=backend).run(x, y).cost for m in (6, 10**30)]
+    costs = [
+        direct.Trainer(model([4, 3]), lr=0.1, batch_size=m, backend=backend).run(x, y).cost
+        for m in (6, 10**30)
+    ]
     assert costs[0] == costs[1]
 
 
@@ -585,8 +652,14 @@ def test_a_trainer_can_be_pickled(backend: str) -> None:
 
 
 def test_backward_takes_targets_of_another_dtype_as_mse_loss_does() -> None:
-    network, x, y = model([4, 3], dtype=torch.float32), torch.rand(5, 4), torch.rand(5, 3, dtype=torch.float64)
-    expected = torch.autograd.grad(mbp.functional.mse_loss(network(x), y), list(network.parameters()))
+    network, x, y = (
+        model([4, 3], dtype=torch.float32),
+        torch.rand(5, 4),
+        torch.rand(5, 3, dtype=torch.float64),
+    )
+    expected = torch.autograd.grad(
+        mbp.functional.mse_loss(network(x), y), list(network.parameters())
+    )
     direct.backward(network, x, y)
     for parameter, gradient in zip(network.parameters(), expected, strict=True):
         assert parameter.grad is not None

@@ -49,7 +49,9 @@ def network(device: str = "cpu") -> mbp.MLP:
 
 
 def assert_same_training(device: str, batch_size: int, options: dict[str, float]) -> None:
-    """Two epochs against the loop of PyTorch calls; 700 examples leave a shorter chunk and a smaller batch."""
+    """Two epochs against the loop of PyTorch calls; 700 examples leave a shorter chunk and a
+    smaller batch.
+    """
     expected, got = network(device), network(device)
     reference = direct.Trainer(expected, lr=0.0, batch_size=batch_size, backend="torch", **options)  # type: ignore[arg-type]
     trainer = graph_trainer(got, batch_size, **options)
@@ -57,7 +59,10 @@ def assert_same_training(device: str, batch_size: int, options: dict[str, float]
     for epoch in range(2):
         order = torch.randperm(700, generator=torch.Generator().manual_seed(epoch)).to(device)
         rates = torch.linspace(1.0, 0.1, -(-700 // batch_size))
-        images, targets = pixels.roll(epoch, 0), labels.roll(2 * epoch)  # other data, at another address
+        images, targets = (
+            pixels.roll(epoch, 0),
+            labels.roll(2 * epoch),
+        )  # other data, at another address
         want = reference.run(images, targets, order, rates)
         found = trainer.run(images, targets, order, rates)
         assert found.correct == want.correct
@@ -136,10 +141,14 @@ def test_parameters_that_moved_are_recorded_anew(machine: type[tape.Machine]) ->
         assert torch.equal(p, q)
 
 
-def test_what_cannot_be_captured_is_called(machine: type[tape.Machine], capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_captured_is_called(
+    machine: type[tape.Machine], capsys: pytest.CaptureFixture[str]
+) -> None:
     machine.failure = "operation not permitted"
     assert_same_training("cpu", 64, {})
-    assert "no CUDA graph (operation not permitted); training call by call" in capsys.readouterr().err
+    assert (
+        "no CUDA graph (operation not permitted); training call by call" in capsys.readouterr().err
+    )
     assert machine.stream is None  # the current one is as it was
 
 
@@ -161,7 +170,10 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("batch_size", [10, 64])
 def test_recorded_on_cuda_it_is_that_of_the_loop(
-    batch_size: int, options: dict[str, float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    batch_size: int,
+    options: dict[str, float],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(eager, "CHUNK_EXAMPLES", 200)  # several replays an epoch
     assert_same_training("cuda", batch_size, options)
@@ -185,8 +197,13 @@ def test_a_recorded_epoch_is_not_waited_for() -> None:
 
 @needs_cuda
 def test_a_graph_outlives_another_engine() -> None:
-    """cuBLAS's workspace is that of a stream: freed with one graph, it must not be written by another."""
-    images, labels = torch.rand(2048, 784, device="cuda"), torch.randint(0, 10, (2048,), device="cuda")
+    """cuBLAS's workspace is that of a stream: freed with one graph, it must not be written by
+    another.
+    """
+    images, labels = (
+        torch.rand(2048, 784, device="cuda"),
+        torch.randint(0, 10, (2048,), device="cuda"),
+    )
 
     def trainer() -> direct.Trainer:
         torch.manual_seed(0)
@@ -248,7 +265,12 @@ def test_an_engine_is_copied_without_its_recording() -> None:
     """What replays a CUDA graph can neither be copied nor pickled."""
     network = mbp.MLP([40, 20, 10])
     engine = GraphEngine(
-        layers(network), [(None, None)] * 2, reduction="mean", momentum=0, weight_decay=0, batch_size=10
+        layers(network),
+        [(None, None)] * 2,
+        reduction="mean",
+        momentum=0,
+        weight_decay=0,
+        batch_size=10,
     )
     engine._key, engine._images, engine._replay = (), torch.zeros(3), threading.Lock().acquire
     again = copy.deepcopy(engine)

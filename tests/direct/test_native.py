@@ -1,4 +1,6 @@
-"""The compiled loop: how it is built and where it is not, its threads, and the two ways through the first layer."""
+"""The compiled loop: how it is built and where it is not, its threads, and the two ways through the
+first layer.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ import manual_bp as mbp
 from manual_bp import direct
 from manual_bp.direct import native
 
-BUILD = "from manual_bp.direct import native; native.load(); print(len(list(native._cache_folder().iterdir())))"
+BUILD = (
+    "from manual_bp.direct import native; native.load(); "
+    "print(len(list(native._cache_folder().iterdir())))"
+)
 
 
 def data(share: float, n: int = 300, n_in: int = 70) -> tuple[Tensor, Tensor]:
@@ -41,7 +46,9 @@ def trained(
 
 
 @pytest.mark.parametrize("share", [0.2, 1.0], ids=["sparse", "dense"])
-def test_bytes_do_not_depend_on_the_number_of_threads(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_do_not_depend_on_the_number_of_threads(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(native, "WORK_PER_THREAD", 1)
     found = []
     for threads in (1, 2, 3, 7):
@@ -55,7 +62,7 @@ def test_bytes_do_not_depend_on_the_number_of_threads(share: float, monkeypatch:
 
 @pytest.mark.parametrize("share", [0.2, 1.0], ids=["sparse", "dense"])
 def test_wide_layers_in_large_batches(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where rows and columns are copied together before use, and every sum has more than one piece."""
+    """Rows and columns are copied together before use, and every sum has several pieces."""
     monkeypatch.setattr(native, "WORK_PER_THREAD", 1)
     found = []
     for backend, threads in (("torch", 2), ("native", 1), ("native", 3)):
@@ -72,11 +79,17 @@ def test_wide_layers_in_large_batches(share: float, monkeypatch: pytest.MonkeyPa
         assert torch.equal(q, r)
 
 
-@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 2e-6)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 2e-6)], ids=str
+)
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.5, "weight_decay": 0.01}], ids=str)
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
 def test_skipping_zeros_is_exact_to_rounding(
-    share: float, options: dict[str, float], dtype: torch.dtype, rtol: float, monkeypatch: pytest.MonkeyPatch
+    share: float,
+    options: dict[str, float],
+    dtype: torch.dtype,
+    rtol: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = []
     for threshold in (0.0, 2.0):  # never, always
@@ -88,7 +101,23 @@ def test_skipping_zeros_is_exact_to_rounding(
 
 
 def test_sigmoid_at_its_ends_and_in_between() -> None:
-    z = torch.tensor([-1e30, -300.0, -88.0, -20.0, -1e-3, 0.0, 0.3, 5.0, 17.0, 300.0, 1e30, torch.inf, -torch.inf])
+    z = torch.tensor(
+        [
+            -1e30,
+            -300.0,
+            -88.0,
+            -20.0,
+            -1e-3,
+            0.0,
+            0.3,
+            5.0,
+            17.0,
+            300.0,
+            1e30,
+            torch.inf,
+            -torch.inf,
+        ]
+    )
     expected = torch.sigmoid(z.double())
     for dtype, relative in ((torch.float32, 2e-7), (torch.float64, 1e-15)):
         layer = mbp.MLP([1, z.numel()], dtype=dtype)
@@ -97,7 +126,11 @@ def test_sigmoid_at_its_ends_and_in_between() -> None:
             layer[0].bias.copy_(z)
         zero = torch.zeros(1, 1, dtype=dtype)
         cost = [
-            float(direct.Trainer(layer, reduction="sum", lr=0.0, batch_size=1, backend="native").step(zero, y[None]))
+            float(
+                direct.Trainer(layer, reduction="sum", lr=0.0, batch_size=1, backend="native").step(
+                    zero, y[None]
+                )
+            )
             for y in torch.eye(z.numel(), dtype=dtype)
         ]
         # ‖a − e_k‖² = ‖a‖² + 1 − 2 a_k, from which a_k
@@ -111,7 +144,9 @@ def test_sigmoid_at_its_ends_and_in_between() -> None:
 def test_bytes_do_not_depend_on_the_slices(
     share: float, options: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """300 examples in batches of 64: a slice of two steps, another, and the last step, which is smaller."""
+    """300 examples in batches of 64: a slice of two steps, another, and the last step, which is
+    smaller.
+    """
     whole = trained(share, **options)
     monkeypatch.setattr(native, "SLICE_WORK", 2.5 * 64 * (70 * 45 + 45 * 33 + 33 * 10))
     calls: list[int] = []
@@ -122,7 +157,9 @@ def test_bytes_do_not_depend_on_the_slices(
         assert torch.equal(p, q)
 
 
-def test_what_progress_raises_ends_the_epoch_between_two_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_progress_raises_ends_the_epoch_between_two_slices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(native, "SLICE_WORK", 0)
 
     def interrupt(_: int) -> None:
@@ -146,16 +183,23 @@ torch.get_num_threads = lambda: 64
 test_native.trained(0.2)
 """
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1, done.stderr
-    assert "ran out of memory or threads: take a smaller batch, fewer threads" in done.stderr.splitlines()[-1]
+    assert (
+        "ran out of memory or threads: take a smaller batch, fewer threads"
+        in done.stderr.splitlines()[-1]
+    )
 
 
 def test_a_parameter_in_another_order_of_memory_is_refused() -> None:
     network = mbp.MLP([70, 10])
     network[0].weight.data = network[0].weight.data.t().contiguous().t()
     trainer = direct.Trainer(network, lr=1.0, batch_size=10, backend="native")
-    with pytest.raises(RuntimeError, match=r"layer '0' has the strides \(1, 10\): the native loop needs contiguous"):
+    with pytest.raises(
+        RuntimeError, match=r"layer '0' has the strides \(1, 10\): the native loop needs contiguous"
+    ):
         trainer.run(*data(0.2))
 
 
@@ -166,7 +210,9 @@ def test_sums_over_a_large_batch_are_as_good_as_small_ones(share: float) -> None
     for dtype in (torch.float32, torch.float64):
         torch.manual_seed(0)
         network = mbp.MLP([3, 20, 10]).to(dtype)
-        trainer = direct.Trainer(network, reduction="sum", lr=1e-5, batch_size=60_000, backend="native")
+        trainer = direct.Trainer(
+            network, reduction="sum", lr=1e-5, batch_size=60_000, backend="native"
+        )
         found.append((network, trainer.run(pixels, labels)))
     (single, single_statistics), (double, double_statistics) = found
     assert single_statistics.grad_norm == pytest.approx(double_statistics.grad_norm, rel=3e-6)
@@ -234,7 +280,9 @@ def test_why_there_is_no_native_loop_is_said(
 
 
 @pytest.mark.slow
-def test_a_compiler_can_be_named_with_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_compiler_can_be_named_with_options(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setenv("CXX", "c++ -O1")
     native._load.cache_clear()
@@ -250,12 +298,16 @@ def test_processes_that_build_at_once_do_not_disturb_each_other(
 ) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     processes = [
-        subprocess.Popen([sys.executable, "-c", BUILD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", BUILD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for _ in range(2)
     ]
     results = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], results
-    again = subprocess.run([sys.executable, "-c", BUILD], capture_output=True, text=True, check=True)
+    again = subprocess.run(
+        [sys.executable, "-c", BUILD], capture_output=True, text=True, check=True
+    )
     assert again.stdout.strip() == "1"  # one library, nothing left over
     assert "building" in results[0][1]
     assert "building" not in again.stderr

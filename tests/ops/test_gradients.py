@@ -1,4 +1,6 @@
-"""Every operation and the whole network against PyTorch's gradient checkers and against the built-in twin."""
+"""Every operation and the whole network against PyTorch's gradient checkers and against the
+built-in twin.
+"""
 
 from __future__ import annotations
 
@@ -64,9 +66,14 @@ def test_value_and_gradients_equal_the_twin(op: Operation, leading: tuple[int, .
 
 @pytest.mark.parametrize("leading", [(3,), (), (3, 3)], ids=str)
 def test_linear_with_a_square_weight_and_as_many_examples(leading: tuple[int, ...]) -> None:
-    """All sizes equal 3: a transposed product or a sum over the wrong dimension still has the right shape."""
+    """All sizes equal 3: a transposed product or a sum over the wrong dimension still has the right
+    shape.
+    """
     generator = torch.Generator().manual_seed(0)
-    inputs = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in ((*leading, 3), (3, 3), (3,))]
+    inputs = [
+        torch.rand(shape, generator=generator, dtype=torch.float64)
+        for shape in ((*leading, 3), (3, 3), (3,))
+    ]
     value, gradients = compare.value_and_gradients(functional.linear, inputs)
     twin_value, twin_gradients = compare.value_and_gradients(F.linear, inputs)
     compare.agree(value, twin_value)
@@ -109,7 +116,10 @@ def _every_other(tensor: Tensor) -> Tensor:
 
 @every_operation
 def test_expanded_inputs_of_stride_0(op: Operation) -> None:
-    inputs = [t[:1].expand_as(t) if batched else t for t, batched in zip(op.inputs(), op.batched, strict=True)]
+    inputs = [
+        t[:1].expand_as(t) if batched else t
+        for t, batched in zip(op.inputs(), op.batched, strict=True)
+    ]
     value, gradients = compare.value_and_gradients(op.ours, inputs)
     twin_value, twin_gradients = compare.value_and_gradients(op.twin, inputs)
     compare.agree(value, twin_value)
@@ -123,8 +133,12 @@ def test_second_derivatives_equal_the_twin(op: Operation) -> None:
     def gradient_of(function: Callable[..., Tensor]) -> tuple[Tensor, ...]:
         def differentiated(*tensors: Tensor) -> Tensor:
             value = function(*tensors)
-            first = torch.autograd.grad(value, tensors, compare.make_cotangent(value), create_graph=True)
-            penalty = [(i + 1) * (g.sin() * compare.make_cotangent(g)).sum() for i, g in enumerate(first)]
+            first = torch.autograd.grad(
+                value, tensors, compare.make_cotangent(value), create_graph=True
+            )
+            penalty = [
+                (i + 1) * (g.sin() * compare.make_cotangent(g)).sum() for i, g in enumerate(first)
+            ]
             return value.sum() + torch.stack(penalty).sum()
 
         return compare.value_and_gradients(differentiated, inputs)[1]
@@ -134,13 +148,17 @@ def test_second_derivatives_equal_the_twin(op: Operation) -> None:
 
 @every_operation
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_backward_pass_in_inference_mode_leaves_the_next_one_alone(op: Operation, dtype: torch.dtype) -> None:
+def test_a_backward_pass_in_inference_mode_leaves_the_next_one_alone(
+    op: Operation, dtype: torch.dtype
+) -> None:
     inputs = leaves(op, dtype=dtype)
     value = op.ours(*inputs)
     constant.cache_clear()
     _two_s_of_plain.cache_clear()
     with torch.inference_mode():
-        torch.autograd.grad(value, inputs, torch.ones_like(value))  # what it keeps must not be inference tensors
+        torch.autograd.grad(
+            value, inputs, torch.ones_like(value)
+        )  # what it keeps must not be inference tensors
     value = op.ours(*inputs)
     cotangent = torch.ones_like(value, requires_grad=True)
     gradients = torch.autograd.grad(value, inputs, cotangent, create_graph=True)
@@ -160,7 +178,9 @@ def test_gradients_keep_the_dtype(op: Operation, dtype: torch.dtype) -> None:
 @every_operation
 def test_meta_tensors_carry_shapes_through_both_passes(op: Operation) -> None:
     inputs = [t.to("meta") for t in op.inputs()]
-    value, gradients = compare.value_and_gradients(op.ours, inputs, cotangent=torch.empty_like(op.ours(*inputs)))
+    value, gradients = compare.value_and_gradients(
+        op.ours, inputs, cotangent=torch.empty_like(op.ours(*inputs))
+    )
     assert value.device.type == "meta"
     assert value.shape == op.ours(*op.inputs()).shape
     assert [(g.shape, g.device.type) for g in gradients] == [(t.shape, "meta") for t in inputs]

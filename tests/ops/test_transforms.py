@@ -1,4 +1,6 @@
-"""torch.func over every operation, beside the twin: each in_dims, each subset of tangents, and transforms nested."""
+"""torch.func over every operation, beside the twin: each in_dims, each subset of tangents, and
+transforms nested.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,21 @@ from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from tests.correctness import compare
-from tests.correctness.operations import LINEAR, LINEAR_NO_BIAS, LINEAR_SIGMOID, MSE, OPERATIONS, SIGMOID, Operation
+from tests.correctness.operations import (
+    LINEAR,
+    LINEAR_NO_BIAS,
+    LINEAR_SIGMOID,
+    MSE,
+    OPERATIONS,
+    SIGMOID,
+    Operation,
+)
 
 every_operation = pytest.mark.parametrize("op", OPERATIONS, ids=str)
 # torch's own mse_loss says so when a reverse or forward mode runs through vmap; ours does not.
-quiet_twin = pytest.mark.filterwarnings("ignore:An output with one or more elements was resized:UserWarning")
+quiet_twin = pytest.mark.filterwarnings(
+    "ignore:An output with one or more elements was resized:UserWarning"
+)
 SMALL = (LINEAR, LINEAR_NO_BIAS, SIGMOID, LINEAR_SIGMOID, MSE["half_per_example"], MSE["none"])
 BATCH = 2
 
@@ -26,9 +38,13 @@ def numbers(result: Any) -> list[Tensor]:
     return [t.detach() for t in torch.utils._pytree.tree_leaves(result)]
 
 
-def both(op: Operation, transform: Callable[[Callable[..., Tensor]], Any], *, zero: bool = False) -> None:
+def both(
+    op: Operation, transform: Callable[[Callable[..., Tensor]], Any], *, zero: bool = False
+) -> None:
     """`transform` of ours equals `transform` of the twin."""
-    compare.all_of(compare.agree, numbers(transform(op.ours)), numbers(transform(op.twin)), zero=zero)
+    compare.all_of(
+        compare.agree, numbers(transform(op.ours)), numbers(transform(op.twin)), zero=zero
+    )
 
 
 def scalar(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -118,13 +134,15 @@ def test_vmap_over_the_batched_arguments(op: Operation) -> None:
 
 @every_operation
 def test_vmap_nested(op: Operation) -> None:
-    inputs = [torch.stack([torch.stack([t, t.sin()]), torch.stack([t.cos(), -t])]) for t in op.inputs()]
+    inputs = [
+        torch.stack([torch.stack([t, t.sin()]), torch.stack([t.cos(), -t])]) for t in op.inputs()
+    ]
     both(op, lambda f: vmap(vmap(f))(*inputs))
     both(op, lambda f: vmap(vmap(grad(scalar(f), every_argument(op))), in_dims=1)(*inputs))
 
 
 def check_jvp_subsets(op: Operation) -> None:
-    """The forward-mode rule with every subset of tangents present; the others are None, not zero."""
+    """The forward-mode rule with every subset of tangents present; the others are None, not 0."""
     inputs = op.inputs()
     tangents = [(t + 1).sin() for t in inputs]
     for chosen in product([False, True], repeat=len(inputs)):
@@ -132,14 +150,17 @@ def check_jvp_subsets(op: Operation) -> None:
         for function in (op.ours, op.twin):
             with forward_ad.dual_level():
                 arguments = [
-                    forward_ad.make_dual(t, d) if c else t for t, d, c in zip(inputs, tangents, chosen, strict=True)
+                    forward_ad.make_dual(t, d) if c else t
+                    for t, d, c in zip(inputs, tangents, chosen, strict=True)
                 ]
                 results.append(forward_ad.unpack_dual(function(*arguments)))
         ours, twin = results
         compare.agree(ours.primal, twin.primal)
         if twin.tangent is None or ours.tangent is None:
             if ours.tangent is not twin.tangent or any(chosen):
-                raise AssertionError(f"tangents {chosen}: ours {ours.tangent}, torch {twin.tangent}")
+                raise AssertionError(
+                    f"tangents {chosen}: ours {ours.tangent}, torch {twin.tangent}"
+                )
         else:
             compare.agree(ours.tangent, twin.tangent)
 
@@ -157,7 +178,10 @@ def test_forward_and_reverse_mode_agree(op: Operation) -> None:
     value, pushed = jvp(op.ours, inputs, v)
     g = compare.make_cotangent(value)
     pulled = vjp(op.ours, *inputs)[1](g)
-    compare.agree((g * pushed).sum(), torch.stack([(p * t).sum() for p, t in zip(pulled, v, strict=True)]).sum())
+    compare.agree(
+        (g * pushed).sum(),
+        torch.stack([(p * t).sum() for p, t in zip(pulled, v, strict=True)]).sum(),
+    )
 
 
 NESTS: dict[str, Callable[[Callable[..., Tensor]], Callable[..., Any]]] = {
@@ -172,7 +196,9 @@ NESTS: dict[str, Callable[[Callable[..., Tensor]], Callable[..., Any]]] = {
 
 
 def check_nest(op: Operation, nest: Callable[[Callable[..., Tensor]], Callable[..., Any]]) -> None:
-    """A nested transform over all arguments at once: each is a function of one t, so that none is constant."""
+    """A nested transform over all arguments at once: each is a function of one t, so that none is
+    constant.
+    """
     inputs = op.inputs(leading=(2,))
 
     def along(function: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
@@ -184,17 +210,23 @@ def check_nest(op: Operation, nest: Callable[[Callable[..., Tensor]], Callable[.
 
 @every_operation
 @pytest.mark.parametrize("nest", NESTS.values(), ids=list(NESTS))
-def test_nested_derivatives(op: Operation, nest: Callable[[Callable[..., Tensor]], Callable[..., Any]]) -> None:
+def test_nested_derivatives(
+    op: Operation, nest: Callable[[Callable[..., Tensor]], Callable[..., Any]]
+) -> None:
     check_nest(op, nest)
 
 
-def check_nest_around_vmap(op: Operation, nest: Callable[[Callable[..., Tensor]], Callable[..., Any]]) -> None:
+def check_nest_around_vmap(
+    op: Operation, nest: Callable[[Callable[..., Tensor]], Callable[..., Any]]
+) -> None:
     """The same with a vmap between the derivatives and the operation."""
     inputs = op.inputs(leading=(2,))
     in_dims = tuple(0 if batched else None for batched in op.batched)
 
     def along(function: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
-        return lambda t: vmap(function, in_dims)(*[(x * t[i % 2] + t.prod()).sin() for i, x in enumerate(inputs)])
+        return lambda t: vmap(function, in_dims)(
+            *[(x * t[i % 2] + t.prod()).sin() for i, x in enumerate(inputs)]
+        )
 
     t = torch.tensor([0.4, -0.9], dtype=torch.float64)
     both(op, lambda f: nest(along(f))(t))
@@ -214,7 +246,9 @@ def check_reverse_through_a_dual(op: Operation) -> None:
     v = tuple((t + 1).sin() for t in inputs)
     every = every_argument(op)
     both(op, lambda f: jvp(grad(scalar(f), every), inputs, v))
-    both(op, lambda f: grad(lambda *t: torch.stack(jvp(f, t, v)).prod(0).sin().sum(), every)(*inputs))
+    both(
+        op, lambda f: grad(lambda *t: torch.stack(jvp(f, t, v)).prod(0).sin().sum(), every)(*inputs)
+    )
 
 
 @every_operation

@@ -32,7 +32,11 @@ def made_up_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def forkserver() -> Any:
-    """Processes that start with everything imported already, so that killing fifty of them takes seconds."""
+    """Processes that start with everything imported already, so that killing fifty of them takes
+    seconds.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["manual_bp.training.command", "sklearn.datasets", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(
+        ["manual_bp.training.command", "sklearn.datasets", "torch.utils.tensorboard"]
+    )
     return context

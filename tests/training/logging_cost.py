@@ -1,7 +1,8 @@
-"""What logging costs: epochs of a run as train.py makes them, against epochs that only train, validate and save.
+"""What logging costs: epochs of a run as train.py makes them, against epochs that only train,
+validate and save.
 
-`python -m tests.training.logging_cost` prints a line an engine. Both kinds of epoch take turns, on networks that start
-from the same weights; medians of the epochs.
+`python -m tests.training.logging_cost` prints a line an engine. Both kinds of epoch take turns, on
+networks that start from the same weights; medians of the epochs.
 """
 
 from __future__ import annotations
@@ -29,14 +30,27 @@ from manual_bp.training.trouble import Watch
 from manual_bp.training.world import World
 
 EPOCHS = 30
-FLAGS = ["--dataset", "mnist", "--hidden", "128", "--batch-size", "64", "--lr", "1", "--epochs", str(EPOCHS)]
+FLAGS = [
+    "--dataset",
+    "mnist",
+    "--hidden",
+    "128",
+    "--batch-size",
+    "64",
+    "--lr",
+    "1",
+    "--epochs",
+    str(EPOCHS),
+]
 
 
 def bare_steps(run: Run, model: nn.Sequential) -> Callable[[], None]:
     """An epoch's shuffle and steps, and nothing beside them: no cost, no norm is looked at."""
     part = run.parts.train
     if run.engine_name == "direct":
-        trainer = direct.Trainer(model, reduction=run.options.cost, lr=run.lr, batch_size=run.batch_size)
+        trainer = direct.Trainer(
+            model, reduction=run.options.cost, lr=run.lr, batch_size=run.batch_size
+        )
 
         def direct_steps() -> None:
             order = torch.randperm(len(part))
@@ -72,11 +86,18 @@ def measure(engine: str, folder: Path) -> str:
         steps()
         seconds["steps"].append(time.perf_counter() - start)
         evaluate(bare, run.parts.validation, options.cost, run.dtype)
-        elsewhere.write_checkpoint(run.checkpoint(epoch, {"model": bare.state_dict(), "engine": {}}))
+        elsewhere.write_checkpoint(
+            run.checkpoint(epoch, {"model": bare.state_dict(), "engine": {}})
+        )
         seconds["bare"].append(time.perf_counter() - start)
 
-    with machine.configured(run.threads, deterministic=False), contextlib.redirect_stdout(io.StringIO()):
-        run.folder = RunFolder.create(folder, "logged", "", run.config(), run.checkpoint(0, run.state()))
+    with (
+        machine.configured(run.threads, deterministic=False),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        run.folder = RunFolder.create(
+            folder, "logged", "", run.config(), run.checkpoint(0, run.state())
+        )
         report = Report(run.folder, run.config(), options, run.model, run.parts, EPOCHS, 1)
         watch = Watch(options, run.lr, run.steps, run.dataset.train.labels)
         for epoch in range(1, EPOCHS + 1):
@@ -85,10 +106,16 @@ def measure(engine: str, folder: Path) -> str:
             run.one_epoch(epoch, watch, report)
             seconds["logged"].append(time.perf_counter() - start)
         report.close()
-    logged, without, alone = (1e3 * statistics.median(seconds[name]) for name in ("logged", "bare", "steps"))
-    share = statistics.median(b / a for a, b in zip(seconds["bare"], seconds["logged"], strict=True)) - 1
+    logged, without, alone = (
+        1e3 * statistics.median(seconds[name]) for name in ("logged", "bare", "steps")
+    )
+    share = (
+        statistics.median(b / a for a, b in zip(seconds["bare"], seconds["logged"], strict=True))
+        - 1
+    )
     return (
-        f"{engine:<9} epoch {logged:6.1f} ms with all logging, {without:6.1f} ms without, steps {alone:.1f} ms: "
+        f"{engine:<9} epoch {logged:6.1f} ms with all logging, {without:6.1f} ms without, steps "
+        f"{alone:.1f} ms: "
         f"{100 * share:.1f} % more ({100 * (logged - without) / alone:.1f} % of the steps)"
     )
 

@@ -28,11 +28,14 @@ def noise(n: int, side: int) -> Tensor:
 
 
 def displacement(n: int, distortion: Distortion, *, axis: int = 1, seed: int = 0) -> Tensor:
-    """q − p in pixels along an axis (1: x), (n, 28, 28): bilinear samples of a ramp of 9 a pixel are 9 q.
+    """q − p in pixels along an axis (1: x), (n, 28, 28): bilinear samples of a ramp of 9 a pixel
+    are 9 q.
 
     Exact to 1/18 pixel, and only where q lies inside the image.
     """
-    position = torch.arange(28).expand(28, 28) if axis == 1 else torch.arange(28)[:, None].expand(28, 28)
+    position = (
+        torch.arange(28).expand(28, 28) if axis == 1 else torch.arange(28)[:, None].expand(28, 28)
+    )
     ramp = (STEP * position).to(torch.uint8).reshape(1, -1).expand(n, -1)
     return augment(ramp, 28, generator(seed), distortion).view(n, 28, 28) / STEP - position
 
@@ -89,14 +92,18 @@ def test_elastic_displacement_is_simards(axis: int) -> None:
     """Against the paper's own construction: uniform noise, smoothed by a Gaussian, times α."""
     u = displacement(4000, ELASTIC, axis=axis)[:, 8:20, 8:20]
     rng = np.random.default_rng(0)
-    smoothed = gaussian_filter(rng.uniform(-1, 1, (400, 60, 60)), sigma=(0, 4, 4), mode="wrap", truncate=6)
+    smoothed = gaussian_filter(
+        rng.uniform(-1, 1, (400, 60, 60)), sigma=(0, 4, 4), mode="wrap", truncate=6
+    )
     reference = 34 * torch.from_numpy(smoothed)
     assert u.std().item() == pytest.approx(34 / (2 * 4 * math.sqrt(3 * math.pi)), rel=0.02)
     assert u.std().item() == pytest.approx(reference.std().item(), rel=0.03)
     assert abs(u.mean().item()) < 0.05
     for dx, dy in [(1, 0), (4, 0), (0, 4), (8, 0), (5, 6)]:
         ours = (u[:, : 12 - dy, : 12 - dx] * u[:, dy:, dx:]).mean() / u.square().mean()
-        theirs = (reference[:, : 60 - dy, : 60 - dx] * reference[:, dy:, dx:]).mean() / reference.square().mean()
+        theirs = (
+            reference[:, : 60 - dy, : 60 - dx] * reference[:, dy:, dx:]
+        ).mean() / reference.square().mean()
         assert ours.item() == pytest.approx(theirs.item(), abs=0.03)
         assert ours.item() == pytest.approx(math.exp(-(dx**2 + dy**2) / 64), abs=0.03)
 
@@ -115,13 +122,17 @@ def uniform_on(values: Tensor, bound: float) -> None:
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_shift(axis: int) -> None:
-    u = displacement(3000, Distortion(rotation=0, scale=0, shear=0, shift=3, alpha=0), axis=axis)[:, 4:24, 4:24]
+    u = displacement(3000, Distortion(rotation=0, scale=0, shear=0, shift=3, alpha=0), axis=axis)[
+        :, 4:24, 4:24
+    ]
     assert (u.amax((1, 2)) - u.amin((1, 2))).max() < 0.2  # the same everywhere
     uniform_on(u[:, 10, 10], 3)
 
 
 def test_rotation() -> None:
-    """q_x − p_x = −sin θ · (y − c) on the vertical through the centre, and q_y − p_y = sin θ · (x − c) across it."""
+    """q_x − p_x = −sin θ · (y − c) on the vertical through the centre, and q_y − p_y = sin θ · (x −
+    c) across it.
+    """
     only = Distortion(rotation=15, scale=0, shear=0, shift=0, alpha=0)
     below = displacement(3000, only)[:, 23, 13:15].mean(1)
     right = displacement(3000, only, axis=0)[:, 13:15, 23].mean(1)
@@ -150,16 +161,22 @@ def test_rotation_and_shear_keep_the_area() -> None:
     """det M = s_x s_y, which is 1 here, whatever θ and h."""
     only = Distortion(rotation=30, scale=0, shear=0.5, shift=0, alpha=0)
     x, y = displacement(500, only), displacement(500, only, axis=0)
-    gradient = [((q[:, 14, 18] - q[:, 14, 10]) / 8, (q[:, 18, 14] - q[:, 10, 14]) / 8) for q in (x, y)]
+    gradient = [
+        ((q[:, 14, 18] - q[:, 14, 10]) / 8, (q[:, 18, 14] - q[:, 10, 14]) / 8) for q in (x, y)
+    ]
     (xx, xy), (yx, yy) = gradient  # M − 1
     assert torch.allclose((1 + xx) * (1 + yy) - xy * yx, torch.ones(500), atol=0.05)
 
 
 def digits(side: int) -> Tensor:
-    """scikit-learn's handwritten digits: as they are, or in the middle of 28 × 28 pixels, as MNIST's are."""
+    """scikit-learn's handwritten digits: as they are, or in the middle of 28 × 28 pixels, as
+    MNIST's are.
+    """
     images = torch.from_numpy(load_digits().images).float() * (255 / 16)
     if side == 28:
-        images = torch.nn.functional.interpolate(images[:, None], size=(20, 20), mode="bilinear")[:, 0]
+        images = torch.nn.functional.interpolate(images[:, None], size=(20, 20), mode="bilinear")[
+            :, 0
+        ]
         images = torch.nn.functional.pad(images, (4, 4, 4, 4))
     return images.flatten(1).round().to(torch.uint8)
 
@@ -178,7 +195,9 @@ def test_digits_keep_their_ink_and_stay_themselves(side: int, ink: float) -> Non
     x, y = (torch.nn.functional.normalize(a.float(), dim=1) for a in (images, distorted))
     similarity = y @ x.T  # of every copy with every original
     assert 0.6 < similarity.diagonal().mean() < 0.97
-    further = (similarity < similarity.diagonal()[:, None]).double()  # originals further from a copy than its own
+    further = (
+        similarity < similarity.diagonal()[:, None]
+    ).double()  # originals further from a copy than its own
     assert further.mean() > 0.9  # a half by chance
 
 

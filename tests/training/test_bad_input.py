@@ -1,4 +1,6 @@
-"""Two hundred malformed command lines, data files and checkpoints: one line each, no traceback, nothing overwritten."""
+"""Two hundred malformed command lines, data files and checkpoints: one line each, no traceback,
+nothing overwritten.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +40,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# --- command lines -------------------------------------------------------------------------------------------------
+# --- command lines
+# -------------------------------------------------------------------------------------------------
 
 NOT_A_NUMBER = ["", "x", "1e", "--", "nan", "0x10", "½", "1,5", "ten"]
 COMMAND_LINES: list[list[str]] = [
-    *([flag, value] for flag in ("--epochs", "--seed", "--threads") for value in [*NOT_A_NUMBER, "-1", "1.5", "inf"]),
-    *([flag, value] for flag in ("--lr", "--momentum", "--weight-decay") for value in [*NOT_A_NUMBER, "-0.1", "inf"]),
+    *(
+        [flag, value]
+        for flag in ("--epochs", "--seed", "--threads")
+        for value in [*NOT_A_NUMBER, "-1", "1.5", "inf"]
+    ),
+    *(
+        [flag, value]
+        for flag in ("--lr", "--momentum", "--weight-decay")
+        for value in [*NOT_A_NUMBER, "-0.1", "inf"]
+    ),
     *(["--batch-size", value] for value in [*NOT_A_NUMBER, "0", "-3", "1.5", "Full", "all"]),
     *(["--hidden", value] for value in ["0", "-5", "1.5", "x", "", "30,30"]),
     ["--hidden", "30", "0"],
@@ -57,14 +68,20 @@ COMMAND_LINES: list[list[str]] = [
     ["--histograms", "-1"],
     ["--init-epsilon", "0"],
     ["--init-epsilon", "-1"],
-    *([flag, "nonsense"] for flag in ("--dataset", "--output", "--init", "--cost", "--lr-schedule", "--impl")),
+    *(
+        [flag, "nonsense"]
+        for flag in ("--dataset", "--output", "--init", "--cost", "--lr-schedule", "--impl")
+    ),
     *([flag, "nonsense"] for flag in ("--engine", "--device", "--dtype", "--amp")),
     ["--cost", "none"],
     ["--device", "cuda:"],
     ["--device", "cuda:x"],
     ["--device", "cuda:-1"],
     ["--device", ""],
-    *(["--run-name", name] for name in ("", ".", "..", ".hidden", "a/b", "/abs", "a\nb", "x" * 201, "a\\b", "a\0b")),
+    *(
+        ["--run-name", name]
+        for name in ("", ".", "..", ".hidden", "a/b", "/abs", "a\nb", "x" * 201, "a\\b", "a\0b")
+    ),
     ["--epoch", "1"],  # no abbreviations
     ["--unknown"],
     ["stray"],
@@ -83,9 +100,17 @@ def test_wrong_usage(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFix
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("flags", [["--impl", "builtin"], ["--amp", "bf16"], ["--compile"]], ids=" ".join)
-def test_flags_that_contradict_each_other(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused([*MINIMAL, "--logdir", str(tmp_path / "runs"), "--engine", "direct", *flags], capsys, status=2)
+@pytest.mark.parametrize(
+    "flags", [["--impl", "builtin"], ["--amp", "bf16"], ["--compile"]], ids=" ".join
+)
+def test_flags_that_contradict_each_other(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(
+        [*MINIMAL, "--logdir", str(tmp_path / "runs"), "--engine", "direct", *flags],
+        capsys,
+        status=2,
+    )
     assert f"--engine direct does not go with {' '.join(flags)}: use --engine autograd" in line
     assert list(tmp_path.iterdir()) == []
 
@@ -100,21 +125,29 @@ CONTRADICTIONS = [
     (["--logdir", "runs\0"], "no run can be made"),
 ]
 if not torch.cuda.is_available():
-    CONTRADICTIONS += [(["--device", "cuda"], "0 usable CUDA"), (["--device", "cuda:3"], "0 usable CUDA")]
+    CONTRADICTIONS += [
+        (["--device", "cuda"], "0 usable CUDA"),
+        (["--device", "cuda:3"], "0 usable CUDA"),
+    ]
 if not torch.backends.mps.is_available():
     CONTRADICTIONS += [(["--device", "mps"], "no usable Apple GPU")]
 
 
 @pytest.mark.parametrize(("flags", "words"), CONTRADICTIONS, ids=lambda value: str(value)[:40])
 def test_what_cannot_be_done(
-    flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    flags: list[str],
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert words in refused([*MINIMAL, "--logdir", "runs", *flags], capsys, status=1)
     assert contents(tmp_path) == {}
 
 
-# --- data files ----------------------------------------------------------------------------------------------------
+# --- data files
+# -------------------------------------------------------------------------------------------------
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda whole: b"",
@@ -141,7 +174,11 @@ def linked(made_up_mnist: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", idx.FILES)
 @pytest.mark.parametrize("damage", [*DAMAGES, "a folder", "missing"])
 def test_damaged_data(
-    linked: Path, name: str, damage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    linked: Path,
+    name: str,
+    damage: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(data, "_download", _no_network)
     path = linked / name
@@ -152,7 +189,14 @@ def test_damaged_data(
     elif damage != "missing":
         path.write_bytes(DAMAGES[damage](whole))
     seen = path.read_bytes() if path.is_file() else None
-    argv = ["--dataset", "mnist", "--data-dir", str(linked.parent.parent), "--logdir", str(linked / "runs")]
+    argv = [
+        "--dataset",
+        "mnist",
+        "--data-dir",
+        str(linked.parent.parent),
+        "--logdir",
+        str(linked / "runs"),
+    ]
     line = refused(argv, capsys, status=1)
     assert name in line
     assert (path.read_bytes() if path.is_file() else None) == seen
@@ -165,14 +209,17 @@ def _no_network(name: str, root: Path) -> None:
     raise UserError("the download failed (no network)")
 
 
-# --- checkpoints ---------------------------------------------------------------------------------------------------
+# --- checkpoints
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder; not to be changed."""
     logdir = tmp_path_factory.mktemp("runs")
-    folder = main([*MINIMAL, "--momentum", "0.5", "--logdir", str(logdir), "--run-name", "good"]).folder
+    folder = main(
+        [*MINIMAL, "--momentum", "0.5", "--logdir", str(logdir), "--run-name", "good"]
+    ).folder
     assert folder is not None
     return folder
 
@@ -248,21 +295,33 @@ CHECKPOINTS: dict[str, Callable[[bytes, dict[str, Any], str], bytes]] = {
     "older format": lambda whole, state, trap: _with(state, format=0),
     "newer format": lambda whole, state, trap: _with(state, format=99),
     "format of another type": lambda whole, state, trap: _with(state, format="one"),
-    **{f"without {name}": lambda whole, state, trap, name=name: _without(state, name) for name in ENTRIES},
     **{
-        f"{name} of another type": lambda whole, state, trap, name=name: _with(state, **{name: 1.5}) for name in ENTRIES
+        f"without {name}": lambda whole, state, trap, name=name: _without(state, name)
+        for name in ENTRIES
+    },
+    **{
+        f"{name} of another type": lambda whole, state, trap, name=name: _with(state, **{name: 1.5})
+        for name in ENTRIES
     },
     "other data": lambda whole, state, trap: _with(state, data_fingerprint="0" * 64),
-    "other architecture": lambda whole, state, trap: _with(state, model={"0.weight": torch.ones(3, 3)}),
+    "other architecture": lambda whole, state, trap: _with(
+        state, model={"0.weight": torch.ones(3, 3)}
+    ),
     "empty model": lambda whole, state, trap: _with(state, model={}),
-    "model of numbers": lambda whole, state, trap: _with(state, model=dict.fromkeys(state["model"], 1.0)),
+    "model of numbers": lambda whole, state, trap: _with(
+        state, model=dict.fromkeys(state["model"], 1.0)
+    ),
     "empty engine": lambda whole, state, trap: _with(state, engine={}),
-    "engine of another kind": lambda whole, state, trap: _with(state, engine={"momentum": {"x": torch.ones(1)}}),
+    "engine of another kind": lambda whole, state, trap: _with(
+        state, engine={"momentum": {"x": torch.ones(1)}}
+    ),
     "momentum of another shape": lambda whole, state, trap: _with(
         state, engine={"momentum": {name: torch.ones(7) for name in state["engine"]["momentum"]}}
     ),
     "another engine": lambda whole, state, trap: _with(state, engine_name="autograd"),
-    "shuffle too short": lambda whole, state, trap: _with(state, shuffle=torch.zeros(3, dtype=torch.uint8)),
+    "shuffle too short": lambda whole, state, trap: _with(
+        state, shuffle=torch.zeros(3, dtype=torch.uint8)
+    ),
     "shuffle of floats": lambda whole, state, trap: _with(state, shuffle=torch.zeros(5056)),
     "negative epoch": lambda whole, state, trap: _with(state, epoch=-1),
     "epoch without its metrics": lambda whole, state, trap: _with(state, epoch=40),
@@ -282,7 +341,9 @@ CHECKPOINTS: dict[str, Callable[[bytes, dict[str, Any], str], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", CHECKPOINTS)
-def test_damaged_checkpoints(damage: str, good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_checkpoints(
+    damage: str, good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = (good / "checkpoint.pt").read_bytes()
     folder, trap = tmp_path / "run", tmp_path / "trap"
     folder.mkdir()
@@ -301,10 +362,16 @@ def test_both_architectures_are_named(good: Path, capsys: pytest.CaptureFixture[
     assert "--hidden 64 32" in line
 
 
-@pytest.mark.parametrize("flags", [["--lr", "1"], ["--cost", "mean"], ["--seed", "3"], ["--engine", "autograd"]])
-def test_a_resumed_run_keeps_its_flags(flags: list[str], good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "flags", [["--lr", "1"], ["--cost", "mean"], ["--seed", "3"], ["--engine", "autograd"]]
+)
+def test_a_resumed_run_keeps_its_flags(
+    flags: list[str], good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = contents(good)
-    assert f"{flags[0]} {flags[1]}: leave {flags[0]} out" in refused(["--resume", str(good), *flags], capsys, status=1)
+    assert f"{flags[0]} {flags[1]}: leave {flags[0]} out" in refused(
+        ["--resume", str(good), *flags], capsys, status=1
+    )
     assert contents(good) == before
 
 
@@ -313,12 +380,15 @@ def _state(good: Path) -> dict[str, Any]:
     return state
 
 
-# --- trouble while a run is under way ------------------------------------------------------------------------------
+# --- trouble while a run is under way
+# ------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def after_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Path], None]], None]:
-    """Do something to the run folder once the epoch of that number has been computed and before it is saved."""
+    """Do something to the run folder once the epoch of that number has been computed and before it
+    is saved.
+    """
     from manual_bp.training.run import Run
 
     real = Run._epoch
@@ -337,7 +407,10 @@ def after_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Pat
 
 
 def test_a_full_disk_leaves_the_earlier_files_intact(
-    tmp_path: Path, after_epoch: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    after_epoch: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fill(folder: Path) -> None:
         seen.update(contents(folder))
@@ -355,11 +428,14 @@ def test_a_full_disk_leaves_the_earlier_files_intact(
     after = contents(tmp_path / "full")
     for name in ("config.json", "checkpoint.pt"):
         assert after[str(tmp_path / "full" / name)] == seen[str(tmp_path / "full" / name)]
-    # metrics.jsonl needs no fsync, because the checkpoint holds its rows: it may have the new row, and has the earlier
+    # metrics.jsonl needs no fsync, because the checkpoint holds its rows: it may have the new row,
+    # and has the earlier
     metrics = str(tmp_path / "full" / "metrics.jsonl")
     assert after[metrics].startswith(seen[metrics])
     assert len(seen[metrics]) > 0
-    assert not [name for name in after if Path(name).name.startswith(".")], "a half-written file was left"
+    assert not [name for name in after if Path(name).name.startswith(".")], (
+        "a half-written file was left"
+    )
 
 
 def test_a_run_folder_deleted_under_way_is_said_to_be(

@@ -32,7 +32,10 @@ EPOCHS = 24
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Result:
     logdir = tmp_path_factory.mktemp("board") / "runs"
-    flags = f"--dataset digits --hidden 12 7 --epochs {EPOCHS} --histograms 8 --logdir {logdir} --run-name seen"
+    flags = (
+        f"--dataset digits --hidden 12 7 --epochs {EPOCHS} --histograms 8 --logdir "
+        f"{logdir} --run-name seen"
+    )
     return main([*flags.split(), "--lr", "2.5"])
 
 
@@ -58,19 +61,31 @@ def test_the_log_folder_holds_this_run_and_nothing_beside_it(run: Result) -> Non
     assert run.folder is not None
     assert [path.name for path in run.folder.parent.iterdir()] == ["seen"]
     names = sorted(re.sub(r"tfevents\..*", "tfevents", path.name) for path in run.folder.iterdir())
-    assert names == ["checkpoint.pt", "config.json", "events.out.tfevents", "metrics.jsonl", "summary.png"]
+    assert names == [
+        "checkpoint.pt",
+        "config.json",
+        "events.out.tfevents",
+        "metrics.jsonl",
+        "summary.png",
+    ]
 
 
-def test_every_measure_of_metrics_jsonl_is_a_curve_over_the_epochs(run: Result, events: EventAccumulator) -> None:
+def test_every_measure_of_metrics_jsonl_is_a_curve_over_the_epochs(
+    run: Result, events: EventAccumulator
+) -> None:
     assert run.folder is not None
-    *rows, last = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    *rows, last = [
+        json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()
+    ]
     tags = set(rows[0]) - {"epoch"}
     logarithms = {f"delta_norm_log10/{layer}" for layer in "024"}
     assert set(events.Tags()["scalars"]) == tags | logarithms | {"cost/test", "accuracy/test"}
     for tag in tags:
         points = events.Scalars(tag)
         assert [point.step for point in points] == list(range(1, EPOCHS + 1))
-        assert [point.value for point in points] == pytest.approx([row[tag] for row in rows], rel=1e-6)
+        assert [point.value for point in points] == pytest.approx(
+            [row[tag] for row in rows], rel=1e-6
+        )
     for tag in ("cost/test", "accuracy/test"):
         (point,) = events.Scalars(tag)
         assert (point.step, point.value) == (EPOCHS, pytest.approx(last[tag], rel=1e-6))
@@ -81,7 +96,10 @@ def test_every_measure_of_metrics_jsonl_is_a_curve_over_the_epochs(run: Result, 
     [
         ("cost", ["train", "validation", "test"]),
         ("accuracy", ["train", "validation", "test"]),
-        ("grad_norm", ["total", *(f"{layer}.{kind}" for layer in "024" for kind in ("weight", "bias"))]),
+        (
+            "grad_norm",
+            ["total", *(f"{layer}.{kind}" for layer in "024" for kind in ("weight", "bias"))],
+        ),
         ("delta_norm", ["0", "2", "4"]),
         ("slope", ["0", "2", "4"]),
         ("saturated", ["0", "2", "4"]),
@@ -90,8 +108,12 @@ def test_every_measure_of_metrics_jsonl_is_a_curve_over_the_epochs(run: Result, 
         ("time", ["train_seconds", "epoch_seconds"]),
     ],
 )
-def test_the_tags_have_the_names_that_are_relied_on(events: EventAccumulator, prefix: str, names: list[str]) -> None:
-    assert {tag for tag in events.Tags()["scalars"] if tag.startswith(f"{prefix}/")} == {f"{prefix}/{n}" for n in names}
+def test_the_tags_have_the_names_that_are_relied_on(
+    events: EventAccumulator, prefix: str, names: list[str]
+) -> None:
+    assert {tag for tag in events.Tags()["scalars"] if tag.startswith(f"{prefix}/")} == {
+        f"{prefix}/{n}" for n in names
+    }
 
 
 def test_every_line_of_the_custom_scalars_layout_finds_a_curve(events: EventAccumulator) -> None:
@@ -104,14 +126,26 @@ def test_every_line_of_the_custom_scalars_layout_finds_a_curve(events: EventAccu
     for category in layout.category:
         for chart in category.chart:
             for pattern in chart.multiline.tag:
-                found[pattern] = [tag for tag in scalars if re.match(pattern, tag)]  # as TensorBoard does
+                found[pattern] = [
+                    tag for tag in scalars if re.match(pattern, tag)
+                ]  # as TensorBoard does
                 assert found[pattern], pattern
     assert found["delta_norm/.*"] == ["delta_norm/0", "delta_norm/2", "delta_norm/4"]
-    assert found["delta_norm_log10/.*"] == ["delta_norm_log10/0", "delta_norm_log10/2", "delta_norm_log10/4"]
-    assert found[r"grad_norm/.*\.weight"] == ["grad_norm/0.weight", "grad_norm/2.weight", "grad_norm/4.weight"]
+    assert found["delta_norm_log10/.*"] == [
+        "delta_norm_log10/0",
+        "delta_norm_log10/2",
+        "delta_norm_log10/4",
+    ]
+    assert found[r"grad_norm/.*\.weight"] == [
+        "grad_norm/0.weight",
+        "grad_norm/2.weight",
+        "grad_norm/4.weight",
+    ]
 
 
-def test_hyperparameters_stand_in_the_runs_own_folder_with_its_metrics(events: EventAccumulator) -> None:
+def test_hyperparameters_stand_in_the_runs_own_folder_with_its_metrics(
+    events: EventAccumulator,
+) -> None:
     tags = events.summary_metadata
     data = {
         tag: plugin_data_pb2.HParamsPluginData.FromString(tags[tag].plugin_data.content)
@@ -129,10 +163,14 @@ def test_hyperparameters_stand_in_the_runs_own_folder_with_its_metrics(events: E
     assert data["_hparams_/session_end_info"].session_end_info.status == 1  # STATUS_SUCCESS
 
 
-def test_weights_are_shown_at_the_first_the_last_and_about_five_epochs_between(events: EventAccumulator) -> None:
+def test_weights_are_shown_at_the_first_the_last_and_about_five_epochs_between(
+    events: EventAccumulator,
+) -> None:
     shown = events.Images("weights/first layer")
     assert [image.step for image in shown] == [0, 5, 10, 15, 20, EPOCHS]
-    first, last = (Image.open(io.BytesIO(image.encoded_image_string)) for image in (shown[0], shown[-1]))
+    first, last = (
+        Image.open(io.BytesIO(image.encoded_image_string)) for image in (shown[0], shown[-1])
+    )
     assert first.size == last.size
     assert first.tobytes() != last.tobytes()
     assert min(first.size[0], 400) == 400  # an 8 × 8 image is enlarged
@@ -145,7 +183,9 @@ def test_the_test_images_are_shown_once_at_the_end(events: EventAccumulator) -> 
         assert Image.open(io.BytesIO(image.encoded_image_string)).size == (500, 500)
 
 
-def test_text_tells_configuration_environment_formulas_and_an_example(run: Result, events: EventAccumulator) -> None:
+def test_text_tells_configuration_environment_formulas_and_an_example(
+    run: Result, events: EventAccumulator
+) -> None:
     configuration = text(events, "configuration")
     assert "| `--lr` | `2.5` |" in configuration
     assert "| `sizes` | `[64, 12, 7, 10]` |" in configuration
@@ -158,9 +198,13 @@ def test_text_tells_configuration_environment_formulas_and_an_example(run: Resul
     assert "64-12-7-10 network, one example" in text(events, "trace of one validation image")
 
 
-def test_the_logarithm_of_a_delta_is_there_where_there_is_one(run: Result, events: EventAccumulator) -> None:
+def test_the_logarithm_of_a_delta_is_there_where_there_is_one(
+    run: Result, events: EventAccumulator
+) -> None:
     logarithms = [event.value for event in events.Scalars("delta_norm_log10/2")]
-    assert logarithms == pytest.approx([math.log10(row["delta_norm/2"]) for row in run.metrics[:-1]], abs=1e-6)
+    assert logarithms == pytest.approx(
+        [math.log10(row["delta_norm/2"]) for row in run.metrics[:-1]], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, math.inf, math.nan])
@@ -186,7 +230,9 @@ def test_formulas_of_a_linear_output_have_no_slope() -> None:
         (0.5, 0.01, "`v ← 0.5 v + ∂C/∂W + 0.01 W`, `W ← W − η v`"),
     ],
 )
-def test_the_update_is_the_one_that_is_made(momentum: float, weight_decay: float, update: str) -> None:
+def test_the_update_is_the_one_that_is_made(
+    momentum: float, weight_decay: float, update: str
+) -> None:
     assert update in pages.formulas(MLP([4, 2]), "mean", momentum, weight_decay)
 
 
@@ -219,7 +265,9 @@ def test_histogram_values_satisfy_the_formulas_of_backpropagation() -> None:
     torch.testing.assert_close(found["gradients/2.bias"], delta2.sum(0))
 
 
-def test_entries_that_are_not_finite_are_counted_and_left_out_of_a_histogram(tmp_path: Path) -> None:
+def test_entries_that_are_not_finite_are_counted_and_left_out_of_a_histogram(
+    tmp_path: Path,
+) -> None:
     board = Board(tmp_path)
     board.histogram("some", torch.tensor([1.0, float("nan"), 2.0, float("inf"), -float("inf")]), 3)
     board.histogram("none", torch.full((2, 2), float("nan")), 3)
@@ -233,19 +281,27 @@ def test_entries_that_are_not_finite_are_counted_and_left_out_of_a_histogram(tmp
 
 
 @pytest.mark.parametrize("step", ["scalars", "flush", "close"])
-def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_full_disk_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     board = Board(tmp_path)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    calls = {"scalars": lambda: board.scalars({"cost/train": 1.0}, 1), "flush": board.flush, "close": board.close}
+    calls = {
+        "scalars": lambda: board.scalars({"cost/train": 1.0}, 1),
+        "flush": board.flush,
+        "close": board.close,
+    }
     with monkeypatch.context() as patched:
         if step == "scalars":
             patched.setattr(board._writer._get_file_writer(), "add_summary", full)
         else:
             patched.setattr(board._writer, step, full)
-        with pytest.raises(UserError, match=r"events cannot be written \(No space left on device\): make room"):
+        with pytest.raises(
+            UserError, match=r"events cannot be written \(No space left on device\): make room"
+        ):
             calls[step]()
     board.close()
 
@@ -267,7 +323,10 @@ def test_weights_are_red_where_positive_and_blue_where_negative() -> None:
 
 
 def test_weights_that_are_not_finite_are_drawn_all_the_same() -> None:
-    assert pictures.weights(torch.tensor([[float("nan"), float("inf"), 0.0, 1.0]]), 2).size == (450, 450)
+    assert pictures.weights(torch.tensor([[float("nan"), float("inf"), 0.0, 1.0]]), 2).size == (
+        450,
+        450,
+    )
 
 
 class Identity(nn.Module):
@@ -285,7 +344,9 @@ def test_answers_count_confusions_and_rank_by_cost() -> None:
     images[1, 4] = 255  # says 4 for a 9
     images[2, 4] = 100  # says 4, faintly, for a 9
     images[3, 3] = 200  # says 3, rightly, not quite surely
-    answers = pictures.Answers.of(Identity(), Part(images, torch.tensor([3, 9, 9, 3])), torch.float32)
+    answers = pictures.Answers.of(
+        Identity(), Part(images, torch.tensor([3, 9, 9, 3])), torch.float32
+    )
     assert answers.worst(3).tolist() == [1, 2, 3]
     expected = torch.zeros(10, 10, dtype=torch.int64)
     expected[3, 3], expected[9, 4] = 2, 2
@@ -295,17 +356,24 @@ def test_answers_count_confusions_and_rank_by_cost() -> None:
     assert [t.get_text() for t in drawn.axes[0].texts] == ["9 → 4", "9 → 4", "3 → 3"]
     drawn = pictures.figure(4, 4)
     pictures.draw_confusion(drawn.subplots(), answers)
-    assert {(*t.get_position(), t.get_text()) for t in drawn.axes[0].texts} == {(3, 3, "2"), (4, 9, "2")}
+    assert {(*t.get_position(), t.get_text()) for t in drawn.axes[0].texts} == {
+        (3, 3, "2"),
+        (4, 9, "2"),
+    }
 
 
 def python(code: str, *path: Path) -> subprocess.CompletedProcess[str]:
     env: dict[str, Any] = {"PYTHONPATH": ":".join(map(str, path))}
-    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_a_board_does_not_import_tensorflow(tmp_path: Path) -> None:
     (tmp_path / "tensorflow").mkdir()
-    (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('tensorflow was imported')")
+    (tmp_path / "tensorflow" / "__init__.py").write_text(
+        "raise SystemExit('tensorflow was imported')"
+    )
     code = f"""
 from pathlib import Path
 from manual_bp.training.board import Board

@@ -1,4 +1,6 @@
-"""Loading the data sets: the split, what is found, what is missing or damaged, and the download that never comes."""
+"""Loading the data sets: the split, what is found, what is missing or damaged, and the download
+that never comes.
+"""
 
 from __future__ import annotations
 
@@ -18,25 +20,48 @@ from tests.training import idx
 
 def test_mnist_is_split_50_10_10_and_stays_uint8(made_up_mnist: Path) -> None:
     dataset = data.load("mnist", str(made_up_mnist))
-    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [50_000, 10_000, 10_000]
-    raw = np.fromfile(made_up_mnist / "MNIST/raw/train-images-idx3-ubyte", dtype=np.uint8, offset=16)
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [
+        50_000,
+        10_000,
+        10_000,
+    ]
+    raw = np.fromfile(
+        made_up_mnist / "MNIST/raw/train-images-idx3-ubyte", dtype=np.uint8, offset=16
+    )
     images = torch.from_numpy(raw.reshape(60_000, 784))
     assert dataset.train.images.dtype == torch.uint8
     assert torch.equal(torch.cat([dataset.train.images, dataset.validation.images]), images)
-    labels = np.fromfile(made_up_mnist / "MNIST/raw/t10k-labels-idx1-ubyte", dtype=np.uint8, offset=8)
+    labels = np.fromfile(
+        made_up_mnist / "MNIST/raw/t10k-labels-idx1-ubyte", dtype=np.uint8, offset=8
+    )
     assert dataset.test.labels.tolist() == labels.tolist()
 
 
-@pytest.mark.skipif("MANUAL_BP_DATA" not in os.environ, reason="needs real MNIST in $MANUAL_BP_DATA")
+@pytest.mark.skipif(
+    "MANUAL_BP_DATA" not in os.environ, reason="needs real MNIST in $MANUAL_BP_DATA"
+)
 def test_real_mnist() -> None:
     dataset = data.load("mnist")
     # the counts of each digit, as published with the data set
-    assert torch.bincount(dataset.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert torch.bincount(dataset.test.labels).tolist() == [
+        980,
+        1135,
+        1032,
+        1010,
+        982,
+        892,
+        958,
+        1028,
+        974,
+        1009,
+    ]
     share = (dataset.train.images > 0).float().mean().item()
     assert 0.19 < share < 0.20  # of the pixels are not 0
 
 
-def test_the_environment_variable_names_the_folder(made_up_mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_names_the_folder(
+    made_up_mnist: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MANUAL_BP_DATA", str(made_up_mnist))
     assert data.load("auto").name == "mnist"
     monkeypatch.setenv("MANUAL_BP_DATA", "nowhere")
@@ -45,7 +70,11 @@ def test_the_environment_variable_names_the_folder(made_up_mnist: Path, monkeypa
 
 def test_digits_are_the_bundled_ones_and_disjoint() -> None:
     dataset = data.load("digits")
-    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [1197, 300, 300]
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [
+        1197,
+        300,
+        300,
+    ]
     assert dataset.train.images.max() == 255
     assert dataset.side == 8
     assert dataset.fingerprint == data.load("digits").fingerprint
@@ -72,7 +101,9 @@ def replace(path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", idx.FILES)
-@pytest.mark.parametrize("damage", ["empty", "header only", "truncated", "longer", "other magic", "other count"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "header only", "truncated", "longer", "other magic", "other count"]
+)
 def test_damaged_files_are_named(copied: Path, name: str, damage: str) -> None:
     path = copied / "MNIST" / "raw" / name
     content = path.read_bytes()
@@ -130,7 +161,12 @@ def test_auto_without_mnist_falls_back_with_a_notice(tmp_path: Path) -> None:
     dataset = data.load("auto", str(tmp_path / "none"))
     assert dataset.name == "digits"
     assert dataset.notice is not None
-    for words in (str(tmp_path / "none/MNIST/raw"), "Tried everything", "handwritten digits instead", "--data-dir"):
+    for words in (
+        str(tmp_path / "none/MNIST/raw"),
+        "Tried everything",
+        "handwritten digits instead",
+        "--data-dir",
+    ):
         assert words in dataset.notice
     assert "\n" not in dataset.notice
     assert not (tmp_path / "none").exists()
@@ -139,7 +175,9 @@ def test_auto_without_mnist_falls_back_with_a_notice(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_a_named_data_set_never_falls_back(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=r"train-images-idx3-ubyte.*t10k-labels-idx1-ubyte.*--data-dir") as error:
+    with pytest.raises(
+        UserError, match=r"train-images-idx3-ubyte.*t10k-labels-idx1-ubyte.*--data-dir"
+    ) as error:
         data.load(name, str(tmp_path))
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
@@ -156,7 +194,9 @@ def test_one_missing_file_is_named_alone(copied: Path) -> None:
     )
 
 
-def test_a_download_that_stalls_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_stalls_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(data, "_torchvision_class", lambda _: Stalled)
     monkeypatch.setattr(data, "_STALL_SECONDS", 0.5)
     start = time.monotonic()
@@ -172,7 +212,10 @@ def test_a_download_that_comes_is_moved_into_place(
     real = data._torchvision_class
     calls = iter([Brings])
     monkeypatch.setattr(data, "_torchvision_class", lambda name: next(calls, None) or real(name))
-    assert data.load("mnist", str(tmp_path / "new")).fingerprint == data.load("mnist", str(made_up_mnist)).fingerprint
+    assert (
+        data.load("mnist", str(tmp_path / "new")).fingerprint
+        == data.load("mnist", str(made_up_mnist)).fingerprint
+    )
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["MNIST"]
 
 
@@ -187,5 +230,7 @@ def test_a_torchvision_that_does_not_fit_torch_is_said_to(monkeypatch: pytest.Mo
         return real(name, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", broken)
-    with pytest.raises(UserError, match=r"torchvision \d.* beside torch \d.*nms does not exist.*pip install"):
+    with pytest.raises(
+        UserError, match=r"torchvision \d.* beside torch \d.*nms does not exist.*pip install"
+    ):
         data._torchvision_class("mnist")

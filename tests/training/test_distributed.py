@@ -1,4 +1,4 @@
-"""Several processes: the same trajectory as one, one writer, and a clear end when a process dies."""
+"""Several processes: the same trajectory as one, one writer, a clear end when one dies."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def torchrun(processes: int, *flags: str) -> subprocess.CompletedProcess[str]:
     """The command as the README gives it."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["--master-port", str(free_port()), "train.py", *flags]
-    return subprocess.run(command, cwd=ROOT, env=quiet(), capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=ROOT, env=quiet(), capture_output=True, text=True, timeout=120
+    )
 
 
 def quiet() -> dict[str, str]:
@@ -71,7 +73,9 @@ def rank(number: int, size: int, port: int, flags: list[str]) -> None:
 
 def together(forkserver: Any, size: int, flags: list[str]) -> None:
     port = free_port()
-    processes = [forkserver.Process(target=rank, args=(number, size, port, flags)) for number in range(size)]
+    processes = [
+        forkserver.Process(target=rank, args=(number, size, port, flags)) for number in range(size)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -80,7 +84,9 @@ def together(forkserver: Any, size: int, flags: list[str]) -> None:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    model: dict[str, torch.Tensor] = torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+    model: dict[str, torch.Tensor] = torch.load(folder / "checkpoint.pt", weights_only=True)[
+        "model"
+    ]
     return model
 
 
@@ -113,9 +119,13 @@ def test_two_processes_walk_as_one_with_twice_the_batch(
 
 
 @pytest.mark.slow
-def test_a_process_without_a_row_in_the_last_batch_still_takes_part(forkserver: Any, tmp_path: Path) -> None:
+def test_a_process_without_a_row_in_the_last_batch_still_takes_part(
+    forkserver: Any, tmp_path: Path
+) -> None:
     flags = [*FLAGS, "--epochs", "1", "--logdir", str(tmp_path)]
-    together(forkserver, 3, [*flags, "--batch-size", "92", "--run-name", "three"])  # 1197 = 4 · 276 + 93, shares of 31
+    together(
+        forkserver, 3, [*flags, "--batch-size", "92", "--run-name", "three"]
+    )  # 1197 = 4 · 276 + 93, shares of 31
     together(
         forkserver, 2, [*flags, "--batch-size", "26", "--run-name", "two"]
     )  # 1197 = 23 · 52 + 1: shares of 1 and 0
@@ -125,14 +135,37 @@ def test_a_process_without_a_row_in_the_last_batch_still_takes_part(forkserver: 
 
 @pytest.mark.slow
 def test_torchrun_has_one_writer_and_one_voice(tmp_path: Path) -> None:
-    done = torchrun(2, *FLAGS, "--epochs", "2", "--batch-size", "38", "--logdir", str(tmp_path), "--run-name", "two")
+    done = torchrun(
+        2,
+        *FLAGS,
+        "--epochs",
+        "2",
+        "--batch-size",
+        "38",
+        "--logdir",
+        str(tmp_path),
+        "--run-name",
+        "two",
+    )
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout
     assert len(re.findall(r"^run ", done.stdout, re.MULTILINE)) == 1
     assert len(re.findall(r"^    [12] ", done.stdout, re.MULTILINE)) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["two"]
     assert len([path for path in (tmp_path / "two").iterdir() if "tfevents" in path.name]) == 1
-    main([*FLAGS, "--epochs", "2", "--batch-size", "76", "--logdir", str(tmp_path), "--run-name", "one"])
+    main(
+        [
+            *FLAGS,
+            "--epochs",
+            "2",
+            "--batch-size",
+            "76",
+            "--logdir",
+            str(tmp_path),
+            "--run-name",
+            "one",
+        ]
+    )
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
@@ -140,7 +173,16 @@ def test_torchrun_has_one_writer_and_one_voice(tmp_path: Path) -> None:
 def test_a_killed_process_ends_the_job_with_a_clear_line_and_resume_goes_on(tmp_path: Path) -> None:
     flags = [*FLAGS, "--batch-size", "38", "--lr-schedule", "constant", "--logdir", str(tmp_path)]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", str(free_port()), "train.py", *flags, "--epochs", "100000", "--run-name", "two"]
+    command += [
+        "--master-port",
+        str(free_port()),
+        "train.py",
+        *flags,
+        "--epochs",
+        "100000",
+        "--run-name",
+        "two",
+    ]
     job = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -153,8 +195,14 @@ def test_a_killed_process_ends_the_job_with_a_clear_line_and_resume_goes_on(tmp_
     try:
         checkpoint = tmp_path / "two" / "checkpoint.pt"
         wait_for(lambda: (tmp_path / "two" / "metrics.jsonl").exists(), job)
-        children = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=True)
-        ranks = {number: pid for pid in map(int, children.stdout.split()) if (number := rank_of(pid)) is not None}
+        children = subprocess.run(
+            ["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=True
+        )
+        ranks = {
+            number: pid
+            for pid in map(int, children.stdout.split())
+            if (number := rank_of(pid)) is not None
+        }
         os.kill(ranks[1], signal.SIGKILL)
         _, err = job.communicate(timeout=60)
     finally:

@@ -59,9 +59,15 @@ def batches(steps: int) -> list[Tensor]:
 
 def furthest_apart(one: list[list[Tensor]], other: list[list[Tensor]]) -> float:
     """The largest difference between two trajectories, over the size of what moved."""
-    moved = max((last - first).abs().max().item() for first, last in zip(one[0], one[-1], strict=True))
+    moved = max(
+        (last - first).abs().max().item() for first, last in zip(one[0], one[-1], strict=True)
+    )
     assert moved > 1e-3, "nothing moved, so agreement would mean nothing"
-    pairs = [(p, q) for here, there in zip(one, other, strict=True) for p, q in zip(here, there, strict=True)]
+    pairs = [
+        (p, q)
+        for here, there in zip(one, other, strict=True)
+        for p, q in zip(here, there, strict=True)
+    ]
     return max((p - q).abs().max().item() for p, q in pairs)
 
 
@@ -97,7 +103,9 @@ def test_norms_are_those_of_the_gradient_and_of_delta_in_every_precision(flag: s
     model = network.build(chosen, 64, torch.device("cpu"))
     twin = network.builtin_twin(model).double()
     rows = batches(1)[0]
-    norms, outputs = AutogradEngine(model, chosen, 10, World()).step(PART.images[rows], PART.labels[rows], 0.1, 10)
+    norms, outputs = AutogradEngine(model, chosen, 10, World()).step(
+        PART.images[rows], PART.labels[rows], 0.1, 10
+    )
     z1: Any = twin[0](PART.images[rows].double() / 255)
     z2: Any = twin[2](twin[1](z1))
     a = twin[3](z2)

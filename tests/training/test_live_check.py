@@ -1,4 +1,6 @@
-"""The comparison that a run makes once an epoch: silent while the formulas are right, the end of the run when not."""
+"""The comparison that a run makes once an epoch: silent while the formulas are right, the end of
+the run when not.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,20 @@ Train = Callable[..., Result]
 
 @pytest.mark.parametrize("engine", ["autograd", "direct"])
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-5), ("float64", 1e-13)])
-def test_a_right_formula_is_off_by_rounding_alone(train: Train, engine: str, dtype: str, limit: float) -> None:
-    rows = train("--epochs", "3", "--engine", engine, "--dtype", dtype, "--hidden", "20", "15").metrics[:-1]
+def test_a_right_formula_is_off_by_rounding_alone(
+    train: Train, engine: str, dtype: str, limit: float
+) -> None:
+    rows = train(
+        "--epochs", "3", "--engine", engine, "--dtype", dtype, "--hidden", "20", "15"
+    ).metrics[:-1]
     assert all(row["check/max_rel_error"] < limit for row in rows)
 
 
 def test_a_wrong_function_ends_the_run_with_a_table(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     real = LinearFunction.backward
 
@@ -47,12 +56,17 @@ def test_a_wrong_function_ends_the_run_with_a_table(
     assert list(figures) == ["0.weight", "0.bias", "2.weight", "2.bias"]
     assert figures["2.bias"] == pytest.approx(0.01, rel=1e-2)
     assert figures["2.weight"] < 1e-5
-    assert torch.load(tmp_path / "runs" / "wrong" / "checkpoint.pt", weights_only=True)["epoch"] == 0
+    assert (
+        torch.load(tmp_path / "runs" / "wrong" / "checkpoint.pt", weights_only=True)["epoch"] == 0
+    )
 
 
 @pytest.mark.parametrize("module", [native, eager])
 def test_a_wrong_direct_loop_ends_the_run(
-    module: ModuleType, train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    module: ModuleType,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if module is eager:
         monkeypatch.setattr(native, "load", unavailable)
@@ -99,7 +113,7 @@ SICK = [
 
 @pytest.mark.parametrize("flags", SICK)
 def test_gradients_that_are_rounding_alone_are_no_fault(train: Train, flags: str) -> None:
-    """Saturated, vanishing and cancelling gradients, of which a float32 holds few digits, or none."""
+    """Saturated, vanishing, cancelling gradients: a float32 holds few digits of them, or none."""
     rows = train("--epochs", "3", *flags.split()).metrics[:-1]
     assert len(rows) == 3
     assert all(row["check/max_rel_error"] < 2.4e-4 for row in rows)

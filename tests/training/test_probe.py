@@ -1,4 +1,6 @@
-"""What is measured on the layers once an epoch, against autograd and against networks made to measure."""
+"""What is measured on the layers once an epoch, against autograd and against networks made to
+measure.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,9 @@ def test_layers_agree_with_autograd(output: str) -> None:
     found = {tag: value.item() for tag, value in probe.layers(model, x, y).items()}
     expected = by_autograd(model, x, y)
     assert 0 < expected["saturated/0"] < 1
-    assert {tag: value for tag, value in found.items() if not tag.startswith(("dead", "stuck"))} == pytest.approx(
-        expected
-    )
+    assert {
+        tag: value for tag, value in found.items() if not tag.startswith(("dead", "stuck"))
+    } == pytest.approx(expected)
     layers = ["0", "2", "4"]
     assert [tag.split("/")[1] for tag in found if tag.startswith("dead")] == layers
     assert ("stuck/4" in found) == (output == "sigmoid")
@@ -52,7 +54,9 @@ def test_units_that_do_not_move_are_counted() -> None:
     model = MLP([2, 4, 10])
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 0.0], [0.0, 3.0]]))
-        model[0].bias.copy_(torch.tensor([0.0, 20.0, 0.0, 0.0]))  # constant at ½; at 1, with no slope; two that vary
+        model[0].bias.copy_(
+            torch.tensor([0.0, 20.0, 0.0, 0.0])
+        )  # constant at ½; at 1, with no slope; two that vary
     x = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [0.5, 0.0]])
     found = probe.layers(model, x, torch.zeros(3, 10))
     assert found["dead/0"] == 0.5

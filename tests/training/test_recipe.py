@@ -9,7 +9,13 @@ import pytest
 from manual_bp.training.recipe import DIGITS, MNIST, learning_rate
 from manual_bp.training.run import Result
 
-DEFAULT = {"cost": "half_per_example", "width": 128, "output": "sigmoid", "batch_size": 10, "momentum": 0.0}
+DEFAULT = {
+    "cost": "half_per_example",
+    "width": 128,
+    "output": "sigmoid",
+    "batch_size": 10,
+    "momentum": 0.0,
+}
 
 
 def rate(**other: object) -> float:
@@ -21,7 +27,9 @@ def test_the_recipe_itself() -> None:
     assert learning_rate(DIGITS, **{**DEFAULT, "batch_size": DIGITS.batch_size}) == DIGITS.lr  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("cost", "factor"), [("half_per_element", 10), ("mean", 5), ("sum", 1 / 20)])
+@pytest.mark.parametrize(
+    ("cost", "factor"), [("half_per_element", 10), ("mean", 5), ("sum", 1 / 20)]
+)
 def test_another_normalisation_takes_the_same_step(cost: str, factor: float) -> None:
     assert rate(cost=cost) == pytest.approx(factor * MNIST.lr, rel=5e-3)
 

@@ -22,7 +22,9 @@ Train = Callable[..., Result]
 
 
 def final(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What must be equal to the byte: the weights and engine state, and the metrics but for the times."""
+    """What must be equal to the byte: the weights and engine state, and the metrics but for the
+    times.
+    """
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     tensors = {name: value.numpy().tobytes() for name, value in state["model"].items()}
     tensors["shuffle"] = state["shuffle"].numpy().tobytes()
@@ -39,8 +41,10 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, list) else value
 
 
-def interrupt_in(epoch: int, monkeypatch: pytest.MonkeyPatch, raises: type[BaseException] = KeyboardInterrupt) -> None:
-    """Let the next run be interrupted after the steps of `epoch`, before anything of it is saved."""
+def interrupt_in(
+    epoch: int, monkeypatch: pytest.MonkeyPatch, raises: type[BaseException] = KeyboardInterrupt
+) -> None:
+    """Interrupt the next run after the steps of `epoch`, before anything of it is saved."""
     real = Run._epoch
 
     def stop(self: Run, number: int) -> dict[str, Any]:
@@ -83,16 +87,24 @@ def test_interrupted_and_resumed_equals_left_alone(
 
 
 def test_ctrl_c_says_how_to_go_on(
-    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     interrupt_in(2, monkeypatch)
     with pytest.raises(SystemExit):
         train("--epochs", "3", "--run-name", "cut")
-    words = f"train.py: interrupted: continue with: python train.py --resume {tmp_path / 'runs' / 'cut'}\n"
+    words = (
+        "train.py: interrupted: continue with: python train.py --resume "
+        f"{tmp_path / 'runs' / 'cut'}\n"
+    )
     assert capsys.readouterr().err == words
 
 
-def test_latest_is_the_run_written_last(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latest_is_the_run_written_last(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train("--epochs", "1", "--run-name", "b-first")
     interrupt_in(2, monkeypatch)
     with pytest.raises(SystemExit):
@@ -102,8 +114,12 @@ def test_latest_is_the_run_written_last(train: Train, tmp_path: Path, monkeypatc
     assert len(result.metrics) == 3
 
 
-def test_curves_do_not_overlap_after_a_resume(train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The cut comes after epoch 3 was written to TensorBoard and before it was saved: it is written twice."""
+def test_curves_do_not_overlap_after_a_resume(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The cut comes after epoch 3 was written to TensorBoard and before it was saved: it is written
+    twice.
+    """
     from manual_bp.training.run_folder import RunFolder
 
     real = RunFolder.write_checkpoint
@@ -173,11 +189,26 @@ def test_a_run_goes_on_where_it_was(train: Train, monkeypatch: pytest.MonkeyPatc
 
 def _endless(logdir: str) -> None:
     os.setsid()
-    main(["--dataset", "digits", "--device", "cpu", "--epochs", "100000", "--logdir", logdir, "--run-name", "cut"])
+    main(
+        [
+            "--dataset",
+            "digits",
+            "--device",
+            "cpu",
+            "--epochs",
+            "100000",
+            "--logdir",
+            logdir,
+            "--run-name",
+            "cut",
+        ]
+    )
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_a_run_in_order(forkserver: Any, tmp_path: Path, number: int, status: int) -> None:
+def test_signals_end_a_run_in_order(
+    forkserver: Any, tmp_path: Path, number: int, status: int
+) -> None:
     process = forkserver.Process(target=_endless, args=(str(tmp_path),))
     process.start()
     metrics = tmp_path / "cut" / "metrics.jsonl"
@@ -192,7 +223,18 @@ def test_signals_end_a_run_in_order(forkserver: Any, tmp_path: Path, number: int
     assert result.test_accuracy > 0
 
 
-FLAGS = ["--dataset", "digits", "--device", "cpu", "--epochs", "12", "--momentum", "0.5", "--lr", "0.5"]
+FLAGS = [
+    "--dataset",
+    "digits",
+    "--device",
+    "cpu",
+    "--epochs",
+    "12",
+    "--momentum",
+    "0.5",
+    "--lr",
+    "0.5",
+]
 
 
 def _run(flags: list[str]) -> None:
@@ -200,7 +242,9 @@ def _run(flags: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_fifty_sigkills_lose_nothing_but_the_unfinished_epoch(forkserver: Any, tmp_path: Path) -> None:
+def test_fifty_sigkills_lose_nothing_but_the_unfinished_epoch(
+    forkserver: Any, tmp_path: Path
+) -> None:
     alone = main([*FLAGS, "--logdir", str(tmp_path), "--run-name", "alone"])
     assert alone.folder is not None
     expected = final(alone.folder)
@@ -209,9 +253,12 @@ def test_fifty_sigkills_lose_nothing_but_the_unfinished_epoch(forkserver: Any, t
     epochs = set()
     for number in range(50):
         name = f"cut-{number}"
-        process = forkserver.Process(target=_run, args=([*FLAGS, "--logdir", str(tmp_path), "--run-name", name],))
+        process = forkserver.Process(
+            target=_run, args=([*FLAGS, "--logdir", str(tmp_path), "--run-name", name],)
+        )
         process.start()
-        # from before the run folder is there to the last epoch, wherever this machine's speed puts them
+        # from before the run folder is there to the last epoch, wherever this machine's speed puts
+        # them
         folder = tmp_path / name
         target = int(torch.randint(-1, 12, (), generator=random))
         wait_until(lambda folder=folder, target=target: rows_in(folder) >= target, process)

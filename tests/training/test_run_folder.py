@@ -25,7 +25,9 @@ def folder_of(result: Result) -> Path:
     return result.folder
 
 
-def test_a_second_writer_is_refused_and_a_later_one_is_not(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_writer_is_refused_and_a_later_one_is_not(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = folder_of(train("--epochs", "1"))
     first = RunFolder(folder)
     first.take()
@@ -86,9 +88,13 @@ def test_latest_is_no_folder_that_is_still_being_made(train: Train, tmp_path: Pa
 
 def test_a_complete_run_that_is_resumed_is_left_as_it_is(train: Train) -> None:
     folder = folder_of(train("--epochs", "1"))
-    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "config.json"}
+    before = {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "config.json"
+    }
     main(["--resume", str(folder)])
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "config.json"} == before
+    assert {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "config.json"
+    } == before
 
 
 def test_a_run_that_was_extended_and_cut_short_before_its_test_is_tested(
@@ -126,7 +132,16 @@ def no_network(name: str, root: Path) -> None:
 
 @pytest.mark.slow
 def test_output_that_cannot_be_printed_or_written(tmp_path: Path) -> None:
-    command = [sys.executable, "train.py", "--dataset", "digits", "--device", "cpu", "--epochs", "1"]
+    command = [
+        sys.executable,
+        "train.py",
+        "--dataset",
+        "digits",
+        "--device",
+        "cpu",
+        "--epochs",
+        "1",
+    ]
     command += ["--logdir", str(tmp_path)]
     ascii_only = subprocess.run(
         [*command, "--run-name", "ascii"],
@@ -138,7 +153,12 @@ def test_output_that_cannot_be_printed_or_written(tmp_path: Path) -> None:
     assert ascii_only.returncode == 0, ascii_only.stderr
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [*command, "--run-name", "full"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [*command, "--run-name", "full"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
     assert done.returncode == 1
     assert done.stderr == "train.py: error: No space left on device: nothing was saved\n"

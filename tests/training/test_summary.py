@@ -20,7 +20,11 @@ TEST = {"epoch": 3, "cost/test": 0.0321, "accuracy/test": 0.9712}
 
 
 def row(epoch: int, **changed: float | None) -> dict[str, Any]:
-    values: dict[str, Any] = {"epoch": epoch, "cost/train": 0.4 / epoch, "cost/validation": 0.5 / epoch}
+    values: dict[str, Any] = {
+        "epoch": epoch,
+        "cost/train": 0.4 / epoch,
+        "cost/validation": 0.5 / epoch,
+    }
     values |= {"accuracy/train": 0.9, "accuracy/validation": 0.8, "grad_norm/total": 1.0}
     for layer in (0, 2):
         values |= {f"grad_norm/{layer}.weight": 0.1 * (layer + 1), f"grad_norm/{layer}.bias": 7.0}
@@ -57,7 +61,10 @@ def test_its_panels_show_the_rows(answers: pictures.Answers) -> None:
         "validation": [r["cost/validation"] for r in rows],
     }
     assert curves(shown["accuracy"]) == {"train": [0.9] * 3, "validation": [0.8] * 3}
-    norms, deltas = shown["gradient norm ‖∂C/∂W‖ by layer"], shown["error signal ‖δ‖ = ‖∂C/∂z‖ by layer"]
+    norms, deltas = (
+        shown["gradient norm ‖∂C/∂W‖ by layer"],
+        shown["error signal ‖δ‖ = ‖∂C/∂z‖ by layer"],
+    )
     assert curves(norms) == {"0": [0.1] * 3, "2": pytest.approx([0.3] * 3)}
     assert curves(deltas) == {"0": [1.0] * 3, "2": [0.01] * 3}
     assert (norms.get_yscale(), deltas.get_yscale()) == ("log", "log")
@@ -74,10 +81,17 @@ def test_its_panels_show_the_rows(answers: pictures.Answers) -> None:
     [
         {"cost/train": math.nan, "grad_norm/0.weight": math.inf},
         {"cost/train": None, "grad_norm/0.weight": None},
-        {"grad_norm/0.weight": 0.0, "grad_norm/2.weight": 0.0, "delta_norm/0": 0.0, "delta_norm/2": 0.0},
+        {
+            "grad_norm/0.weight": 0.0,
+            "grad_norm/2.weight": 0.0,
+            "delta_norm/0": 0.0,
+            "delta_norm/2": 0.0,
+        },
     ],
 )
-def test_it_is_drawn_whatever_the_numbers_are(answers: pictures.Answers, changed: dict[str, float | None]) -> None:
+def test_it_is_drawn_whatever_the_numbers_are(
+    answers: pictures.Answers, changed: dict[str, float | None]
+) -> None:
     image = Image.open(io.BytesIO(summary.png([row(1, **changed), TEST], answers, 8, "the run")))
     assert image.size == (1200, 640)
 

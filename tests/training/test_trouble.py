@@ -33,7 +33,13 @@ def texts(folder: Path | None, tag: str) -> list[tuple[int, str]]:
     return [(event.step, event.tensor_proto.string_val[0].decode()) for event in found]
 
 
-FREEZE = ["--lr 20", "--momentum 0.9 --lr 5", "--lr 8 --batch-size 16", "--hidden 300 --lr 6", "--init equal --lr 8"]
+FREEZE = [
+    "--lr 20",
+    "--momentum 0.9 --lr 5",
+    "--lr 8 --batch-size 16",
+    "--hidden 300 --lr 6",
+    "--init equal --lr 8",
+]
 
 
 @pytest.mark.parametrize("flags", FREEZE)
@@ -44,7 +50,10 @@ def test_a_run_that_freezes_is_caught_in_its_first_epoch(
     assert result.metrics[0]["accuracy/validation"] < 0.2
     (line,) = lines(capsys.readouterr().out, "trouble  layer 2 ")
     assert "saturated" in line
-    assert f"{result.metrics[0]['cost/validation']:.5g} on the validation images, guessing costs 0.45" in line
+    assert (
+        f"{result.metrics[0]['cost/validation']:.5g} on the validation images, guessing costs 0.45"
+        in line
+    )
     assert "try a smaller --lr" in line
     assert ("--momentum 0.9" in line) == ("momentum" in flags)
     ((step, text),) = texts(result.folder, "trouble")
@@ -52,20 +61,26 @@ def test_a_run_that_freezes_is_caught_in_its_first_epoch(
     assert line.removeprefix("trouble  ") in text
 
 
-def test_weights_that_are_too_large_are_caught(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_that_are_too_large_are_caught(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
     train("--init", "uniform", "--init-epsilon", "20", "--epochs", "1")
     assert lines(capsys.readouterr().out, "trouble  layer 2 is saturated")
 
 
 @pytest.mark.parametrize("seed", ["3", "4"])
-def test_the_default_run_gives_no_alarm(train: Train, capsys: pytest.CaptureFixture[str], seed: str) -> None:
+def test_the_default_run_gives_no_alarm(
+    train: Train, capsys: pytest.CaptureFixture[str], seed: str
+) -> None:
     result = train("--seed", seed, "--epochs", "10")
     assert result.test_accuracy > 0.9
     assert lines(capsys.readouterr().out, "trouble") == []
     assert texts(result.folder, "trouble") == []
 
 
-def test_a_trouble_is_said_once_and_again_by_a_resumed_run(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trouble_is_said_once_and_again_by_a_resumed_run(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = train("--lr", "10", "--epochs", "3")
     assert len(lines(capsys.readouterr().out, "trouble")) == 1
     train("--resume", str(result.folder), "--epochs", "5")
@@ -83,11 +98,15 @@ def test_the_error_signal_vanishes_layer_by_layer_in_a_deep_sigmoid_network(
         assert all(ratio < 0.5 for ratio in ratios), ratios
         assert deltas[0] < 1e-4 * deltas[-1]
     (line,) = lines(capsys.readouterr().out, "trouble")
-    assert line.startswith("trouble  layers 4, 6, 8, 10: 100 % of the units give the same output for every image")
+    assert line.startswith(
+        "trouble  layers 4, 6, 8, 10: 100 % of the units give the same output for every image"
+    )
     assert "--init uniform --init-epsilon 1" in line
 
 
-def test_the_remedy_for_a_deep_network_helps(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_remedy_for_a_deep_network_helps(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
     remedy = "--init uniform --init-epsilon 1 --lr 1 --epochs 30"
     result = train("--hidden", *["30"] * 6, *remedy.split())
     assert result.test_accuracy > 0.8
@@ -103,7 +122,8 @@ def test_a_run_stops_when_its_numbers_are_none_and_keeps_the_last_good_checkpoin
     assert stopped.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
-        "train.py: error: epoch 1: cost/train is nan, and layers 0, 2 not finite: try a smaller --lr"
+        "train.py: error: epoch 1: cost/train is nan, and layers 0, 2 not finite: try a smaller "
+        "--lr"
     )
     assert line.endswith("checkpoint.pt is that of epoch 0")
     folder = tmp_path / "runs" / "bad"
@@ -116,8 +136,15 @@ def test_a_run_stops_when_its_numbers_are_none_and_keeps_the_last_good_checkpoin
     assert (step, text) == (1, line.removeprefix("train.py: error: "))
 
 
-# As measured on MNIST, 784-128-10, after the first epoch; layer 2 only where the value of layer 0 plays no part.
-GOOD = {"cost/train": 0.1007, "cost/validation": 0.0376, "slope/2": 0.013, "saturated/2": 0.81, "passed/2": 0.15}
+# As measured on MNIST, 784-128-10, after the first epoch; layer 2 only where the value of layer 0
+# plays no part.
+GOOD = {
+    "cost/train": 0.1007,
+    "cost/validation": 0.0376,
+    "slope/2": 0.013,
+    "saturated/2": 0.81,
+    "passed/2": 0.15,
+}
 FROZEN = {
     "cost/train": 0.5006,
     "cost/validation": 0.5,
@@ -137,10 +164,18 @@ HALF = {
 
 
 def measured(**changed: float) -> dict[str, Any]:
-    row: dict[str, Any] = {"epoch": 1, "accuracy/train": 0.9, "accuracy/validation": 0.9, "grad_norm/total": 0.1}
+    row: dict[str, Any] = {
+        "epoch": 1,
+        "accuracy/train": 0.9,
+        "accuracy/validation": 0.9,
+        "grad_norm/total": 0.1,
+    }
     for layer in (0, 2):
         row |= {f"{kind}/{layer}": 0.0 for kind in ("saturated", "dead", "stuck")}
-        row |= {f"{kind}/{layer}": 0.1 for kind in ("slope", "passed", "delta_norm", "update_ratio", "grad_norm")}
+        row |= {
+            f"{kind}/{layer}": 0.1
+            for kind in ("slope", "passed", "delta_norm", "update_ratio", "grad_norm")
+        }
         row[f"update_ratio/{layer}.weight"] = row.pop(f"update_ratio/{layer}")
         row[f"grad_norm/{layer}.weight"] = row.pop(f"grad_norm/{layer}")
     return row | {"time/epoch_seconds": 1.0} | GOOD | changed
@@ -157,7 +192,9 @@ def watch() -> Callable[..., Watch]:
 def test_measured_rows_of_good_and_frozen_runs(watch: Callable[..., Watch]) -> None:
     assert watch().look(measured(), []) == []
     (frozen,) = watch().look(measured(**FROZEN), [])
-    assert frozen.startswith("layer 2 is saturated: its slope σ′(z) is 4e-07 on average and lets 1e-06 of the error")
+    assert frozen.startswith(
+        "layer 2 is saturated: its slope σ′(z) is 4e-07 on average and lets 1e-06 of the error"
+    )
     (half,) = watch().look(measured(**HALF), [])
     assert half.startswith("layer 2: 7 of 10 output units hardly move")
     early = watch(steps=240)  # an epoch of the digits
@@ -167,17 +204,35 @@ def test_measured_rows_of_good_and_frozen_runs(watch: Callable[..., Watch]) -> N
 
 
 @pytest.mark.parametrize(
-    ("cost", "factor"), [("half_per_example", 1), ("half_per_element", 0.1), ("mean", 0.2), ("sum", 2)]
+    ("cost", "factor"),
+    [("half_per_example", 1), ("half_per_element", 0.1), ("mean", 0.2), ("sum", 2)],
 )
-def test_divergence_is_measured_in_the_runs_own_cost(watch: Callable[..., Watch], cost: str, factor: float) -> None:
+def test_divergence_is_measured_in_the_runs_own_cost(
+    watch: Callable[..., Watch], cost: str, factor: float
+) -> None:
     first = measured(**{"cost/train": 0.5 * factor, "cost/validation": 0.4 * factor})
     seen = watch("--cost", cost)
-    assert seen.look(measured(**{"cost/train": 0.5 * factor, "cost/validation": 0.6 * factor}), [first]) == []
-    worse = measured(**{"cost/train": 0.5 * factor, "cost/validation": 0.7 * factor, "update_ratio/2.weight": 9.0})
+    assert (
+        seen.look(
+            measured(**{"cost/train": 0.5 * factor, "cost/validation": 0.6 * factor}), [first]
+        )
+        == []
+    )
+    worse = measured(
+        **{
+            "cost/train": 0.5 * factor,
+            "cost/validation": 0.7 * factor,
+            "update_ratio/2.weight": 9.0,
+        }
+    )
     (line,) = seen.look(worse, [first])
-    assert line.startswith(f"the cost diverges: {0.7 * factor:.3g} on the validation images, it was {0.4 * factor:.3g}")
+    assert line.startswith(
+        f"the cost diverges: {0.7 * factor:.3g} on the validation images, it was {0.4 * factor:.3g}"
+    )
     assert "layer 2 changed most, by 9 times its own size" in line
-    (line,) = watch("--cost", cost).look(measured(**{"cost/train": 6 * factor, "cost/validation": 6 * factor}), [])
+    (line,) = watch("--cost", cost).look(
+        measured(**{"cost/train": 6 * factor, "cost/validation": 6 * factor}), []
+    )
     assert f"more than any answer between 0 and 1 can cost ({5 * factor:.3g})" in line
 
 

@@ -1,7 +1,8 @@
 """An epoch asks its device for nothing until its end, and then once.
 
-On fake tensors, which have shapes and no values, whatever needs a value raises: a figure that is read, a branch on one,
-a shape that depends on one. On CUDA whatever waits raises, copies to the device too.
+On fake tensors, which have shapes and no values, whatever needs a value raises: a figure that is
+read, a branch on one, a shape that depends on one. On CUDA whatever waits raises, copies to the
+device too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ from manual_bp.training.options import parse
 from manual_bp.training.run import Run
 from manual_bp.training.world import World
 
-ENGINES = [["direct"], ["direct", "--momentum", "0.5"], ["autograd"], ["autograd", "--impl", "builtin"]]
+ENGINES = [
+    ["direct"],
+    ["direct", "--momentum", "0.5"],
+    ["autograd"],
+    ["autograd", "--impl", "builtin"],
+]
 
 
 class NoNative:
@@ -34,12 +40,16 @@ class NoNative:
         raise NativeUnavailableError("left out: it works on memory, which fake tensors do not have")
 
 
-def fake_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: FakeTensorMode, flags: list[str]) -> Run:
+def fake_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: FakeTensorMode, flags: list[str]
+) -> Run:
     """A run on the digits whose network and data are fake tensors."""
     monkeypatch.setattr(trainer, "NativeEngine", NoNative)
     for check in ("_check_indices", "_check_labels"):
         monkeypatch.setattr(arguments, check, lambda *_: None)  # looked at on the CPU alone
-    options, given = parse(["--dataset", "digits", "--logdir", str(tmp_path), "--epochs", "2", "--engine", *flags])
+    options, given = parse(
+        ["--dataset", "digits", "--logdir", str(tmp_path), "--epochs", "2", "--engine", *flags]
+    )
     run = Run(options, given, torch.device("cpu"), "as asked", World())
     for module in run.model:
         for name, parameter in list(module.named_parameters()):
@@ -52,7 +62,9 @@ def fake_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: FakeTensorMo
         },
     )
     with mode:
-        run.engine = engines.build(run.engine_name, run.model, run.options, run.batch_size, run.world)
+        run.engine = engines.build(
+            run.engine_name, run.model, run.options, run.batch_size, run.world
+        )
     return run
 
 
@@ -78,7 +90,13 @@ def test_an_epoch_is_read_once(
     with mode:
         row, state = run._epoch(1)
     assert len(reads) == 1
-    assert {"cost/train", "cost/validation", "delta_norm/2", "slope/0", "update_ratio/2.bias"} <= set(row)
+    assert {
+        "cost/train",
+        "cost/validation",
+        "delta_norm/2",
+        "slope/0",
+        "update_ratio/2.bias",
+    } <= set(row)
     assert list(state["model"]) == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
@@ -101,10 +119,23 @@ def test_a_figure_read_on_the_way_is_found(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 @pytest.mark.parametrize(
-    "flags", [*ENGINES, ["direct", "--augment"], ["autograd", "--amp", "bf16", "--weight-decay", "0.1"]], ids=" ".join
+    "flags",
+    [*ENGINES, ["direct", "--augment"], ["autograd", "--amp", "bf16", "--weight-decay", "0.1"]],
+    ids=" ".join,
 )
-def test_on_cuda_an_epoch_is_waited_for_once(flags: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    arguments = ["--dataset", "digits", "--logdir", str(tmp_path), "--epochs", "2", "--engine", *flags]
+def test_on_cuda_an_epoch_is_waited_for_once(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arguments = [
+        "--dataset",
+        "digits",
+        "--logdir",
+        str(tmp_path),
+        "--epochs",
+        "2",
+        "--engine",
+        *flags,
+    ]
     run = Run(*parse(arguments), torch.device("cuda", 0), "as asked", World())
     run._epoch(1)  # records the graph; its libraries start
     reads: list[Any] = []

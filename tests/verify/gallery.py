@@ -26,7 +26,11 @@ torch.manual_seed(0)  # the exhibits that are modules draw their parameters when
 
 
 def faulty(
-    kind: str, *inputs: Any, tensor: str | None = None, reference: Any = None, dtype: Any = torch.float32
+    kind: str,
+    *inputs: Any,
+    tensor: str | None = None,
+    reference: Any = None,
+    dtype: Any = torch.float32,
 ) -> Any:
     """Register the decorated Function or function as one whose first finding must be `kind`."""
     return _register(kind, inputs, tensor, reference, dtype)
@@ -37,23 +41,33 @@ def correct(*inputs: Any, reference: Any = None, dtype: Any = torch.float32) -> 
     return _register(None, inputs, None, reference, dtype)
 
 
-def _register(kind: str | None, inputs: tuple[Any, ...], tensor: str | None, reference: Any, dtype: Any) -> Any:
+def _register(
+    kind: str | None, inputs: tuple[Any, ...], tensor: str | None, reference: Any, dtype: Any
+) -> Any:
     def register(function: Any) -> Any:
         name = getattr(function, "__name__", type(function).__name__)
-        EXHIBITS.append(Exhibit(name, function, lambda: build(inputs, dtype), kind, tensor, reference, dtype))
+        EXHIBITS.append(
+            Exhibit(name, function, lambda: build(inputs, dtype), kind, tensor, reference, dtype)
+        )
         return function
 
     return register
 
 
 def build(inputs: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
-    """A tuple of integers is the shape of a random tensor, a callable makes its own value, the rest is as it is."""
+    """A tuple of integers is the shape of a random tensor, a callable makes its own value, the rest
+    is as it is.
+    """
     generator = torch.Generator().manual_seed(11)
 
     def one(item: Any) -> Any:
         if isinstance(item, tuple):
             return torch.randn(item, generator=generator, dtype=torch.float64).to(dtype)
-        return item(generator, dtype) if callable(item) and not isinstance(item, torch.Tensor) else item
+        return (
+            item(generator, dtype)
+            if callable(item) and not isinstance(item, torch.Tensor)
+            else item
+        )
 
     return tuple(one(item) for item in inputs)
 
@@ -68,7 +82,9 @@ def labels(count: int, classes: int) -> Any:
 
 def asking(*shape: int) -> Any:
     """A tensor that requires a gradient: the others of its call are then not checked."""
-    return lambda g, dtype: torch.randn(shape, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
+    return lambda g, dtype: (
+        torch.randn(shape, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
+    )
 
 
 def make(name: str, forward: Any, backward: Any, **more: Any) -> type[Function]:
@@ -78,10 +94,19 @@ def make(name: str, forward: Any, backward: Any, **more: Any) -> type[Function]:
 
 
 def new_style(name, forward, setup, backward, **more):
-    # apply reads forward's signature, which built-in functions lack, and counts its defaults as arguments
-    count = forward.__code__.co_argcount if type(forward) is type(simple) and not forward.__defaults__ else 1
+    # apply reads forward's signature, which built-in functions lack, and counts its defaults as
+    # arguments
+    count = (
+        forward.__code__.co_argcount
+        if type(forward) is type(simple) and not forward.__defaults__
+        else 1
+    )
     wrapped = forward if count == 2 else (lambda x: forward(x))
-    parts = {"forward": staticmethod(wrapped), "setup_context": staticmethod(setup), "backward": staticmethod(backward)}
+    parts = {
+        "forward": staticmethod(wrapped),
+        "setup_context": staticmethod(setup),
+        "backward": staticmethod(backward),
+    }
     return type(name, (Function,), {**parts, **more})
 
 

@@ -38,7 +38,9 @@ correct(X)(make("ReluGood", keep(torch.relu), slope(lambda x, y: (x > 0).to(x.dt
 correct(lambda g, d: torch.tensor([0.0, 0.0, 1.0, -1.0, 1e-7, -1e-9], dtype=d))(
     make("ReluAtKinks", keep(torch.relu), slope(lambda x, y: (x > 0).to(x.dtype)))
 )
-correct(lambda g, d: torch.zeros(3, 2, dtype=d))(make("AbsAtZero", keep(torch.abs), slope(lambda x, y: torch.sign(x))))
+correct(lambda g, d: torch.zeros(3, 2, dtype=d))(
+    make("AbsAtZero", keep(torch.abs), slope(lambda x, y: torch.sign(x)))
+)
 correct(positive(4, 3))(make("LogGood", keep(torch.log), slope(lambda x, y: 1 / x)))
 correct((3,))(make("SignGood", keep(torch.sign), slope(lambda x, y: torch.zeros_like(x))))
 correct(lambda g, d: 1e-12 * torch.randn(4, 3, generator=g).to(d))(
@@ -55,25 +57,45 @@ correct(lambda g, d: torch.tensor([800.0, -800.0, 30.0], dtype=d))(
 faulty("derivative-at-wrong-point", X)(
     make("SigmoidOfA", SIGMOID, slope(lambda x, y: torch.sigmoid(y) * (1 - torch.sigmoid(y))))
 )
-faulty("derivative-at-wrong-point", X)(make("SigmoidFormulaOnZ", SIGMOID, slope(lambda x, y: x * (1 - x))))
+faulty("derivative-at-wrong-point", X)(
+    make("SigmoidFormulaOnZ", SIGMOID, slope(lambda x, y: x * (1 - x)))
+)
 faulty("derivative-at-wrong-point", X)(make("TanhFormulaOnX", TANH, slope(lambda x, y: 1 - x * x)))
-faulty("derivative-at-wrong-point", X)(make("ExpSavedInput", keep(torch.exp), slope(lambda x, y: x)))
-faulty("derivative-at-wrong-point", positive(4, 3))(make("SqrtOfX", keep(torch.sqrt), slope(lambda x, y: 0.5 / x)))
-faulty("derivative-at-wrong-point", positive(4, 3))(make("LogOfY", keep(torch.log), slope(lambda x, y: 1 / y)))
+faulty("derivative-at-wrong-point", X)(
+    make("ExpSavedInput", keep(torch.exp), slope(lambda x, y: x))
+)
+faulty("derivative-at-wrong-point", positive(4, 3))(
+    make("SqrtOfX", keep(torch.sqrt), slope(lambda x, y: 0.5 / x))
+)
+faulty("derivative-at-wrong-point", positive(4, 3))(
+    make("LogOfY", keep(torch.log), slope(lambda x, y: 1 / y))
+)
 faulty("constant-factor", X)(make("SquareWithoutTwo", keep(lambda x: x * x), slope(lambda x, y: x)))
-faulty("constant-factor", X)(make("CubeWithFactorTwo", keep(lambda x: x**3), slope(lambda x, y: 2 * x * x)))
+faulty("constant-factor", X)(
+    make("CubeWithFactorTwo", keep(lambda x: x**3), slope(lambda x, y: 2 * x * x))
+)
 faulty("sign-flip", X)(make("CosWithoutMinus", keep(torch.cos), slope(lambda x, y: torch.sin(x))))
-faulty("ignores-grad-output", X)(make("TanhWithoutG", TANH, lambda ctx, g: 1 - ctx.saved_tensors[1] ** 2))
-faulty("not-linear-in-grad-output", X)(make("SquaresG", TANH, lambda ctx, g: g * g * (1 - ctx.saved_tensors[1] ** 2)))
-faulty("not-linear-in-grad-output", X)(make("AddsOne", TANH, lambda ctx, g: g * (1 - ctx.saved_tensors[1] ** 2) + 1))
+faulty("ignores-grad-output", X)(
+    make("TanhWithoutG", TANH, lambda ctx, g: 1 - ctx.saved_tensors[1] ** 2)
+)
+faulty("not-linear-in-grad-output", X)(
+    make("SquaresG", TANH, lambda ctx, g: g * g * (1 - ctx.saved_tensors[1] ** 2))
+)
+faulty("not-linear-in-grad-output", X)(
+    make("AddsOne", TANH, lambda ctx, g: g * (1 - ctx.saved_tensors[1] ** 2) + 1)
+)
 faulty("not-linear-in-grad-output", X)(
     make("Clips", TANH, lambda ctx, g: (g * (1 - ctx.saved_tensors[1] ** 2)).clamp(-5, 5))
 )
 faulty("wrong-values", X)(make("MaskForgotten", keep(torch.relu), lambda ctx, g: g.clone()))
 faulty("wrong-values", X)(make("TanhWrongFormula", TANH, slope(lambda x, y: 1 - y)))
-faulty("precision", X)(make("InHalf", TANH, lambda ctx, g: (g.half() * (1 - ctx.saved_tensors[1] ** 2).half()).to(g)))
+faulty("precision", X)(
+    make("InHalf", TANH, lambda ctx, g: (g.half() * (1 - ctx.saved_tensors[1] ** 2).half()).to(g))
+)
 faulty("precision", X, dtype=torch.float64)(
-    make("InFloat", TANH, lambda ctx, g: (g.float() * (1 - ctx.saved_tensors[1] ** 2).float()).to(g))
+    make(
+        "InFloat", TANH, lambda ctx, g: (g.float() * (1 - ctx.saved_tensors[1] ** 2).float()).to(g)
+    )
 )
 faulty("wrong-dtype", X, dtype=torch.float64)(
     make("ReturnsFloat", TANH, lambda ctx, g: g.float() * (1 - ctx.saved_tensors[1] ** 2).float())
@@ -82,7 +104,11 @@ faulty("wrong-values", lambda g, d: torch.tensor([800.0, -800.0, 3.0], dtype=d))
     make("SigmoidOverflow", SIGMOID, slope(lambda x, y: torch.exp(-x) / (1 + torch.exp(-x)) ** 2))
 )
 faulty("precision", lambda g, d: torch.tensor([100.0, -100.0, 3.0], dtype=d))(
-    make("SigmoidOverflowInFloat", SIGMOID, slope(lambda x, y: torch.exp(-x) / (1 + torch.exp(-x)) ** 2))
+    make(
+        "SigmoidOverflowInFloat",
+        SIGMOID,
+        slope(lambda x, y: torch.exp(-x) / (1 + torch.exp(-x)) ** 2),
+    )
 )
 
 
@@ -491,7 +517,9 @@ def lambda_like(x):
 
 correct((4, 3))(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU(), torch.nn.LayerNorm(4)))
 correct((4, 3))(torch.nn.BatchNorm1d(3))
-correct((4, 3))(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(inplace=True), torch.nn.Dropout(0.3)))
+correct((4, 3))(
+    torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(inplace=True), torch.nn.Dropout(0.3))
+)
 correct((3,), dtype=torch.complex64)(lambda z: (z * z.conj()).real)
 
 

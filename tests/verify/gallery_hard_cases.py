@@ -1,4 +1,6 @@
-"""Cases that a first version got wrong, or might have: fused layers, low precision, empty losses, large inputs."""
+"""Cases that a first version got wrong, or might have: fused layers, low precision, empty losses,
+large inputs.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,12 @@ correct(*FUSED)(fused("DenseRelu", torch.relu, lambda z, a: (z > 0).to(z)))
 faulty("derivative-at-wrong-point", *FUSED)(
     fused("DenseSigmoidOfA", torch.sigmoid, lambda z, a: torch.sigmoid(a) * (1 - torch.sigmoid(a)))
 )
-faulty("derivative-at-wrong-point", *FUSED)(fused("DenseTanhOfZ", torch.tanh, lambda z, a: 1 - z * z))
-faulty("wrong-values", *FUSED)(fused("DenseWithoutSlope", torch.sigmoid, lambda z, a: torch.ones_like(z)))
+faulty("derivative-at-wrong-point", *FUSED)(
+    fused("DenseTanhOfZ", torch.tanh, lambda z, a: 1 - z * z)
+)
+faulty("wrong-values", *FUSED)(
+    fused("DenseWithoutSlope", torch.sigmoid, lambda z, a: torch.ones_like(z))
+)
 faulty("constant-factor", *FUSED)(fused("DenseTwice", torch.tanh, lambda z, a: 2 * (1 - a * a)))
 faulty("sign-flip", *FUSED)(fused("DenseSign", torch.tanh, lambda z, a: a * a - 1))
 
@@ -295,7 +301,9 @@ correct((3, 4), dtype=torch.bfloat16)(
 correct(lambda g, d: torch.randn(4, 3, generator=g).to(d) * 1e-20)(torch.sin)
 correct(lambda g, d: torch.randn(4, 3, generator=g).to(d) * 1e20)(torch.atan)
 correct(lambda g, d: torch.randn(4, 5, generator=g).to(d) * 60, labels(4, 5))(F.cross_entropy)
-correct(lambda g, d: torch.tensor([[0.0, 0.0, 0.0], [1e-3, 1e3, 1.0]], dtype=d))(lambda x: F.layer_norm(x, (3,)))
+correct(lambda g, d: torch.tensor([[0.0, 0.0, 0.0], [1e-3, 1e3, 1.0]], dtype=d))(
+    lambda x: F.layer_norm(x, (3,))
+)
 correct((3, 3))(lambda x: torch.linalg.svdvals(x))
 correct((3, 3))(lambda x: torch.linalg.eigh(x + x.mT).eigenvalues)
 correct((4, 3), None, None, None, None, True)(F.batch_norm)

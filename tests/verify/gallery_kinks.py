@@ -1,4 +1,4 @@
-"""Points without a derivative: any slope between those on the two sides is right there, NaN is not."""
+"""Points without a derivative: any slope between the two sides' is right there, NaN is not."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ def saves(f):
 
 
 NORM, ABS = saves(torch.norm), saves(torch.abs)
-faulty("wrong-values", at(0.0, 0.0, 0.0))(make("NormOverZero", NORM, lambda ctx, g: g * ctx.saved_tensors[0] / 0.0))
+faulty("wrong-values", at(0.0, 0.0, 0.0))(
+    make("NormOverZero", NORM, lambda ctx, g: g * ctx.saved_tensors[0] / 0.0)
+)
 faulty("wrong-values", at(0.0, 1.0, -2.0))(
     make("AbsByDivision", ABS, lambda ctx, g: g * ctx.saved_tensors[0] / ctx.saved_tensors[0].abs())
 )
 faulty("wrong-values", at(0.0, 1.0, 2.0))(lambda x: (x * x).sqrt())
 correct(at(0.0, 1.0, -2.0))(make("AbsBySign", ABS, lambda ctx, g: g * ctx.saved_tensors[0].sign()))
-correct(at(0.0, 1.0, 2.0))(make("RootInfinite", saves(torch.sqrt), lambda ctx, g: g / 2 / ctx.saved_tensors[0].sqrt()))
+correct(at(0.0, 1.0, 2.0))(
+    make("RootInfinite", saves(torch.sqrt), lambda ctx, g: g / 2 / ctx.saved_tensors[0].sqrt())
+)
 
 ROWS = (at([1.0, 2.0], [0.5, -1.0], [3.0, 3.0]), at([1.0, 2.0], [2.0, 1.0], [0.0, 1.0]))
 

@@ -327,7 +327,9 @@ class MaxOverRows(Function):
     @staticmethod
     def backward(ctx, g, _):
         (index,) = ctx.saved_tensors
-        return g.new_zeros(*index.shape, ctx.columns).scatter(-1, index.unsqueeze(-1), g.unsqueeze(-1))
+        return g.new_zeros(*index.shape, ctx.columns).scatter(
+            -1, index.unsqueeze(-1), g.unsqueeze(-1)
+        )
 
 
 correct(lambda g, d: torch.ones(2, 3, dtype=d))(MaxOverRows)

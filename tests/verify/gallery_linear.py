@@ -186,7 +186,9 @@ class NeedsAppends(Base):
         grads = [
             f()
             for need, f in zip(
-                ctx.needs_input_grad, (lambda: g @ weight, lambda: g.t() @ input, lambda: g.sum(0)), strict=True
+                ctx.needs_input_grad,
+                (lambda: g @ weight, lambda: g.t() @ input, lambda: g.sum(0)),
+                strict=True,
             )
             if need
         ]
@@ -321,7 +323,9 @@ class VmapRuleMixesDims(Function):
 
     @staticmethod
     def vmap(info, in_dims, input, weight, bias):
-        return VmapRuleMixesDims.apply(input[0] if in_dims[0] == 0 else input, weight[0], bias[0]), None
+        return VmapRuleMixesDims.apply(
+            input[0] if in_dims[0] == 0 else input, weight[0], bias[0]
+        ), None
 
 
 @correct(*SHAPES, dtype=torch.float64)

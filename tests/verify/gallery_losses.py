@@ -49,7 +49,9 @@ faulty("derivative-at-wrong-point", (3, 4))(
         "SoftmaxFromInput",
         lambda x: x.softmax(-1),
         saves_inputs,
-        lambda ctx, g: ctx.saved_tensors[0] * (g - (g * ctx.saved_tensors[0]).sum(-1, keepdim=True)),
+        lambda ctx, g: (
+            ctx.saved_tensors[0] * (g - (g * ctx.saved_tensors[0]).sum(-1, keepdim=True))
+        ),
     )
 )
 
@@ -136,10 +138,14 @@ class ConvolutionNotFlipped(Function):
     @staticmethod
     def backward(ctx, g):
         x, w = ctx.saved_tensors
-        return F.conv1d(g, w.transpose(0, 1), padding=1), torch.nn.grad.conv1d_weight(x, w.shape, g, padding=1)
+        return F.conv1d(g, w.transpose(0, 1), padding=1), torch.nn.grad.conv1d_weight(
+            x, w.shape, g, padding=1
+        )
 
 
-@faulty("constant-factor", lambda g, d: torch.tensor([[0, 2, 2], [1, 3, 0]]), (4, 3), tensor="table")
+@faulty(
+    "constant-factor", lambda g, d: torch.tensor([[0, 2, 2], [1, 3, 0]]), (4, 3), tensor="table"
+)
 class BagNotAveraged(Function):
     @staticmethod
     def forward(ctx, index, table):
@@ -192,7 +198,9 @@ class NumpyInDouble(Function):
     @once_differentiable
     def backward(ctx, g):
         (x,) = ctx.saved_tensors
-        return torch.from_numpy(g.numpy().astype(np.float64) * (1 - np.tanh(x.numpy().astype(np.float64)) ** 2))
+        return torch.from_numpy(
+            g.numpy().astype(np.float64) * (1 - np.tanh(x.numpy().astype(np.float64)) ** 2)
+        )
 
 
 @faulty("forward-wrong", (4, 3), reference=lambda x: F.layer_norm(x, (3,), eps=1e-5))

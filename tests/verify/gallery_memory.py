@@ -1,4 +1,6 @@
-"""Where the numbers lie: inputs with gaps, storage that is read raw, generators that are handed over."""
+"""Where the numbers lie: inputs with gaps, storage that is read raw, generators that are handed
+over.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ faulty("non-contiguous", (5,))(
     )
 )
 correct(sliced)(torch.sin)
-correct(lambda g, d: torch.randn(4, 6, generator=g).to(d)[::2, ::3])(lambda x: x.flatten().cumsum(0))
+correct(lambda g, d: torch.randn(4, 6, generator=g).to(d)[::2, ::3])(
+    lambda x: x.flatten().cumsum(0)
+)
 correct(lambda g, d: torch.randn(1, 3, generator=g).to(d).expand(4, 3))(torch.tanh)
 
 

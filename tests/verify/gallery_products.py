@@ -52,7 +52,9 @@ faulty("wrong-values", (3, 5))(
     new_style("CumsumForward", lambda x: x.cumsum(-1), saves_inputs, lambda ctx, g: g.cumsum(-1))
 )
 faulty("constant-factor", (4, 3))(
-    new_style("MeanOverWrongSize", lambda x: x.mean(0), saves_inputs, lambda ctx, g: (g / 3).expand(4, 3))
+    new_style(
+        "MeanOverWrongSize", lambda x: x.mean(0), saves_inputs, lambda ctx, g: (g / 3).expand(4, 3)
+    )
 )
 faulty("constant-factor", (6,))(
     new_style(
@@ -62,7 +64,9 @@ faulty("constant-factor", (6,))(
         lambda ctx, g: g * 2 * (ctx.saved_tensors[0] - ctx.saved_tensors[0].mean()) / 6,
     )
 )
-faulty("wrong-shape", (3, 4))(new_style("ReturnsVector", lambda x: x.sum(0), saves_inputs, lambda ctx, g: g))
+faulty("wrong-shape", (3, 4))(
+    new_style("ReturnsVector", lambda x: x.sum(0), saves_inputs, lambda ctx, g: g)
+)
 faulty("missing-batch-sum", (5, 4), (1, 4), tensor="b")(
     new_style("AddBroadcast", lambda a, b: a + b, saves_inputs, lambda ctx, g: (g, g))
 )
@@ -80,7 +84,9 @@ faulty("needs-input-grad", (3, 4), (3, 4), tensor="a")(
         lambda a, b: a * b,
         saves_inputs,
         lambda ctx, g: (
-            (g * ctx.saved_tensors[1], g * ctx.saved_tensors[0]) if ctx.needs_input_grad[1] else (None, None)
+            (g * ctx.saved_tensors[1], g * ctx.saved_tensors[0])
+            if ctx.needs_input_grad[1]
+            else (None, None)
         ),
     )
 )
@@ -105,7 +111,9 @@ faulty("double-backward-unsupported", (3, 3))(
     )
 )
 faulty("empty-batch", (4, 3))(
-    new_style("MeanPerRowDivides", lambda x: x * 2, saves_inputs, lambda ctx, g: g * (2 * len(g) / len(g)))
+    new_style(
+        "MeanPerRowDivides", lambda x: x * 2, saves_inputs, lambda ctx, g: g * (2 * len(g) / len(g))
+    )
 )
 faulty("non-contiguous", (4, 3))(
     new_style(

@@ -1,4 +1,6 @@
-"""Piecewise constant functions, and gradients that are not their derivative on purpose (straight-through)."""
+"""Piecewise constant functions, and gradients that are not their derivative on purpose
+(straight-through).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def straight_through(f, x):
 correct(wide(100, 6, 6))(torch.round)
 correct(wide(100, 60, 60))(torch.round)
 correct(wide(1, 5))(torch.sign)
-correct(wide(3, 4, 5))(make("FloorWithZero", lambda ctx, x: x.floor(), lambda ctx, g: torch.zeros_like(g)))
+correct(wide(3, 4, 5))(
+    make("FloorWithZero", lambda ctx, x: x.floor(), lambda ctx, g: torch.zeros_like(g))
+)
 for factor in (3, 100):
     correct(wide(factor, 4, 5), reference=lambda x: straight_through(torch.round, x))(
         make("RoundStraightThrough", lambda ctx, x: x.round(), lambda ctx, g: g)
@@ -48,7 +52,9 @@ def fake_reference(scale):
 for scale in (1 / 4, 1 / 8, 1 / 16, 1 / 128, 0.1):
     correct(wide(8 * scale, 5, 5), reference=fake_reference(scale))(fake_quantisation(scale))
     correct(wide(8 * scale, 5, 5))(lambda x, scale=scale: (x / scale).clamp(-8, 7).round() * scale)
-    faulty("wrong-values", wide(8 * scale, 5, 5), reference=fake_reference(scale))(fake_quantisation(scale, False))
+    faulty("wrong-values", wide(8 * scale, 5, 5), reference=fake_reference(scale))(
+        fake_quantisation(scale, False)
+    )
 
 
 def hard_reference(z):

@@ -20,18 +20,32 @@ def elementwise(name, f, df):
 
 
 faulty("constant-factor", M)(elementwise("CubeWithoutThree", lambda x: x**3, lambda x, y: x**2))
-faulty("derivative-at-wrong-point", M)(elementwise("CubeAtOutput", lambda x: x**3, lambda x, y: 3 * y**2))
-faulty("derivative-at-wrong-point", M)(elementwise("AtanAtOutput", torch.atan, lambda x, y: 1 / (1 + y * y)))
-faulty("derivative-at-wrong-point", M)(elementwise("SoftsignAtOutput", F.softsign, lambda x, y: 1 / (1 + y.abs()) ** 2))
+faulty("derivative-at-wrong-point", M)(
+    elementwise("CubeAtOutput", lambda x: x**3, lambda x, y: 3 * y**2)
+)
+faulty("derivative-at-wrong-point", M)(
+    elementwise("AtanAtOutput", torch.atan, lambda x, y: 1 / (1 + y * y))
+)
+faulty("derivative-at-wrong-point", M)(
+    elementwise("SoftsignAtOutput", F.softsign, lambda x, y: 1 / (1 + y.abs()) ** 2)
+)
 faulty("derivative-at-wrong-point", M)(
     elementwise("XSinAtOutput", lambda x: x * x.sin(), lambda x, y: y.sin() + y * y.cos())
 )
 faulty("wrong-values", M)(
-    elementwise("LeakyMinus", lambda x: F.leaky_relu(x, 0.1), lambda x, y: torch.where(x > 0, 1.0, -0.1).to(x))
+    elementwise(
+        "LeakyMinus",
+        lambda x: F.leaky_relu(x, 0.1),
+        lambda x, y: torch.where(x > 0, 1.0, -0.1).to(x),
+    )
 )
-faulty("sign-flip", positive(3, 3))(elementwise("RsqrtSign", torch.rsqrt, lambda x, y: 0.5 * x**-1.5))
+faulty("sign-flip", positive(3, 3))(
+    elementwise("RsqrtSign", torch.rsqrt, lambda x, y: 0.5 * x**-1.5)
+)
 faulty("sign-flip", ())(elementwise("ScalarCos", torch.cos, lambda x, y: x.sin()))
-faulty("constant-factor", (1,))(elementwise("OneElementSquare", lambda x: x * x, lambda x, y: 4 * x))
+faulty("constant-factor", (1,))(
+    elementwise("OneElementSquare", lambda x: x * x, lambda x, y: 4 * x)
+)
 
 
 @faulty("transposed", (3,), (2, 3), tensor="w")
@@ -220,7 +234,11 @@ class JvpTransposed(Function):
         return 2 * xt @ w.t() + x @ wt.t()
 
 
-@faulty("precision", lambda g, d: (torch.randn(4, 5, generator=g) * 50 + 60).to(d), reference=lambda x: x.logsumexp(-1))
+@faulty(
+    "precision",
+    lambda g, d: (torch.randn(4, 5, generator=g) * 50 + 60).to(d),
+    reference=lambda x: x.logsumexp(-1),
+)
 def naive_logsumexp(x):
     return x.exp().sum(-1).log()
 
@@ -291,7 +309,9 @@ class ConvolutionWeightMean(Function):
     @staticmethod
     def backward(ctx, g):
         x, w = ctx.saved_tensors
-        return torch.nn.grad.conv1d_input(x.shape, w, g), torch.nn.grad.conv1d_weight(x, w.shape, g) / x.shape[0]
+        return torch.nn.grad.conv1d_input(x.shape, w, g), torch.nn.grad.conv1d_weight(
+            x, w.shape, g
+        ) / x.shape[0]
 
 
 @faulty("transposed", (2, 3, 5), (3, 3, 2), tensor="w")
@@ -304,7 +324,9 @@ class ConvolutionChannelsExchanged(Function):
     @staticmethod
     def backward(ctx, g):
         x, w = ctx.saved_tensors
-        return torch.nn.grad.conv1d_input(x.shape, w, g), torch.nn.grad.conv1d_weight(x, w.shape, g).transpose(0, 1)
+        return torch.nn.grad.conv1d_input(x.shape, w, g), torch.nn.grad.conv1d_weight(
+            x, w.shape, g
+        ).transpose(0, 1)
 
 
 @faulty("vmap-wrong", (3, 4), (4,))
@@ -324,6 +346,10 @@ class VmapSumsTheBatch(Function):
 
     @staticmethod
     def vmap(info, in_dims, x, w):
-        x = x.movedim(in_dims[0], 0) if in_dims[0] is not None else x.expand(info.batch_size, *x.shape)
+        x = (
+            x.movedim(in_dims[0], 0)
+            if in_dims[0] is not None
+            else x.expand(info.batch_size, *x.shape)
+        )
         w = w.movedim(in_dims[1], 0).mean(0) if in_dims[1] is not None else w
         return VmapSumsTheBatch.apply(x, w), 0

@@ -1,4 +1,6 @@
-"""Correct functions in other people's styles: torch's modules, loose arguments, in-place, large inputs."""
+"""Correct functions in other people's styles: torch's modules, loose arguments, in-place, large
+inputs.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,12 @@ correct((5, 3), lambda g, d: torch.tensor([0.2], dtype=d))(
         lambda x, w: torch.where(x > 0, x, w * x),
         saves_inputs,
         lambda ctx, g: (
-            g * torch.where(ctx.saved_tensors[0] > 0, torch.ones_like(ctx.saved_tensors[0]), ctx.saved_tensors[1]),
+            g
+            * torch.where(
+                ctx.saved_tensors[0] > 0,
+                torch.ones_like(ctx.saved_tensors[0]),
+                ctx.saved_tensors[1],
+            ),
             (g * ctx.saved_tensors[0].clamp(max=0)).sum().reshape(1),
         ),
     )

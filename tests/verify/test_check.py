@@ -1,4 +1,6 @@
-"""The report's shape, what a check leaves untouched, its speed, and the promises about single probes."""
+"""The report's shape, what a check leaves untouched, its speed, and the promises about single
+probes.
+"""
 
 from __future__ import annotations
 
@@ -215,7 +217,7 @@ def test_too_large_for_a_full_jacobian_is_said_and_still_decided():
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_check_runs_the_function_so_often_at_most(name, monkeypatch):
-    """What a check takes, counted as `cost` counts: seconds.py in this folder looks at the clock."""
+    """What a check takes, by `cost`'s count: seconds.py in this folder looks at the clock."""
     function, inputs = CASES[name]
     runs = collections.Counter()
 

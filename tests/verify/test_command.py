@@ -58,7 +58,9 @@ def test_without_arguments_everything_of_ours_is_right(capsys):
 
 
 def test_an_operation_of_ours_without_vmap_is_a_finding(capsys, monkeypatch):
-    monkeypatch.setattr(mbp.functional, "sigmoid", lambda x: x.sigmoid() * (1.0 if x.sum().item() < 1e9 else 2.0))
+    monkeypatch.setattr(
+        mbp.functional, "sigmoid", lambda x: x.sigmoid() * (1.0 if x.sum().item() < 1e9 else 2.0)
+    )
     assert main([]) == 1
     assert "vmap-wrong  forward\n    vmap is not offered" in capsys.readouterr().out
 
@@ -116,7 +118,10 @@ def test_a_file_without_a_name_lists_what_could_be_meant(ops, capsys):
 def test_arguments_that_do_not_fit_are_answered_with_what_it_takes(ops, capsys):
     assert main([f"{ops}:Forgets", "--inputs", "randn(4,3)"]) == 1
     out = " ".join(capsys.readouterr().out.split())
-    assert "Called with x 4×3. It takes x, weight, mode. If that is not the call you meant, mend the inputs" in out
+    assert (
+        "Called with x 4×3. It takes x, weight, mode. If that is not the call you meant, mend the "
+        "inputs" in out
+    )
 
 
 def test_inputs_as_python_would_have_them():
@@ -125,7 +130,10 @@ def test_inputs_as_python_would_have_them():
 
 
 def test_the_language_of_inputs():
-    text = 'randn(2,3) rand(4), ones() zeros(2) randint(5, 6) arange(3) 3 -0.5 1e-3 None True mean "two words" ones!(2)'
+    text = (
+        "randn(2,3) rand(4), ones() zeros(2) randint(5, 6) arange(3) 3 -0.5 1e-3 None "
+        'True mean "two words" ones!(2)'
+    )
     a, b, c, d, e, f, *rest, asked = parse_inputs(text, torch.float64, 0)
     assert [tuple(t.shape) for t in (a, b, c, d, e, f)] == [(2, 3), (4,), (), (2,), (6,), (3,)]
     assert a.dtype == torch.float64

@@ -1,4 +1,6 @@
-"""Every exhibit: the faulty ones are found, the right kind comes first, and nothing is found on the correct ones."""
+"""Every exhibit: the faulty ones are found, the right kind comes first, and nothing is found on the
+correct ones.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ REPORTS: dict[int, Report] = {}
 def report(exhibit: Exhibit) -> Report:
     """One check for each exhibit, shared by the tests."""
     if id(exhibit) not in REPORTS:
-        REPORTS[id(exhibit)] = check(exhibit.function, exhibit.inputs(), reference=exhibit.reference)
+        REPORTS[id(exhibit)] = check(
+            exhibit.function, exhibit.inputs(), reference=exhibit.reference
+        )
     return REPORTS[id(exhibit)]
 
 
@@ -57,7 +61,9 @@ def test_names_the_fault_first(exhibit):
     assert found, report(exhibit)
     assert found[0].kind == exhibit.kind, report(exhibit)
     if exhibit.tensor:
-        assert exhibit.tensor in [f.tensor for f in found if f.kind == exhibit.kind], report(exhibit)
+        assert exhibit.tensor in [f.tensor for f in found if f.kind == exhibit.kind], report(
+            exhibit
+        )
 
 
 @pytest.mark.parametrize("exhibit", CORRECT, ids=_names(CORRECT))
@@ -83,7 +89,8 @@ def test_tally(capsys):
     alarms = sum(not report(e).ok for e in CORRECT)
     with capsys.disabled():
         print(
-            f"\nverify: {detected} of {len(FAULTY)} faulty found, {first} with the right kind first, "
+            f"\nverify: {detected} of {len(FAULTY)} faulty found, {first} with the right kind "
+            f"first, "
             f"{alarms} false alarms on {len(CORRECT)} correct"
         )
     assert detected == len(FAULTY) >= 40

@@ -1,4 +1,6 @@
-"""A check that looked at nothing, or at less than it should, is not ok; tensors in lists and dicts are looked at."""
+"""A check that looked at nothing, or at less than it should, is not ok; tensors in lists and dicts
+are looked at.
+"""
 
 from __future__ import annotations
 
@@ -105,5 +107,7 @@ def test_a_function_gets_no_gradient_through_a_list():
 def test_a_generator_is_left_as_it_was():
     source = torch.Generator().manual_seed(4)
     before = source.get_state()
-    assert check(lambda x, source: x * torch.rand(x.shape, generator=source).to(x), (torch.randn(3), source)).ok
+    assert check(
+        lambda x, source: x * torch.rand(x.shape, generator=source).to(x), (torch.randn(3), source)
+    ).ok
     assert torch.equal(source.get_state(), before)

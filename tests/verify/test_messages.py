@@ -89,7 +89,10 @@ def test_state_outside_ctx_is_reported_once():
 def test_a_factor_is_a_symbol_and_what_it_is():
     total = make("Sum", saving(lambda x: x.sum(0)), lambda ctx, g: g.expand(5, 3) / 10)
     finding, _ = first(total, torch.randn(5, 3))
-    assert "1/(2·m): a factor 2 is missing, and a division by m too much, where m = 5 is the first" in finding.detail
+    assert (
+        "1/(2·m): a factor 2 is missing, and a division by m too much, where m = 5 is the first"
+        in finding.detail
+    )
 
 
 def test_no_sentence_ends_twice():

@@ -1,6 +1,7 @@
 """Batches of size 0 and 1.
 
-Which arguments carry the batch is found by doubling them: the set is right when the function takes the doubled ones.
+Which arguments carry the batch is found by doubling them: the set is right when the function takes
+the doubled ones.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ EVALUATIONS = 2000
 
 def batched(case: Case) -> tuple[int, ...] | None:
     """The positions of the arguments that carry the batch in dimension 0, or None."""
-    sized = [i for i, a in enumerate(case.args) if isinstance(a, Tensor) and a.dim() > 0 and a.shape[0] > 0]
+    sized = [
+        i
+        for i, a in enumerate(case.args)
+        if isinstance(a, Tensor) and a.dim() > 0 and a.shape[0] > 0
+    ]
     if not sized:
         return None
     first = sized[0]
@@ -54,7 +59,7 @@ def resized(case: Case, positions: Sequence[int], rows: int) -> list[Any]:
 
 
 def empty_batch(case: Case, positions: tuple[int, ...]) -> Result:
-    """A forward that takes size 0 needs a backward that does; an empty output has a gradient of 0."""
+    """A forward that takes size 0 needs a backward that does; empty outputs give gradient 0."""
     result = Result()
     args = resized(case, positions, 0)
     names = case.subject.names
@@ -68,22 +73,36 @@ def empty_batch(case: Case, positions: tuple[int, ...]) -> Result:
         found = graph.gradients([torch.ones(o.shape).double() for o in graph.outputs])
     except CrashError as crash:
         if any(bool(torch.isnan(o).any()) for o in graph.outputs):
-            # 0/0 already in the forward, as in a mean over nothing: the value has no meaning, nor has its gradient
+            # 0/0 already in the forward, as in a mean over nothing: the value has no meaning, nor
+            # has its gradient
             result.status = "not defined"
-            result.notes.append(f"for an empty batch the forward is NaN and the backward raises {crash.line}")
+            result.notes.append(
+                f"for an empty batch the forward is NaN and the backward raises {crash.line}"
+            )
             return result
         what = f"for a batch of size 0 the forward works and the backward raises {crash.line}"
         result.add("empty-batch", _named_in(crash.line, case) or "grad_output", what)
         return result
     nothing = all(o.numel() == 0 for o in graph.outputs)
     for i, gradient in found.items():
-        if nothing and gradient is not None and gradient.numel() and not bool((gradient == 0).all()):
-            result.add("empty-batch", names[i], f"for a batch of size 0 the gradient of {names[i]} is not 0")
+        if (
+            nothing
+            and gradient is not None
+            and gradient.numel()
+            and not bool((gradient == 0).all())
+        ):
+            result.add(
+                "empty-batch",
+                names[i],
+                f"for a batch of size 0 the gradient of {names[i]} is not 0",
+            )
     return result
 
 
 def batch_of_one(case: Case, positions: tuple[int, ...], rtol: float, noise: float) -> Result:
-    """The gradients at size 1, compared along random directions; a forward that raises at 1 is left alone."""
+    """The gradients at size 1, compared along random directions; a forward that raises at 1 is left
+    alone.
+    """
     result = Result()
     args = resized(case, positions, 1)
     names = case.subject.names
@@ -106,17 +125,30 @@ def batch_of_one(case: Case, positions: tuple[int, ...], rtol: float, noise: flo
     try:
         found = one.gradients(cotangent)
     except CrashError as crash:
-        result.add("crash", "grad_output", f"for a batch of size 1 the {crash.stage} raises {crash.line}")
+        result.add(
+            "crash", "grad_output", f"for a batch of size 1 the {crash.stage} raises {crash.line}"
+        )
         return result
     for i in one.checked:
         n = args[i].numel()
-        truth = differences.truth(i, some(n, 24 if n < 1000 else 8), EVALUATIONS // len(one.checked))
+        truth = differences.truth(
+            i, some(n, 24 if n < 1000 else 8), EVALUATIONS // len(one.checked)
+        )
         gradient = found[i]
-        own = torch.zeros(truth.value.shape[1]).double() if gradient is None else gradient.detach().reshape(-1).cpu()
+        own = (
+            torch.zeros(truth.value.shape[1]).double()
+            if gradient is None
+            else gradient.detach().reshape(-1).cpu()
+        )
         value = torch.where(truth.known, truth.value[0], torch.nan)
-        if truth.value.shape[1] == own.numel() and not close(own.double(), value, truth.error[0], max(rtol, 1e-5)):
+        if truth.value.shape[1] == own.numel() and not close(
+            own.double(), value, truth.error[0], max(rtol, 1e-5)
+        ):
             off = float((own - value).abs().nan_to_num().max())
-            what = f"for a batch of size 1 the gradient is wrong (off by {off:.3g}); for {_rows(case)} rows it is right"
+            what = (
+                f"for a batch of size 1 the gradient is wrong (off by {off:.3g}); "
+                f"for {_rows(case)} rows it is right"
+            )
             result.add("wrong-values", names[i], what)
     return result
 

@@ -1,4 +1,6 @@
-"""Strides: gradients and inputs that hold the same values in another order of memory, or one value for all."""
+"""Strides: gradients and inputs that hold the same values in another order of memory, or one value
+for all.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ def layout(experiment: Experiment) -> Result:
     constant = case.split(torch.full_like(experiment.cotangents[0], 0.75))
     for what, plain, other in (
         ("with transposed strides", row, [strides.transposed(r) for r in row]),
-        ("that is every second element of a larger one", row, [strides.every_second(r) for r in row]),
+        (
+            "that is every second element of a larger one",
+            row,
+            [strides.every_second(r) for r in row],
+        ),
         ("with stride 0, as sum().backward() sends", constant, [_stride_zero(r) for r in constant]),
     ):
         if all(a.is_contiguous() for a in other):
@@ -31,11 +37,17 @@ def layout(experiment: Experiment) -> Result:
         try:
             found = _gradients_as_given(experiment, other)
         except CrashError as crash:
-            result.add("non-contiguous", "grad_output", f"a grad_output {what} makes the backward raise {crash.line}")
+            result.add(
+                "non-contiguous",
+                "grad_output",
+                f"a grad_output {what} makes the backward raise {crash.line}",
+            )
             continue
         for i in case.checked:
             if not alike(expected[i], found[i], experiment.rtol, experiment.floor(i)):
-                result.add("non-contiguous", names[i], f"a grad_output {what} gives another gradient")
+                result.add(
+                    "non-contiguous", names[i], f"a grad_output {what} gives another gradient"
+                )
     # a mask that is drawn with the input's strides is another mask
     for i, what, own, args in () if case.random else _moved_inputs(experiment):
         moved = f"{names[i]} {what}"
@@ -67,7 +79,9 @@ def layout(experiment: Experiment) -> Result:
     return result
 
 
-def _gradients_as_given(experiment: Experiment, cotangents: list[Tensor]) -> dict[int, Tensor | None]:
+def _gradients_as_given(
+    experiment: Experiment, cotangents: list[Tensor]
+) -> dict[int, Tensor | None]:
     graph = experiment.case.graph()
     # .to(output) would lose the strides where the dtype differs; float64 against float64 keeps them
     return graph.gradients(cotangents)
@@ -78,9 +92,13 @@ def _stride_zero(t: Tensor) -> Tensor:
 
 
 def _moved_inputs(experiment: Experiment) -> Iterator[tuple[int, str, bool, list[object]]]:
-    """Argument, what is done to it, whether that is how the caller gave it, and the call's arguments."""
+    """Argument, what is done to it, whether that is how the caller gave it, and the call's
+    arguments.
+    """
     case = experiment.case
-    for i, a in enumerate(case.args[: case.subject.inputs]):  # a module's parameters lie as they lie
+    for i, a in enumerate(
+        case.args[: case.subject.inputs]
+    ):  # a module's parameters lie as they lie
         if not isinstance(a, Tensor) or not a.is_floating_point() or not a.numel():
             continue
         given = case.subject.args[i]
@@ -90,6 +108,8 @@ def _moved_inputs(experiment: Experiment) -> Iterator[tuple[int, str, bool, list
         if a.dim() >= 2 and min(a.shape[-2:]) > 1:
             ways.append(("with transposed strides", False, strides.transposed(a)))
         if a.dim():
-            ways.append(("that is every second element of a larger tensor", False, strides.every_second(a)))
+            ways.append(
+                ("that is every second element of a larger tensor", False, strides.every_second(a))
+            )
         for what, own, moved in ways:
             yield i, what, own, [*case.args[:i], moved, *case.args[i + 1 :]]

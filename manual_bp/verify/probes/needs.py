@@ -1,4 +1,6 @@
-"""Every choice of which inputs require a gradient must give the gradients that all of them together give."""
+"""Every choice of which inputs require a gradient must give the gradients that all of them together
+give.
+"""
 
 from __future__ import annotations
 
@@ -29,26 +31,39 @@ def needs(experiment: Experiment) -> Result:
             result.add(
                 "needs-input-grad",
                 names[subset[0]],
-                f"when only {only} require{'s' if len(subset) == 1 else ''} a gradient, the {crash.stage} raises "
+                f"when only {only} require{'s' if len(subset) == 1 else ''} a gradient, the "
+                f"{crash.stage} raises "
                 f"{crash.line}",
             )
             continue
         for i in subset:
             if not alike(found[i], full[i], experiment.rtol, experiment.floor(i)):
-                what = "is None" if found[i] is None else "differs from what it is when all inputs require one"
-                swapped = [j for j in case.checked if j != i and _is_the(found[i], full[j], experiment.rtol)]
+                what = (
+                    "is None"
+                    if found[i] is None
+                    else "differs from what it is when all inputs require one"
+                )
+                swapped = [
+                    j
+                    for j in case.checked
+                    if j != i and _is_the(found[i], full[j], experiment.rtol)
+                ]
                 hint = f"; it is the gradient of {names[swapped[0]]}" if swapped else ""
                 result.add(
                     "needs-input-grad",
                     names[i],
-                    f"when only {only} require{'s' if len(subset) == 1 else ''} a gradient, the gradient of {names[i]} "
-                    f"{what}{hint}: look at the index into ctx.needs_input_grad and at the order of what is returned",
+                    f"when only {only} require{'s' if len(subset) == 1 else ''} a gradient, the "
+                    f"gradient of {names[i]} "
+                    f"{what}{hint}: look at the index into ctx.needs_input_grad and at the order "
+                    f"of what is returned",
                 )
     return result
 
 
 def _is_the(a: object, b: object, rtol: float) -> bool:
-    return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and alike(a, b, rtol)
+    return (
+        isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and alike(a, b, rtol)
+    )
 
 
 def _subsets(positions: Sequence[int]) -> Iterator[tuple[int, ...]]:

@@ -19,11 +19,18 @@ def partial_outputs(experiment: Experiment) -> Result:
         try:
             found = case.graph().gradients([g if k == o else None for k, g in enumerate(row)])
         except CrashError as crash:
-            result.add("crash", "grad_output", f"when only output {o} is used, the {crash.stage} raises {crash.line}")
+            result.add(
+                "crash",
+                "grad_output",
+                f"when only output {o} is used, the {crash.stage} raises {crash.line}",
+            )
             continue
         expected = case.graph().gradients(row)
         for i in case.checked:
             if not alike(found[i], expected[i], experiment.rtol, experiment.floor(i)):
-                text = f"when only output {o} is used, the gradient differs from the one with zeros for the others"
+                text = (
+                    f"when only output {o} is used, the gradient differs from the one "
+                    "with zeros for the others"
+                )
                 result.add("wrong-values", case.subject.names[i], text)
     return result

@@ -1,4 +1,6 @@
-"""Rounding: is the gradient computed in a lower precision than its input, and does float32 do what float64 does?"""
+"""Rounding: is the gradient computed in a lower precision than its input, and does float32 do what
+float64 does?
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,13 @@ from manual_bp.verify.truth import spread, third_difference, unit
 POINTS = 16  # of a walk; few of them may look smooth by chance, where there are few elements too
 
 
-def roughness(experiment: Experiment, position: int, steps: Sequence[float] = (1e-6, 1e-4, 3e-3)) -> float:
+def roughness(
+    experiment: Experiment, position: int, steps: Sequence[float] = (1e-6, 1e-4, 3e-3)
+) -> float:
     """The noise of one argument's gradient, as the median over its elements.
 
-    A smooth gradient's third differences shrink by 8 when the step is halved; those of rounding stay.
+    A smooth gradient's third differences shrink by 8 when the step is halved; those of rounding
+    stay.
     """
     case = experiment.case
     row, other = experiment.cotangents[0], experiment.cotangents[1]
@@ -30,7 +35,9 @@ def roughness(experiment: Experiment, position: int, steps: Sequence[float] = (1
 
     def by_input(t: float) -> Tensor:
         moved = x + (v * t).to(x).reshape(x.shape)
-        return _gradient(case, position, row, [*case.args[:position], moved, *case.args[position + 1 :]])
+        return _gradient(
+            case, position, row, [*case.args[:position], moved, *case.args[position + 1 :]]
+        )
 
     if x.is_complex() or not x.numel():
         return 0.0
@@ -57,21 +64,26 @@ def _gradient(case: Case, position: int, row: Tensor, args: list[object] | None)
 
 
 def backward_noise(experiment: Experiment, eps: float) -> Result:
-    """A gradient that is right but rough, although the forward is smooth and the user's dtype is finer."""
+    """A gradient that is right but rough, although the forward is smooth and the user's dtype is
+    finer.
+    """
     result = Result()
     for i in experiment.case.checked:
         if experiment.gradients[i] is None:
             continue
         size = float(experiment.gradient(i, 0).abs().median())
-        # only tiny steps: over larger ones a gradient that is piecewise constant, as a ReLU network's, jumps too
+        # only tiny steps: over larger ones a gradient that is piecewise constant, as a ReLU
+        # network's, jumps too
         rough = roughness(experiment, i, steps=(1e-6,))
         allowed = 200 * max(eps, experiment.differences.relative_noise)
         if size > 0 and rough > max(allowed, 1e-9) * size + experiment.floor(i):
             result.add(
                 "precision",
                 experiment.case.subject.names[i],
-                f"the gradient jumps by {rough / size:.1e} of its size over small steps, the forward by "
-                f"{experiment.differences.relative_noise:.0e}: the backward computes in a lower precision",
+                f"the gradient jumps by {rough / size:.1e} of its size over small steps, the "
+                f"forward by "
+                f"{experiment.differences.relative_noise:.0e}: the backward computes in a lower "
+                f"precision",
             )
     return result
 
@@ -79,7 +91,8 @@ def backward_noise(experiment: Experiment, eps: float) -> Result:
 def against_double(low: Case, high: Case, experiment: Experiment) -> Result:
     """Values and gradients in the low dtype against float64 on the very same numbers.
 
-    The allowance is what one rounding of the inputs does to the float64 result, 200 times over, and a floor.
+    The allowance is what one rounding of the inputs does to the float64 result, 200 times over, and
+    a floor.
     """
     result = Result()
     if low.random or high.random:
@@ -96,7 +109,8 @@ def against_double(low: Case, high: Case, experiment: Experiment) -> Result:
         result.status = f"not possible in {dtype}: {crash.line}"
         return result
     floor = max(2e-4, 64 * eps)
-    # a gradient far below ‖g‖ max|y| / |x|, as behind a saturated unit, is left after a cancellation of the values
+    # a gradient far below ‖g‖ max|y| / |x|, as behind a saturated unit, is left after a
+    # cancellation of the values
     size = float(exact["output"].abs().nan_to_num(0, 0, 0).max()) * float(row.abs().max())
     for name, true in exact.items():
         own = seen[name]
@@ -108,12 +122,17 @@ def against_double(low: Case, high: Case, experiment: Experiment) -> Result:
                 "precision",
                 name,
                 f"in {dtype} it is NaN or infinite at "
-                f"{int((fine & ~torch.isfinite(own)).sum())} of {true.numel()} elements, where float64 is finite: "
+                f"{int((fine & ~torch.isfinite(own)).sum())} of {true.numel()} elements, where "
+                f"float64 is finite: "
                 "an intermediate overflows or divides by a rounded 0",
             )
             continue
         scale = float(true[fine].abs().max()) if bool(fine.any()) else 0.0
-        moved = max(float((s[name] - true)[fine].abs().max()) for s in shaken) if bool(fine.any()) else 0.0
+        moved = (
+            max(float((s[name] - true)[fine].abs().max()) for s in shaken)
+            if bool(fine.any())
+            else 0.0
+        )
         off = float((own - true)[fine].abs().max()) if bool(fine.any()) else 0.0
         i = high.subject.names.index(name) if name != "output" else None
         natural = 0.0 if i is None else size / float(spread(high.args[i]).median())
@@ -121,9 +140,14 @@ def against_double(low: Case, high: Case, experiment: Experiment) -> Result:
             # what rounding makes of the values in float64, carried over to the low dtype
             rounding = experiment.differences.relative_noise / 2.3e-16 * eps
             other_path = off / scale > max(0.05, 10 * rounding) and eps < 1e-6
-            why = "more than rounding does: look for another code path" if other_path else "a cancellation or a sum"
+            why = (
+                "more than rounding does: look for another code path"
+                if other_path
+                else "a cancellation or a sum"
+            )
             text = (
-                f"it is off by {off / scale:.1e} of its size; rounding the inputs alone moves it by {moved / scale:.1e}"
+                f"it is off by {off / scale:.1e} of its size; rounding the inputs "
+                f"alone moves it by {moved / scale:.1e}"
             )
             where = f"for {dtype}" if other_path else "in low precision"
             result.add("precision", name, f"in {dtype} {text}: {why} {where}")
@@ -146,7 +170,10 @@ def _shaken(case: Case, args: list[object], eps: float, seed: int) -> list[objec
         a
         * (
             1
-            + eps * (torch.rand(a.shape, generator=generator, dtype=torch.float64).to(a.device) - 0.5).to(a.real.dtype)
+            + eps
+            * (torch.rand(a.shape, generator=generator, dtype=torch.float64).to(a.device) - 0.5).to(
+                a.real.dtype
+            )
         )
         if isinstance(a, Tensor) and i in case.checked
         else a

@@ -1,4 +1,6 @@
-"""Calling twice: the forward, the backward, a second backward over one graph, and two graphs interleaved."""
+"""Calling twice: the forward, the backward, a second backward over one graph, and two graphs
+interleaved.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +19,29 @@ def forward_twice(case: Case) -> Result:
     first, second = case.values(), case.values()
     third = case.values()
     for other in (second, third):
-        if len(first) != len(other) or any(not same(a, b) for a, b in zip(first, other, strict=True)):
+        if len(first) != len(other) or any(
+            not same(a, b) for a, b in zip(first, other, strict=True)
+        ):
             result.add(
                 "nondeterministic",
                 "output",
-                "the forward gives different values in two calls on the same inputs with every random generator reset: "
-                "it depends on something that is not among its arguments (a counter, the time, a cache)",
+                "the forward gives different values in two calls on the same inputs with every "
+                "random generator reset: "
+                "it depends on something that is not among its arguments (a counter, the time, a "
+                "cache)",
             )
             break
     if case.random:
-        result.notes.append("the function draws random numbers; every call was made from the same seed")
+        result.notes.append(
+            "the function draws random numbers; every call was made from the same seed"
+        )
     return result
 
 
 def backward_twice(experiment: Experiment) -> Result:
-    """Fresh graphs, another seed before each backward: a gradient that differs was drawn anew or comes from state."""
+    """Fresh graphs, another seed before each backward: a gradient that differs was drawn anew or
+    comes from state.
+    """
     case, result = experiment.case, Result()
     row = case.split(experiment.cotangents[0])
     found = []
@@ -44,14 +54,17 @@ def backward_twice(experiment: Experiment) -> Result:
             result.add(
                 "nondeterministic",
                 case.subject.names[i],
-                "two backwards from the same forward give different gradients: random numbers are drawn in the "
+                "two backwards from the same forward give different gradients: random numbers are "
+                "drawn in the "
                 "backward instead of being saved by the forward, or state is kept outside ctx",
             )
     return result
 
 
 def second_backward(experiment: Experiment) -> Result:
-    """Over one retained graph: the same gradient again, another one after it, and the first left as it was."""
+    """Over one retained graph: the same gradient again, another one after it, and the first left as
+    it was.
+    """
     case, result = experiment.case, Result()
     row, other = case.split(experiment.cotangents[0]), case.split(experiment.cotangents[1])
     graph = case.graph()
@@ -65,28 +78,38 @@ def second_backward(experiment: Experiment) -> Result:
         second = graph.gradients([r.clone() for r in row], retain=True)
         graph.gradients([r.clone() for r in other], retain=True)
     except CrashError as crash:
-        result.add("second-backward", "ctx", f"a second backward over a retained graph raises {crash.line}")
+        result.add(
+            "second-backward", "ctx", f"a second backward over a retained graph raises {crash.line}"
+        )
         return result
     for i in case.checked:
         name = case.subject.names[i]
         if not alike(kept[i], second[i], experiment.rtol, experiment.floor(i)):
             result.add(
-                "second-backward", name, "a second backward over a retained graph gives another gradient than the first"
+                "second-backward",
+                name,
+                "a second backward over a retained graph gives another gradient than the first",
             )
         elif not alike(kept[i], first[i], 0.0):
             result.add(
                 "second-backward",
                 name,
-                "the gradient returned by one backward is overwritten by the next: both share one buffer",
+                "the gradient returned by one backward is overwritten by the next: both share one "
+                "buffer",
             )
     return result
 
 
 def interleaved(experiment: Experiment) -> Result:
-    """Two forwards, then the first one's backward: state kept on the class instead of on ctx shows here."""
+    """Two forwards, then the first one's backward: state kept on the class instead of on ctx shows
+    here.
+    """
     case, result = experiment.case, Result()
     row = case.split(experiment.cotangents[0])
-    moved = [a * 1.25 + 0.125 if isinstance(a, Tensor) and i in case.checked else a for i, a in enumerate(case.args)]
+    moved = [
+        a * 1.25 + 0.125 if isinstance(a, Tensor) and i in case.checked else a
+        for i, a in enumerate(case.args)
+    ]
     plain = case.graph().gradients(row)
     graph = case.graph()
     try:
@@ -98,14 +121,19 @@ def interleaved(experiment: Experiment) -> Result:
     try:
         after = graph.gradients(row)
     except CrashError as crash:
-        result.add("nondeterministic", "ctx", f"after a second forward, the first one's backward raises {crash.line}")
+        result.add(
+            "nondeterministic",
+            "ctx",
+            f"after a second forward, the first one's backward raises {crash.line}",
+        )
         return result
     for i in case.checked:
         if not alike(plain[i], after[i], experiment.rtol, experiment.floor(i)):
             result.add(
                 "nondeterministic",
                 case.subject.names[i],
-                "the gradient changes when the function is called once more before the backward: what the forward kept "
+                "the gradient changes when the function is called once more before the backward: "
+                "what the forward kept "
                 "is stored outside ctx, and the later call overwrites it",
             )
     return result

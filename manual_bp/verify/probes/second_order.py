@@ -1,4 +1,6 @@
-"""Differentiating the backward: S = Σ ⟨w, gradient(x, g)⟩ by x and by g, against differences of the gradient itself."""
+"""Differentiating the backward: S = Σ ⟨w, gradient(x, g)⟩ by x and by g, against differences of the
+gradient itself.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,20 @@ def second_order(experiment: Experiment) -> Result:
         return result
     row = experiment.cotangents[0]
     graph = case.graph()
-    gs = [part.to(o).detach().requires_grad_() for part, o in zip(case.split(row), graph.outputs, strict=True)]
+    gs = [
+        part.to(o).detach().requires_grad_()
+        for part, o in zip(case.split(row), graph.outputs, strict=True)
+    ]
     weights = {i: unit(case.args[i].numel(), experiment.generator) for i in case.checked}
     try:
         first = graph.gradients(gs, create=True)
     except CrashError as crash:
         return _unsupported(result, f"the backward under create_graph=True raises {crash.line}")
-    total = [(g.reshape(-1) * weights[i].to(g)).sum() for i, g in first.items() if g is not None and g.requires_grad]
+    total = [
+        (g.reshape(-1) * weights[i].to(g)).sum()
+        for i, g in first.items()
+        if g is not None and g.requires_grad
+    ]
     if all(g is None for g in first.values()):
         return result
     if any(_refuses(g) for g in first.values() if g is not None):
@@ -45,7 +54,9 @@ def second_order(experiment: Experiment) -> Result:
             with torch.enable_grad():
                 found = list(
                     torch.autograd.grad(
-                        torch.stack(total).sum(), [*(leaf for _, _, leaf in targets), *gs], allow_unused=True
+                        torch.stack(total).sum(),
+                        [*(leaf for _, _, leaf in targets), *gs],
+                        allow_unused=True,
                     )
                 )
         except Exception as error:  # anything: it runs the function's own code again
@@ -54,7 +65,9 @@ def second_order(experiment: Experiment) -> Result:
                 case.subject.function_class is None and "is not impl" in line
             ):
                 # said aloud, by an operation or on purpose: nobody gets a wrong number
-                return Result("refused (not implemented)", notes=[f"double backward is refused: {line}"])
+                return Result(
+                    "refused (not implemented)", notes=[f"double backward is refused: {line}"]
+                )
             if _linear(experiment, weights):
                 return result
             return _unsupported(result, f"the backward's own backward raises {line}")
@@ -62,8 +75,10 @@ def second_order(experiment: Experiment) -> Result:
     if wrong and not total:
         return _unsupported(
             result,
-            "the gradient is cut from the graph, so whatever is built on it silently gets no second derivative; "
-            "use differentiable operations in the backward, or mark it once_differentiable, which raises",
+            "the gradient is cut from the graph, so whatever is built on it silently gets no "
+            "second derivative; "
+            "use differentiable operations in the backward, or mark it once_differentiable, which "
+            "raises",
         )
     for name, text in wrong:
         result.add("double-backward-wrong", name, text)
@@ -71,7 +86,9 @@ def second_order(experiment: Experiment) -> Result:
 
 
 def _refuses(gradient: Tensor) -> bool:
-    """Whether the graph behind it has the node that once_differentiable puts there. It raises only when it is run."""
+    """Whether the graph behind it has the node that once_differentiable puts there. It raises only
+    when it is run.
+    """
     pending, seen = [gradient.grad_fn], {gradient.grad_fn}
     while pending:
         node = pending.pop()
@@ -88,7 +105,9 @@ def _refuses(gradient: Tensor) -> bool:
 
 def _once(result: Result) -> Result:
     result.status = "refused (once_differentiable)"
-    result.notes.append("double backward is refused on purpose: the backward is marked once_differentiable")
+    result.notes.append(
+        "double backward is refused on purpose: the backward is marked once_differentiable"
+    )
     return result
 
 
@@ -103,7 +122,9 @@ def _linear(experiment: Experiment, weights: dict[int, Tensor]) -> bool:
     return not _compare(experiment, weights, [None] * n)
 
 
-def _compare(experiment: Experiment, weights: dict[int, Tensor], found: list[Tensor | None]) -> list[tuple[str, str]]:
+def _compare(
+    experiment: Experiment, weights: dict[int, Tensor], found: list[Tensor | None]
+) -> list[tuple[str, str]]:
     """Name and text for each argument, and each grad_output, whose second derivative is wrong."""
     case = experiment.case
     row = experiment.cotangents[0]
@@ -114,12 +135,15 @@ def _compare(experiment: Experiment, weights: dict[int, Tensor], found: list[Ten
         """The terms of S, one for each argument, so that the rounding of each is known."""
         gradients = case.gradients(cotangent, args)
         parts = [
-            (g.detach().reshape(-1).cpu().double() @ weights[i]) if g is not None else torch.tensor(0.0).double()
+            (g.detach().reshape(-1).cpu().double() @ weights[i])
+            if g is not None
+            else torch.tensor(0.0).double()
             for i, g in gradients.items()
         ]
         return torch.stack(parts)
 
-    # what the terms of S are summed from: their rounding is that of the largest part, not of the sum
+    # what the terms of S are summed from: their rounding is that of the largest part, not of the
+    # sum
     parts = case.gradients(row)
     cost = estimate(lambda: case.gradients(row))
     count = int(SECONDS / (12 * cost * (len(case.checked) + len(case.shapes))))
@@ -132,11 +156,19 @@ def _compare(experiment: Experiment, weights: dict[int, Tensor], found: list[Ten
         ]
     ).double()
 
-    def judge(name: str, own: Tensor | None, ways: list[Way], along: Callable[[Tensor], Tensor], floor: float) -> None:
+    def judge(
+        name: str,
+        own: Tensor | None,
+        ways: list[Way],
+        along: Callable[[Tensor], Tensor],
+        floor: float,
+    ) -> None:
         mine, value, error, scales = [], [], [], [0.0]
         for way in ways:
             v, e = slope(lambda t, way=way: along(t * way.vector), noise, magnitude)  # type: ignore[misc]
-            products = torch.zeros(1).double() if own is None else flat([own]) * way.vector / way.size
+            products = (
+                torch.zeros(1).double() if own is None else flat([own]) * way.vector / way.size
+            )
             mine.append(products.sum())
             value.append(v.sum() / way.size)
             error.append(e.sum() / way.size)
@@ -152,8 +184,17 @@ def _compare(experiment: Experiment, weights: dict[int, Tensor], found: list[Ten
         bad = usable & ~(off <= max(3e-3, 10 * experiment.rtol) * scale + 10 * e + floor)
         if bool(bad.any()):
             k = int(torch.where(bad, off.nan_to_num(torch.inf), -1.0).argmax())
-            text = f"the second derivative by {name} is silently wrong: {_why(experiment, own is None)}."
-            wrong.append((name, f"{text} {ways[k].label}: analytic {float(m[k]):.6g}, numeric {float(v[k]):.6g}"))
+            text = (
+                f"the second derivative by {name} is silently wrong: "
+                f"{_why(experiment, own is None)}."
+            )
+            wrong.append(
+                (
+                    name,
+                    f"{text} {ways[k].label}: analytic {float(m[k]):.6g}, numeric "
+                    f"{float(v[k]):.6g}",
+                )
+            )
 
     for number, i in enumerate(case.checked):
         x = case.args[i]
@@ -166,10 +207,17 @@ def _compare(experiment: Experiment, weights: dict[int, Tensor], found: list[Ten
             return total([*case.args[:i], changed, *case.args[i + 1 :]], row)
 
         ways = _ways(steps, list(range(x.numel())), count, experiment.generator)
-        judge(case.subject.names[i], found[number], ways, moved, 10 * largest / float(steps.median()))
+        judge(
+            case.subject.names[i], found[number], ways, moved, 10 * largest / float(steps.median())
+        )
     offset = 0
     for o, shape in enumerate(case.shapes):
-        finite = experiment.differences.finite[offset : offset + shape.numel()].nonzero().reshape(-1).tolist()
+        finite = (
+            experiment.differences.finite[offset : offset + shape.numel()]
+            .nonzero()
+            .reshape(-1)
+            .tolist()
+        )
         place = slice(offset, offset + shape.numel())
         offset += shape.numel()
 
@@ -209,10 +257,14 @@ def _ways(steps: Tensor, usable: list[int], count: int, generator: torch.Generat
 def _why(experiment: Experiment, cut: bool) -> str:
     """What most likely cut it, or made it another number."""
     if cut:
-        return "it is None: the graph from it to the gradient is cut, by saving an intermediate or by detach"
+        return (
+            "it is None: the graph from it to the gradient is cut, "
+            "by saving an intermediate or by detach"
+        )
     if _second_function(experiment):
         return (
-            "the backward calls a Function of its own, whose backward is wrong, or a saved intermediate is a constant"
+            "the backward calls a Function of its own, whose backward is wrong, "
+            "or a saved intermediate is a constant"
         )
     return "an intermediate that depends on it was saved, and counts as a constant"
 
@@ -222,4 +274,6 @@ def _second_function(experiment: Experiment) -> bool:
     graph = experiment.case.graph()
     first = graph.gradients(experiment.case.split(experiment.cotangents[0]), create=True)
     behind = Graph({}, [], [], [g for g in first.values() if g is not None and g.requires_grad])
-    return any(cls is not experiment.case.subject.function_class for cls in written_functions(behind))
+    return any(
+        cls is not experiment.case.subject.function_class for cls in written_functions(behind)
+    )

@@ -20,7 +20,7 @@ COPIES = 3
 
 
 def forward_mode(experiment: Experiment) -> Result:
-    """The jvp for tangents on each argument alone and on all, against differences of the forward."""
+    """The jvp for tangents on each argument and on all, against differences of the forward."""
     case, result = experiment.case, Result()
     offered = case.subject.offers_jvp
     if case.subject.function_class is not None and not offered:
@@ -28,7 +28,9 @@ def forward_mode(experiment: Experiment) -> Result:
     if any(case.args[i].is_complex() for i in case.checked):
         return Result("not looked at (complex)")
     directions = {
-        i: (unit(case.args[i].numel(), experiment.generator) * spread(case.args[i])).reshape(case.args[i].shape)
+        i: (unit(case.args[i].numel(), experiment.generator) * spread(case.args[i])).reshape(
+            case.args[i].shape
+        )
         for i in case.checked
     }
     sets = [(i,) for i in case.checked] + ([tuple(case.checked)] if len(case.checked) > 1 else [])
@@ -43,12 +45,18 @@ def forward_mode(experiment: Experiment) -> Result:
             continue
 
         def along(t: float, subset: tuple[int, ...] = subset) -> Tensor:
-            moved = [a + (t * directions[i]).to(a) if i in subset else a for i, a in enumerate(case.args)]
+            moved = [
+                a + (t * directions[i]).to(a) if i in subset else a for i, a in enumerate(case.args)
+            ]
             return case.vector(moved)
 
         value, error = slope(along, experiment.differences.relative_noise)
         if own.shape != value.shape:
-            result.add("jvp-disagrees", who, f"the jvp with a tangent on {who} has another shape than the output")
+            result.add(
+                "jvp-disagrees",
+                who,
+                f"the jvp with a tangent on {who} has another shape than the output",
+            )
             continue
         finite = torch.isfinite(value) & torch.isfinite(error)
         scale = float(value[finite].abs().max()) if bool(finite.any()) else 0.0
@@ -64,7 +72,8 @@ def forward_mode(experiment: Experiment) -> Result:
             result.add(
                 "jvp-disagrees",
                 who,
-                f"the jvp with a tangent on {who} is not the directional derivative{hint}. At output element {k}: "
+                f"the jvp with a tangent on {who} is not the directional derivative{hint}. At "
+                f"output element {k}: "
                 f"jvp {float(own[k]):.6g}, numeric {float(value[k]):.6g}",
             )
     return result
@@ -87,7 +96,9 @@ def _jvp(case: Case, tangents: dict[int, Tensor]) -> Tensor:
 
 
 def vmap(experiment: Experiment) -> Result:
-    """vmap over dimension 0 of all arguments, and of each alone, against a loop; values and gradients."""
+    """vmap over dimension 0 of all arguments, and of each alone, against a loop; values and
+    gradients.
+    """
     case = experiment.case
     offered = case.subject.offers_vmap
     if case.subject.function_class is not None and not offered:
@@ -101,8 +112,13 @@ def vmap(experiment: Experiment) -> Result:
         if isinstance(a, Tensor):
             copies = [a] * COPIES
             if i in case.checked:
-                noise = [torch.rand(a.shape, generator=generator, dtype=torch.float64).to(a.device) for _ in copies]
-                copies = [c * (1 + 0.1 * n.to(a.real.dtype)) for c, n in zip(copies, noise, strict=True)]
+                noise = [
+                    torch.rand(a.shape, generator=generator, dtype=torch.float64).to(a.device)
+                    for _ in copies
+                ]
+                copies = [
+                    c * (1 + 0.1 * n.to(a.real.dtype)) for c, n in zip(copies, noise, strict=True)
+                ]
             stacked[i] = torch.stack(copies)
     sets = [tuple(stacked)] + [(i,) for i in case.checked if len(stacked) > 1]
     for subset in sets:
@@ -118,7 +134,11 @@ def vmap(experiment: Experiment) -> Result:
 
 
 def _one_vmap(
-    experiment: Experiment, stacked: dict[int, Tensor], subset: tuple[int, ...], dim: int, result: Result
+    experiment: Experiment,
+    stacked: dict[int, Tensor],
+    subset: tuple[int, ...],
+    dim: int,
+    result: Result,
 ) -> None:
     case, rtol = experiment.case, max(1e-6, experiment.rtol)
     names = case.subject.names
@@ -126,17 +146,25 @@ def _one_vmap(
     batch = {i: stacked[i].movedim(0, dim).contiguous() for i in subset}
     checked = [i for i in case.checked if i in subset]
     loop = [
-        case.graph([stacked[i][k] if i in subset else a for i, a in enumerate(case.args)], needs=checked)
+        case.graph(
+            [stacked[i][k] if i in subset else a for i, a in enumerate(case.args)], needs=checked
+        )
         for k in range(COPIES)
     ]
     generator = torch.Generator().manual_seed(6)
-    cotangents = [[unit(s.numel(), generator).reshape(s) for s in case.shapes] for _ in range(COPIES)]
+    cotangents = [
+        [unit(s.numel(), generator).reshape(s) for s in case.shapes] for _ in range(COPIES)
+    ]
     expected = [graph.gradients(c) for graph, c in zip(loop, cotangents, strict=True)]
     leaves = {i: batch[i].detach().requires_grad_() for i in checked}
 
     def call(*values: Tensor) -> tuple[Tensor, ...]:
         inside = iter(values)
-        outputs = tensors(case.subject.call(*[next(inside) if i in subset else a for i, a in enumerate(case.args)]))
+        outputs = tensors(
+            case.subject.call(
+                *[next(inside) if i in subset else a for i, a in enumerate(case.args)]
+            )
+        )
         return tuple(outputs[k] for k in case.differentiable)
 
     with stage(where), torch.enable_grad():
@@ -144,8 +172,12 @@ def _one_vmap(
     outputs = [torch.view_as_real(o) if o.is_complex() else o for o in mapped]
     for k, number in itertools.product(range(COPIES), range(len(outputs))):
         if not alike(outputs[number][k], loop[k].outputs[number], rtol):
-            result.add("vmap-wrong", f"output {number}", f"{where} gives another output than a loop")
-    together = [torch.stack([c[number] for c in cotangents]).to(o) for number, o in enumerate(outputs)]
+            result.add(
+                "vmap-wrong", f"output {number}", f"{where} gives another output than a loop"
+            )
+    together = [
+        torch.stack([c[number] for c in cotangents]).to(o) for number, o in enumerate(outputs)
+    ]
     usable = [(o, g) for o, g in zip(outputs, together, strict=True) if o.requires_grad]
     with stage(f"the backward of {where}"):
         found = torch.autograd.grad(
@@ -156,7 +188,11 @@ def _one_vmap(
             own = None if gradient is None else gradient.movedim(dim, 0)[k]
             own = torch.view_as_real(own) if own is not None and own.is_complex() else own
             if not alike(own, expected[k][i], rtol, experiment.floor(i)):
-                result.add("vmap-wrong", names[i], f"{where} gives another gradient of {names[i]} than a loop")
+                result.add(
+                    "vmap-wrong",
+                    names[i],
+                    f"{where} gives another gradient of {names[i]} than a loop",
+                )
 
 
 def compiled(experiment: Experiment, backend: str) -> Result:
@@ -180,21 +216,37 @@ def compiled(experiment: Experiment, backend: str) -> Result:
         with stage("torch.compile(fullgraph=True)"), torch.enable_grad():
             outputs = tensors(faster(*passed))
             outputs = [
-                torch.view_as_real(o) if o.is_complex() else o for o in (outputs[k] for k in case.differentiable)
+                torch.view_as_real(o) if o.is_complex() else o
+                for o in (outputs[k] for k in case.differentiable)
             ]
             parts = zip(outputs, case.split(experiment.cotangents[0]), strict=True)
             pairs = [(o, g.to(o)) for o, g in parts if o.requires_grad]
             found = torch.autograd.grad(
-                [o for o, _ in pairs], list(leaves.values()), [g for _, g in pairs], allow_unused=True
+                [o for o, _ in pairs],
+                list(leaves.values()),
+                [g for _, g in pairs],
+                allow_unused=True,
             )
     except CrashError as crash:
         result.add("compile-wrong", "forward or backward", f"{crash.stage} raises {crash.line}")
         return result
-    if not all(alike(a, b, max(1e-6, experiment.rtol)) for a, b in zip(outputs, graph.outputs, strict=True)):
-        result.add("compile-wrong", "output", "compiled with fullgraph=True, it gives another output")
+    if not all(
+        alike(a, b, max(1e-6, experiment.rtol)) for a, b in zip(outputs, graph.outputs, strict=True)
+    ):
+        result.add(
+            "compile-wrong", "output", "compiled with fullgraph=True, it gives another output"
+        )
     for i, gradient in zip(leaves, found, strict=True):
-        own = torch.view_as_real(gradient) if gradient is not None and gradient.is_complex() else gradient
+        own = (
+            torch.view_as_real(gradient)
+            if gradient is not None and gradient.is_complex()
+            else gradient
+        )
         if not alike(own, expected[i], max(1e-6, experiment.rtol), experiment.floor(i)):
             name = subject.names[i]
-            result.add("compile-wrong", name, f"compiled with fullgraph=True, it gives another gradient of {name}")
+            result.add(
+                "compile-wrong",
+                name,
+                f"compiled with fullgraph=True, it gives another gradient of {name}",
+            )
     return result
