@@ -1,14 +1,18 @@
 """Train a network whose backward pass is derived by hand: `python train.py --help`."""
 
-try:
-    from manual_bp.training.command import main
-    from manual_bp.training.run import Result
-    from manual_bp.training.world import leave
-except KeyboardInterrupt:  # Ctrl-C while torch is imported, which takes seconds
-    raise SystemExit(130) from None
+from __future__ import annotations
 
-__all__ = ["Result", "main"]
+from typing import TYPE_CHECKING
+
+from manual_bp.training.command import main
+
+if TYPE_CHECKING:
+    from manual_bp.training.run import Result as Result
+
+__all__ = ["main"]
 
 if __name__ == "__main__":
     main()
+    from manual_bp.training.world import leave
+
     leave()

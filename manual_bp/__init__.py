@@ -1,21 +1,73 @@
-"""PyTorch layers whose backward passes are derived by hand, and the tools that prove them."""
+"""PyTorch layers whose backward passes are derived by hand, and the tools that prove them.
 
-from manual_bp import functional, verify
-from manual_bp.modules import MLP, Linear, MSELoss, Sigmoid, convert
-from manual_bp.ops import LinearFunction, LinearSigmoidFunction, MSELossFunction, SigmoidFunction
+    >>> import manual_bp as mbp
+    >>> model = mbp.MLP([784, 30, 10])  # an nn.Sequential: Linear, Sigmoid, Linear, Sigmoid
+    >>> cost = mbp.MSELoss("half_per_example")(model(x), y)
+    >>> cost.backward()  # ∂C/∂W = δᵀ a_prev and ∂C/∂b = Σ_m δ by this package's formulas
+
+Every name is imported when it is first used, so that a command can print its help without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from manual_bp import backprop, direct, functional, trace, verify, worked_examples
+    from manual_bp.linear import Linear, LinearFunction
+    from manual_bp.mlp import MLP
+    from manual_bp.mse import MSELoss, MSELossFunction
+    from manual_bp.sigmoid import Sigmoid, SigmoidFunction
+    from manual_bp.twins import conversion, convert, converted, to_torch
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "MLP": "mlp",
+    "Linear": "linear",
+    "LinearFunction": "linear",
+    "MSELoss": "mse",
+    "MSELossFunction": "mse",
+    "Sigmoid": "sigmoid",
+    "SigmoidFunction": "sigmoid",
+    "conversion": "twins",
+    "convert": "twins",
+    "converted": "twins",
+    "to_torch": "twins",
+}
+_ROOMS = ("backprop", "direct", "functional", "trace", "verify", "worked_examples")
 
 __all__ = [
     "MLP",
     "Linear",
     "LinearFunction",
-    "LinearSigmoidFunction",
     "MSELoss",
     "MSELossFunction",
     "Sigmoid",
     "SigmoidFunction",
+    "backprop",
+    "conversion",
     "convert",
+    "converted",
+    "direct",
     "functional",
+    "to_torch",
+    "trace",
     "verify",
+    "worked_examples",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"manual_bp.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"manual_bp.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

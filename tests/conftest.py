@@ -1,16 +1,60 @@
+"""What every test shares: the CPU as the device, one thread a worker, and the `smoke` selection."""
+
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+ROOT = Path(__file__).parent
+# A little of every room, by the beginning of a test's name: `python -m pytest -m smoke`.
+SMOKE = (
+    "test_backprop.py::",
+    "test_conversion.py::test_convert",
+    "test_functional.py::test_bad_input",
+    "test_gradients.py::test_gradcheck_with_every_flag[",
+    "test_gradients.py::test_value_and_gradients_equal_the_twin[",
+    "test_modules.py::test_state_dicts",
+    "test_readme.py::test_every_link",
+    "test_slips.py::",
+    "test_trace.py::",
+    "test_train.py::test_run_folder_holds",
+    "test_train.py::test_every_layer_that_trains",
+    "test_transforms.py::test_nested_derivatives[",
+    "test_worked_examples.py::",
+    "correctness/test_contract.py::test_linear_in_g",
+    "correctness/test_poisoned.py::test_every_layer",
+    "direct/test_direct.py::test_backward_equals_autograd",
+    "direct/test_direct.py::test_trajectory_equals_the_functions",
+    "test_bench.py::test_bad_configurations",
+    "training/test_live_check.py::test_a_wrong_line",
+    "training/test_measures.py::",
+    "training/test_recipe.py::test_the_recipe",
+    "verify/test_messages.py::test_a_factor",
+    "verify/test_check.py::test_the_finding",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        name = f"{item.path.relative_to(ROOT).as_posix()}::{item.name}"
+        if name.startswith(SMOKE):
+            item.add_marker(pytest.mark.smoke)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_a_worker() -> None:
+    """Several workers on as many cores: a second thread each would only wait."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def auto_is_the_cpu() -> Iterator[None]:
-    """Whatever this machine has: what is expected of a run was seen on the CPU. A GPU has tests of
-    its own.
-    """
+    """On every machine: a run's expected figures were seen on the CPU. A GPU has its own tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: None)
         yield

@@ -1,6 +1,4 @@
-"""The functional layer: what it refuses and how it says so, autocast, dtypes, extremes, and
-properties.
-"""
+"""The functional layer: what it refuses and how, autocast, dtypes, extremes, properties."""
 
 from __future__ import annotations
 
@@ -98,32 +96,19 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
         lambda: functional.linear(T(5, 2), T(4, 2, dtype=torch.float64)),
         RuntimeError,
         "linear: input float32, weight float64: all must have one dtype; convert with .to(dtype), "
-        "or compute under "
-        "torch.autocast (which leaves float64 as it is)",
+        "or compute under torch.autocast (which leaves float64 as it is)",
     ),
     (
         lambda: functional.linear(T(5, 2), T(4, 2), T(4).half()),
         RuntimeError,
         "linear: input float32, weight float32, bias float16: all must have one dtype; convert "
-        "with .to(dtype), or "
-        "compute under torch.autocast (which leaves float64 as it is)",
+        "with .to(dtype), or compute under torch.autocast (which leaves float64 as it is)",
     ),
     (
         lambda: functional.linear(META, T(4, 3), T(4)),
         RuntimeError,
         "linear: input on meta, weight on cpu, bias on cpu: all must be on one device; move them "
         "with .to(device)",
-    ),
-    (
-        lambda: functional.linear_sigmoid(T(5, 3), T(4, 2)),
-        RuntimeError,
-        "linear: input (5, 3) and weight (4, 2): the input's last dimension must equal the "
-        "weight's n_in = 2",
-    ),
-    (
-        lambda: functional.linear_sigmoid(T(5, 2), T(4, 2), 1.0),  # type: ignore[arg-type]
-        TypeError,
-        "linear_sigmoid: bias must be a tensor, not float",
     ),
     (
         lambda: functional.sigmoid(T(2, dtype=torch.complex64)),
@@ -189,9 +174,7 @@ def test_bad_input_gets_one_clear_line(
 
 
 def test_linear_refuses_every_mixture_whether_or_not_torch_does() -> None:
-    """torch.nn.functional.linear takes several: one tensor on meta, a bias that broadcasts,
-    integers alone.
-    """
+    """F.linear takes several: one tensor on meta, a bias that broadcasts, integers alone."""
     dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.complex64)
     kinds = [(device, dtype) for dtype in dtypes for device in ("cpu", "meta")]
     inputs = [T(4, 3), T(3), T(2, 4, 3), T(2, 3, 4).mT]
@@ -344,10 +327,6 @@ def test_argument_names_are_torchs() -> None:
     )
     compare.agree(functional.sigmoid(input=x), torch.sigmoid(input=x))
     compare.agree(
-        functional.linear_sigmoid(input=x, weight=weight, bias=bias),
-        torch.sigmoid(F.linear(input=x, weight=weight, bias=bias)),
-    )
-    compare.agree(
         functional.mse_loss(input=x, target=x.sin(), reduction="sum"),
         F.mse_loss(input=x, target=x.sin(), reduction="sum"),
     )
@@ -363,28 +342,6 @@ def test_linear_of_one_unit_without_its_dimension(leading: tuple[int, ...], bias
     twin, twin_gradients = compare.value_and_gradients(lambda x, w, b=0: F.linear(x, w) + b, inputs)
     compare.agree(ours, twin)
     compare.all_of(compare.agree, gradients, twin_gradients, zero=leading == (0,))
-
-
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str
-)
-@pytest.mark.parametrize("leading", [(), (5,), (2, 3)], ids=str)
-@pytest.mark.parametrize("kind", ["biased", "no bias", "one unit"])
-def test_linear_sigmoid_is_linear_and_then_sigmoid_bit_for_bit(
-    dtype: torch.dtype, leading: tuple[int, ...], kind: str
-) -> None:
-    x, weight, bias = LINEAR.inputs(dtype, leading)
-    inputs = {
-        "biased": [x, weight, bias],
-        "no bias": [x, weight],
-        "one unit": [x, weight[0], bias[0]],
-    }[kind]
-    ours, gradients = compare.value_and_gradients(functional.linear_sigmoid, inputs)
-    apart, gradients_apart = compare.value_and_gradients(
-        lambda *t: functional.sigmoid(functional.linear(*t)), inputs
-    )
-    compare.same(ours, apart)
-    compare.all_of(compare.same, gradients, gradients_apart)
 
 
 sizes = st.integers(0, 4)

@@ -1,7 +1,7 @@
-"""The documents' slips: what is printed fails against autograd, what it should be passes.
+"""The documents' slips: the printed formula fails against autograd, the mended one passes.
 
-One test for each row of the README's table, and the first test holds the two together. The oracle
-is autograd through torch's built-in operations, never our own.
+One test for each row of the table in manual_bp/worked_examples/README.md; the first test holds
+tests and table together. The oracle is autograd through torch's built-in operations, never our own.
 """
 
 import re
@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from manual_bp import worked_examples
 from manual_bp.worked_examples import NETWORKS
 from manual_bp.worked_examples.networks import tensor
 
@@ -68,9 +69,9 @@ def assert_slip(printed: Tensor, mended: Tensor, truth: Tensor, *, rtol: float =
     assert (printed - truth).norm() > 0.01 * truth.norm()
 
 
-def test_the_table_in_the_readme_names_every_test_here() -> None:
-    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
-    section = readme.split("## The documents' networks, and their slips")[1].split("\n## ")[0]
+def test_the_table_names_every_test_here() -> None:
+    page = Path(worked_examples.__file__).with_name("README.md").read_text(encoding="utf-8")
+    section = page.split("\n## The slips\n")[1].split("\n## ")[0]
     named = re.findall(r"`(test_document\w+)`", section)
     assert sorted(named) == sorted(name for name in globals() if name.startswith("test_document"))
 
@@ -103,8 +104,7 @@ def test_document1_slope_is_taken_at_z() -> None:
     error = (net.a[2] - net.y) / 5
     # 1e-8: the slope here is a difference quotient, exact to about 1e-10.
     assert_slip(error * slope(net.a[2]), error * slope(net.z[2]), net.grad_z[2], rtol=1e-8)
-    # Expressed through a, as the document means it for the sigmoid, the slope is a(1 − a) and not
-    # f′ at a.
+    # The document means the sigmoid's slope in terms of a: a(1 − a), not f′ at a.
     assert_slip(slope(net.a[2]), net.a[2] * (1 - net.a[2]), slope(net.z[2]), rtol=1e-8)
 
 
@@ -116,16 +116,16 @@ def test_document1_cost_compares_the_third_layer() -> None:
 
     assert_slip(printed=cost(net.a[1]), mended=cost(net.a[2]), truth=net.cost)
     theta = net.weights[1].clone().requires_grad_()
-    hidden = (
-        net.a[1] + 0 * theta.sum()
-    )  # a⁽²⁾ does not depend on Θ⁽²⁾: the printed cost could never train it
+    # a⁽²⁾ does not depend on Θ⁽²⁾: the printed cost could never train Θ⁽²⁾
+    hidden = net.a[1] + 0 * theta.sum()
     assert torch.autograd.grad(cost(hidden), theta)[0].count_nonzero() == 0
     assert net.grad_w[1].count_nonzero() == 4
 
 
 def test_document1_first_column_is_divided_by_m() -> None:
-    """The vector form of δ⁽³⁾ has no 1/m, and two remarks say "scaled by m": neither is the
-    derivative when m > 1.
+    """The vector form of δ⁽³⁾ has no 1/m, and two remarks say "scaled by m".
+
+    Neither is the derivative when m > 1.
     """
     net = network((2, 2, 2), m=5)
     residual, m = net.a[2] - net.y, 5
@@ -138,8 +138,9 @@ def test_document1_first_column_is_divided_by_m() -> None:
 
 
 def test_document1_second_column_differs_between_units() -> None:
-    """ "the value for the second column will be the same for all four terms": the function is, its
-    value is not.
+    """ "the value for the second column will be the same for all four terms".
+
+    The function is the same, its value is not.
     """
     net = network((2, 2, 2), m=1)
     derivative = net.a[2] * (1 - net.a[2])  # f′(z_i⁽³⁾), one value a unit
@@ -151,8 +152,9 @@ def test_document1_second_column_differs_between_units() -> None:
 
 
 def test_document1_hidden_delta_needs_the_hadamard_product() -> None:
-    """δ⁽ˡ⁺¹⁾ Θ⁽ˡ⁾ f′ without ⊙ is a product of two rows; its only matrix readings are a number or a
-    square matrix.
+    """δ⁽ˡ⁺¹⁾ Θ⁽ˡ⁾ f′ without ⊙ is a product of two rows.
+
+    As a product of matrices it could only be a number or a square matrix.
     """
     net = network((2, 3, 2), m=1)
     sent_back, derivative = net.grad_z[2] @ net.weights[1], net.a[1] * (1 - net.a[1])  # both (1, 3)
@@ -173,8 +175,9 @@ def test_document1_error_term_is_more_than_a_linear_combination() -> None:
 
 
 def test_document1_error_goes_back_through_the_transpose() -> None:
-    """ "in the exact same manner that we "send forward" the inputs": forward it is a⁽²⁾ (Θ⁽²⁾)ᵀ,
-    backward δ⁽³⁾ Θ⁽²⁾.
+    """ "in the exact same manner that we "send forward" the inputs": with (Θ⁽²⁾)ᵀ.
+
+    Forward the product is a⁽²⁾ (Θ⁽²⁾)ᵀ, backward δ⁽³⁾ Θ⁽²⁾.
     """
     net = network((2, 2, 2), m=5)
     theta, delta = net.weights[1], net.grad_z[2]
@@ -191,8 +194,9 @@ def test_document1_third_column_is_how_z_changes_with_theta() -> None:
 
 
 def test_document1_step_6_feeds_into_the_current_layer() -> None:
-    """After step 5 made δ⁽ˡ⁾, (δ⁽ˡ⁺¹⁾)ᵀ a⁽ˡ⁾ repeats the gradient before; Θ⁽ˡ⁻¹⁾ feeds into layer
-    l.
+    """After step 5 made δ⁽ˡ⁾, (δ⁽ˡ⁺¹⁾)ᵀ a⁽ˡ⁾ repeats the gradient before.
+
+    Θ⁽ˡ⁻¹⁾ feeds into layer l.
     """
     net = network((2, 2, 2, 2), m=5)
     L = 4
@@ -200,9 +204,8 @@ def test_document1_step_6_feeds_into_the_current_layer() -> None:
     a = {layer + 1: value for layer, value in enumerate(net.a)}
     printed = {L - 1: delta[L].t() @ a[L - 1]}  # step 3
     mended = dict(printed)
-    for layer in range(
-        L - 1, 1, -1
-    ):  # steps 4 and 7: down to layer 2, "we don't compute an error term for the inputs"
+    # steps 4 and 7: down to layer 2, "we don't compute an error term for the inputs"
+    for layer in range(L - 1, 1, -1):
         theta = net.weights[layer - 1]
         delta[layer] = delta[layer + 1] @ theta * a[layer] * (1 - a[layer])  # step 5
         printed[layer] = delta[layer + 1].t() @ a[layer]  # step 6 as it stands
@@ -214,8 +217,9 @@ def test_document1_step_6_feeds_into_the_current_layer() -> None:
 
 
 def test_document1_equal_weights_do_not_make_a_layer_equal() -> None:
-    """Equal weights make the hidden units equal, not "every neuron in a given layer" or "all"
-    partial derivatives.
+    """Equal weights make the hidden units equal, not "every neuron in a given layer".
+
+    Nor are "all" partial derivatives of a layer equal.
     """
     symmetric = NETWORKS["symmetry"]
     theta1, theta2 = (tensor(w).requires_grad_() for w in symmetric.weights)
@@ -225,14 +229,12 @@ def test_document1_equal_weights_do_not_make_a_layer_equal() -> None:
     delta2, delta3, d_theta1, d_theta2 = torch.autograd.grad(cost, (z2, z3, theta1, theta2))
     assert delta2[0, 0] == delta2[0, 1]  # the hidden layer: as printed
     assert delta3[0, 0] != delta3[0, 1]  # the output layer: the targets differ
-    assert (
-        d_theta1.unique().numel() == 2
-    )  # one value for each input, where the text says one for the layer
-    assert d_theta2.unique().numel() == 2  # one value for each output
-    assert torch.equal(
-        d_theta1[0], d_theta1[1]
-    )  # mended: equal for both hidden units: rows of Θ⁽¹⁾ …
-    assert torch.equal(d_theta2[:, 0], d_theta2[:, 1])  # … and columns of Θ⁽²⁾
+    # The text says one value for the layer: Θ⁽¹⁾ has one for each input, Θ⁽²⁾ one for each output.
+    assert d_theta1.unique().numel() == 2
+    assert d_theta2.unique().numel() == 2
+    # Mended: equal for both hidden units, which are the rows of Θ⁽¹⁾ and the columns of Θ⁽²⁾.
+    assert torch.equal(d_theta1[0], d_theta1[1])
+    assert torch.equal(d_theta2[:, 0], d_theta2[:, 1])
 
 
 # Document 2.
@@ -257,13 +259,14 @@ def branching_truth() -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, T
 
 
 def test_document2_weights_of_a_layer_do_not_depend_on_each_others_update() -> None:
-    """The question is about w_{i→k} and w_{j→k}; with one index for both the answer would be yes,
-    trivially.
+    """The question is about w_{i→k} and w_{j→k}, and the answer is no.
+
+    With one index for both weights, as printed, the answer would be yes.
     """
     net = NETWORKS["several-inputs"]
 
     def update(frozen: str) -> float:
-        """w_{i→k}'s step when the weight named is not updated."""
+        """w_{i→k}'s step when the weight `frozen` is not updated."""
         w = {
             "i→k": tensor(net.weights[0][0][:1]),
             "j→k": tensor(net.weights[0][0][1:]),
@@ -317,8 +320,9 @@ def test_document2_general_update_joins_two_units() -> None:
 
 
 def test_document3_bias_is_added_once() -> None:
-    """ "weighted activation …, plus bias, summed over all neurons" of a layer of three adds the
-    bias three times.
+    """ "weighted activation …, plus bias, summed over all neurons" adds the bias three times.
+
+    Here three neurons are summed over.
     """
     net = network((3, 2), m=1)
     terms, b = net.weights[0] * net.a[0], tensor([0.5, -0.25])  # w_jk a_k  (n_out, n_in)
@@ -330,9 +334,8 @@ def test_document3_hidden_delta_has_the_slope() -> None:
     net = network((3, 4, 2), m=1, normalise="half_per_element")
     weighted = net.grad_z[2] @ net.weights[1]  # Σ_q w_qz δ_q
     assert_slip(printed=weighted, mended=weighted * net.a[1] * (1 - net.a[1]), truth=net.grad_z[1])
-    torch.testing.assert_close(
-        weighted, net.grad_a[1], rtol=1e-12, atol=0
-    )  # what is printed is ∂C/∂a_z
+    # The printed formula is that of ∂C/∂a_z.
+    torch.testing.assert_close(weighted, net.grad_a[1], rtol=1e-12, atol=0)
 
 
 def test_document3_hidden_gradients_inherit_the_missing_slope() -> None:
@@ -344,8 +347,9 @@ def test_document3_hidden_gradients_inherit_the_missing_slope() -> None:
 
 
 def test_document3_weight_gradient_takes_the_layer_before_its_own() -> None:
-    """∂C/∂w_jk = δ_j a_k^{L−1} "for any weight": with L the output layer, a hidden weight needs
-    a_k^{l−1}.
+    """∂C/∂w_jk = δ_j a_k^{L−1} "for any weight", with L the output layer.
+
+    A hidden weight needs a_k^{l−1}.
     """
     net = network((3, 3, 2), m=1, normalise="half_per_element")
     delta = net.grad_z[1]

@@ -1,7 +1,6 @@
-"""`manual_bp.trace`: its numbers against the worked examples, autograd and torch.optim.SGD, and its
-words.
-"""
+"""`manual_bp.trace`: its numbers against the worked examples and torch.optim.SGD, and its words."""
 
+import re
 from collections import OrderedDict
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 import manual_bp as mbp
 from manual_bp import trace
+from manual_bp.normalisation import COSTS
 from manual_bp.trace import numbers, passes
 from manual_bp.worked_examples import EXAMPLES, NETWORKS
 from manual_bp.worked_examples.networks import tensor
@@ -58,19 +58,17 @@ def test_two_two_two_equals_the_hand_computation() -> None:
 def test_branching_equals_the_documents_five_updates() -> None:
     """Document 2's Δw from the scalar formulas of `branching`."""
     values = EXAMPLES["branching"]().values
-    first, second, third = traced("branching").layers
-    steps = {
-        "in→i": first.new_weight - first.weight,
-        "i→j": (second.new_weight - second.weight)[0],
-        "i→k": (second.new_weight - second.weight)[1],
-        "j→o": (third.new_weight - third.weight)[0, 0],
-        "k→o": (third.new_weight - third.weight)[0, 1],
-    }
-    for name, step in steps.items():
+    told = traced("branching")
+    first, second, third = (
+        updated.weight - p.layer.weight
+        for p, updated in zip(told.layers, told.updated, strict=True)
+    )
+    steps = {"in→i": first, "i→j": second[0], "i→k": second[1], "j→o": third[0, 0]}
+    for name, step in (steps | {"k→o": third[0, 1]}).items():
         assert float(step) == pytest.approx(values[f"Δw_{{{name}}}"], rel=ROUNDING, abs=0), name
 
 
-@pytest.mark.parametrize("cost", passes.COSTS)
+@pytest.mark.parametrize("cost", COSTS)
 @pytest.mark.parametrize("options", [{}, {"output": "linear"}, {"bias": False}])
 def test_gradients_and_update_are_those_of_our_layers_and_sgd(
     cost: str, options: dict[str, Any]
@@ -86,11 +84,12 @@ def test_gradients_and_update_are_those_of_our_layers_and_sgd(
         torch.testing.assert_close(ours.dW, layer.weight.grad, rtol=ROUNDING, atol=0)
         if layer.bias is not None:
             torch.testing.assert_close(ours.delta, layer.bias.grad, rtol=ROUNDING, atol=0)
+            assert torch.equal(ours.db, ours.delta)
     optimizer.step()
-    for layer, ours in zip(layers, told.layers, strict=True):
-        torch.testing.assert_close(ours.new_weight, layer.weight.detach(), rtol=ROUNDING, atol=0)
+    for layer, ours in zip(layers, told.updated, strict=True):
+        torch.testing.assert_close(ours.weight, layer.weight.detach(), rtol=ROUNDING, atol=0)
         if layer.bias is not None:
-            torch.testing.assert_close(ours.new_bias, layer.bias.detach(), rtol=ROUNDING, atol=0)
+            torch.testing.assert_close(ours.bias, layer.bias.detach(), rtol=ROUNDING, atol=0)
     assert told.value_after == pytest.approx(
         mbp.functional.mse_loss(model(x), y, cost).item(), rel=ROUNDING, abs=0
     )
@@ -119,13 +118,15 @@ def test_the_check_is_by_autograd_and_can_fail(monkeypatch: pytest.MonkeyPatch) 
     oracle = passes._autograd
 
     def off(*args: Any) -> Any:
-        (dW, db), *rest = oracle(*args)
-        return [(dW, db * 1.01), *rest]
+        exact = oracle(*args)
+        return exact | {"layer01.bias": exact["layer01.bias"] * 1.01}
 
     monkeypatch.setattr(passes, "_autograd", off)
     wrong = trace.compute(model, x, y, cost="mean", lr=1.0)
     assert wrong.max_relative_error == pytest.approx(0.01 / 1.01, rel=1e-6)
-    assert "max relative error 9.9e−03" in trace.render.text(trace.story(wrong))
+    printed = trace.render.text(trace.story(wrong))
+    assert "max relative error 9.9e−03" in printed
+    assert "∂J/∂b⁽¹⁾  layer 1 (3→4) bias    9.9e−03" in printed
 
 
 def test_a_gradient_that_is_zero_has_no_relative_error() -> None:
@@ -155,13 +156,15 @@ def test_model_gradients_and_random_state_stay_as_they_are() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_equal_for_torch_layers_lists_batches_of_one_and_without_grad() -> None:
+def test_equal_for_torch_layers_lists_nests_batches_of_one_and_without_grad() -> None:
     model, x, y = example(3, 4, 2)
     expected = trace.text(model, x, y)
     twin = nn.Sequential(nn.Linear(3, 4), nn.Sigmoid(), nn.Linear(4, 2), nn.Sigmoid()).double()
     twin.load_state_dict(model.state_dict())
     assert trace.text(twin, x, y) == expected
-    assert trace.text(list(model), x, y) == expected
+    first, second, *rest = model
+    for same in (list(model), nn.ModuleList(model), [nn.Sequential(first, second), *rest]):
+        assert trace.text(same, x, y) == expected
     assert trace.text(model, x.unsqueeze(0), y.unsqueeze(0)) == expected
     with torch.no_grad():
         assert trace.text(model, x, y) == expected
@@ -185,36 +188,50 @@ class Doubled(nn.Linear):
 
 
 @pytest.mark.parametrize(
-    ("layers", "x", "message"),
+    ("layers", "error", "message"),
     [
-        ([nn.Linear(2, 2), nn.ReLU()], (2,), "layer 1 is ReLU: only Linear layers"),
-        ([nn.Sigmoid(), nn.Linear(2, 2)], (2,), "layer 0 is Sigmoid"),
-        ([Doubled(2, 2)], (2,), "layer 0 is Doubled: only Linear layers"),
-        ([nn.Linear(2, 2), nn.Sigmoid(), nn.Sigmoid()], (2,), "layer 2 is Sigmoid"),
-        ([], (2,), "the model has no layers"),
-        ([nn.Linear(2, 2)], (3,), r"x \(3,\): one example is traced, of shape \(2,\) or \(1, 2\)"),
-        ([nn.Linear(2, 2)], (5, 2), r"x \(5, 2\): one example is traced"),
+        ([nn.Linear(2, 2), nn.ReLU()], TypeError, "module '1' is a ReLU: only Linear and Sigmoid"),
+        ([nn.Sigmoid(), nn.Linear(2, 2)], TypeError, "module '0': a Sigmoid must follow a Linear"),
+        ([Doubled(2, 2)], TypeError, "module '0' is a Doubled: only Linear and Sigmoid"),
+        ([nn.Linear(2, 2), nn.Sigmoid(), nn.Sigmoid()], TypeError, "module '2': a Sigmoid must"),
+        ([], TypeError, "the model has no Linear layer"),
+        (
+            [nn.Linear(2, 2), nn.Linear(3, 2)],
+            RuntimeError,
+            r"weight \(2, 3\): \(2, 2\) is expected",
+        ),
     ],
 )
 def test_refuses_what_it_cannot_trace(
-    layers: list[nn.Module], x: tuple[int, ...], message: str
+    layers: list[nn.Module], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
-        trace.text(layers, torch.zeros(x), torch.zeros(2))
+    with pytest.raises(error, match=message):
+        trace.text(layers, torch.zeros(2), torch.zeros(2))
 
 
-def test_refuses_other_modules_costs_and_notations() -> None:
+def test_refuses_a_model_that_a_hook_changes() -> None:
     model, x, y = example(3, 2)
-    with pytest.raises(
-        TypeError, match="Linear: a sequence of Linear and Sigmoid layers is needed"
-    ):
-        trace.text(model[0], x, y)
-    with pytest.raises(ValueError, match="cost 'none' is not one of half_per_example"):
+    model[0].register_forward_hook(lambda module, args, output: 2 * output)
+    with pytest.raises(RuntimeError, match="module '0' has hooks, which would not run"):
+        trace.text(model, x, y)
+
+
+@pytest.mark.parametrize(("n", "seen"), [((3,), r"\(3,\)"), ((5, 2), r"\(5, 2\)")])
+def test_refuses_more_than_one_example_and_other_sizes(n: tuple[int, ...], seen: str) -> None:
+    model, x, y = example(2, 2)
+    expected = r"one example is traced, of shape \(2,\) or \(1, 2\); pick one row"
+    with pytest.raises(ValueError, match=f"trace: x {seen}: {expected}"):
+        trace.text(model, torch.zeros(n), y)
+    with pytest.raises(ValueError, match=f"trace: y {seen}: {expected}"):
+        trace.text(model, x, torch.zeros(n))
+
+
+def test_refuses_other_costs_and_notations() -> None:
+    model, x, y = example(3, 2)
+    with pytest.raises(ValueError, match="trace: cost 'none' is not one of half_per_example"):
         trace.text(model, x, y, cost="none")
-    with pytest.raises(ValueError, match="notation 4 is not one of 1, 2, 3"):
+    with pytest.raises(ValueError, match="trace: notation 4 is not one of 1, 2, 3"):
         trace.text(model, x, y, notation=4)
-    with pytest.raises(ValueError, match=r"y \(3,\)"):
-        trace.text(model, x, x)
 
 
 # The words.
@@ -294,7 +311,7 @@ def test_every_number_of_two_two_two_is_filled_in() -> None:
         "∂J/∂θ₂₂⁽¹⁾ = 0.05268 · 2 = 0.1054",
         "θ₂₂⁽¹⁾ := −1.099 − 0.5 · 0.1054 = −1.151",
         "J = 0.4362 before the update and is 0.4262 after it",
-        "layer 2  0.2908   0.1875      0.05453  0.5826",
+        "layer 1 (2→2)  0.2908   0.1875      0.05453  0.5826",
     ):
         assert line in printed
 
@@ -307,11 +324,26 @@ def test_branching_units_have_the_documents_names() -> None:
     assert "s_o = 2 · 0.75 + (−1) · 0.9 = 0.6" in printed
     assert "∂E/∂z_i = (−0.15) · 1.465 + 0.036 · 2.93 = −0.1143" in printed
     assert "∂E/∂w_{in→i} = (−0.02142) · 2 = −0.04285" in printed
-    assert "units j, k:" in printed
+    assert "layer 2 (1→2), units j, k:" in printed
+
+
+def test_a_layer_has_one_name_and_document_1_says_how_it_counts() -> None:
+    """Layer 1 is the first with weights, in the words between the formulas and in the tables."""
+    model, x, y = example(3, 4, 2)
+    for notation in (1, 2, 3):
+        printed = trace.text(model, x, y, notation=notation)
+        told = printed.replace("its layer 2 is", "").replace("counts the input as layer 1:", "")
+        assert set(re.findall(r"layer \d.*?\)", told)) == {"layer 1 (3→4)", "layer 2 (4→2)"}
+        assert len(re.findall(r"layer \d", told)) == told.count("layer 1 (3→4)") + told.count(
+            "layer 2 (4→2)"
+        )
+        assert re.findall(r"\d\.(?:weight|bias)", printed) == []
+        counts = "Document 1 counts the input as layer 1: its layer 2 is layer 1 (3→4) here."
+        assert (counts in printed) == (notation == 1)
 
 
 def test_only_a_linear_output_is_said_to_pass_its_error_on() -> None:
-    said = "A linear layer passes its error on unchanged: here layer 3."
+    said = "A linear layer passes its error on unchanged: here layer 2 (4→2)."
     assert said in trace.text(*example(3, 4, 2, output="linear"))
     assert "linear layer" not in trace.text(*example(3, 4, 2))
 
@@ -325,11 +357,21 @@ def test_shapes_are_laid_out_as_in_each_document() -> None:
 
 def test_long_sums_are_shortened_and_still_add_up() -> None:
     left, right = torch.arange(1.0, 101.0).double(), torch.linspace(-1, 1, 100).double()
-    shown = numbers.sum_of_products(left, right, bias=-0.5)
-    assert shown == "98 · 0.9596 + 99 · 0.9798 + 100 · 1 + [97 smaller terms: 1392] + (−0.5)"
-    assert float(left @ right) - 0.5 == pytest.approx(
-        98 * 0.9596 + 99 * 0.9798 + 100 * 1 + 1392 - 0.5, rel=1e-3
+    shown = numbers.sum_of_products(left, right)
+    assert shown == "98 · 0.9596 + 99 · 0.9798 + 100 · 1 + [97 smaller terms: 1392]"
+    assert float(left @ right) == pytest.approx(
+        98 * 0.9596 + 99 * 0.9798 + 100 * 1 + 1392, rel=1e-3
     )
+
+
+def test_a_bias_is_added_in_parentheses_if_it_is_negative() -> None:
+    layer = nn.Linear(1, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[2.0], [3.0]]))
+        layer.bias.copy_(torch.tensor([0.5, -0.5]))
+    printed = trace.text([layer], torch.ones(1), torch.ones(2), notation=3)
+    assert "z₁¹ = 2 · 1 + 0.5 = 2.5" in printed
+    assert "z₂¹ = 3 · 1 + (−0.5) = 2.5" in printed
 
 
 def test_numbers_vectors_and_matrices_are_shortened_by_size() -> None:
@@ -357,9 +399,7 @@ def test_a_trace_of_mnist_size_stays_short() -> None:
 
 
 def test_markdown_renders_in_tensorboard() -> None:
-    """TensorBoard's own converter: nothing of the formulas is taken for markup, nothing is cut out
-    as unsafe.
-    """
+    """TensorBoard's own converter takes no formula for markup and cuts nothing out as unsafe."""
     plugin_util = pytest.importorskip("tensorboard.plugin_util")
     network = NETWORKS["branching"]
     source = trace.markdown(

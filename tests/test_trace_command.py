@@ -1,9 +1,5 @@
-"""`python -m manual_bp.trace`: its arguments, the run folders it reads, and the one line it gives
-for bad input.
-"""
+"""`python -m manual_bp.trace`: its arguments, the runs it reads, one line for bad input."""
 
-import contextlib
-import io
 import json
 import os
 import re
@@ -19,12 +15,14 @@ import torch
 from torch import nn
 
 import manual_bp as mbp
+from manual_bp import trace
 from manual_bp.trace.__main__ import main
 from manual_bp.training import command, data
 from manual_bp.training.traced_run import read
 from manual_bp.worked_examples import EXAMPLES, NETWORKS
 
 ROUNDING = 1e-12
+PAGE = Path(trace.__file__).with_name("README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("notation", ["1", "2", "3"])
@@ -64,10 +62,8 @@ def test_a_documents_weights_are_written_as_they_are_meant(
 
 
 def test_a_network_has_one_name_in_both_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(NETWORKS) == set(EXAMPLES) - {
-        "minibatch",
-        "three-descents",
-    }  # these two take several examples
+    several_examples = {"minibatch", "three-descents"}
+    assert set(NETWORKS) == set(EXAMPLES) - several_examples
     for name in NETWORKS:
         assert main([name]) == 0
         by_position = capsys.readouterr().out
@@ -126,10 +122,10 @@ def train(runs: Path, name: str, *flags: str) -> Path:
     return folder
 
 
-def rewrite(run: Path, flags: dict[str, Any] | None = None, **entries: Any) -> Path:
+def rewrite(run: Path, plan: dict[str, Any] | None = None, **entries: Any) -> Path:
     """Change entries of a run's checkpoint."""
     state = torch.load(run / "checkpoint.pt", weights_only=True)
-    state["flags"].update(flags or {})
+    state["plan"].update(plan or {})
     torch.save({**state, **entries}, run / "checkpoint.pt")
     return run
 
@@ -145,33 +141,16 @@ def test_traces_what_train_py_wrote(trained: Path, capsys: pytest.CaptureFixture
 
 def test_the_run_is_read_as_it_was_trained(tmp_path: Path) -> None:
     """Its own cost, rate, output, data and weights, with torch.nn's layers too."""
-    flags = [
-        "--hidden",
-        "5",
-        "3",
-        "--output",
-        "linear",
-        "--cost",
-        "mean",
-        "--lr",
-        "0.25",
-        "--impl",
-        "builtin",
-    ]
-    found = read(str(train(tmp_path, "run", *flags)), 7)
+    flags = "--hidden 5 3 --output linear --cost mean --lr 0.25 --impl builtin"
+    found = read(str(train(tmp_path, "run", *flags.split())), 7)
     x, y = data.load("digits").test[7:8].batch(torch.float64)
     assert torch.equal(found.x, x)
     assert torch.equal(found.y, y)
     assert found.label == int(y.argmax())
     assert (found.cost, found.lr, found.dataset) == ("mean", 0.25, "digits")
     weights = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["model"]
-    assert [type(layer) for layer in found.model] == [
-        mbp.Linear,
-        mbp.Sigmoid,
-        mbp.Linear,
-        mbp.Sigmoid,
-        mbp.Linear,
-    ]
+    kinds = [mbp.Linear, mbp.Sigmoid, mbp.Linear, mbp.Sigmoid, mbp.Linear]
+    assert [type(layer) for layer in found.model] == kinds
     assert all(
         torch.equal(value, weights[name].double())
         for name, value in found.model.state_dict().items()
@@ -221,12 +200,14 @@ def test_no_such_run_names_those_that_are_there(
         == "trace: error: missing: there is no such run; runs in runs: run\n"
     )
     shutil.rmtree("runs")
-    train_one = "no runs in runs: train one with python train.py\n"
+    train_one = "no runs in runs: train one first\n"
     assert (
         fault(Path("missing"), capsys)
         == f"trace: error: missing: there is no such run; {train_one}"
     )
-    assert fault(Path("latest"), capsys) == f"trace: error: --run latest: {train_one}"
+    assert (
+        fault(Path("latest"), capsys) == f"trace: error: latest: there is no such run; {train_one}"
+    )
     assert "File name too long" in fault(Path("n" * 300), capsys)
 
 
@@ -263,11 +244,11 @@ def test_foreign_checkpoints(content: Any, run: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"format": 99}, "has the checkpoint format 99, this version reads 2"),
+        ({"format": 99}, "has the checkpoint format 99, this version reads 3"),
         ({"model": [1]}, "its entry 'model' is missing or not a dict"),
         (
             {"model": {}},
-            "holds nothing, which do not make the network 64-6-10 that its flags describe",
+            "holds nothing, which do not make the network 64-6-10 of its plan",
         ),
         ({"model": {0: 1.0}}, "holds 0, which do not make the network"),
         (
@@ -278,12 +259,12 @@ def test_foreign_checkpoints(content: Any, run: Path, capsys: pytest.CaptureFixt
             {"model": mbp.MLP([64, 5, 10]).state_dict()},
             "holds 0.weight, 0.bias, 2.weight, 2.bias, which do not",
         ),
-        ({"flags": {"hidden": [7]}}, "which do not make the network 64-7-10"),
-        ({"flags": {"lr": "fast"}}, "argument --lr: 'fast' is not a number above 0"),
-        ({"flags": {"cost": "hinge"}}, "argument --cost: invalid choice: 'hinge'"),
-        ({"flags": {"output": "softmax"}}, "argument --output: invalid choice: 'softmax'"),
-        ({"dataset": "letters"}, "'letters' is no known data set"),
-        ({"data_fingerprint": "0"}, "was trained on other digits data than these"),
+        ({"plan": {"sizes": [64, 7, 10]}}, "which do not make the network 64-7-10"),
+        ({"plan": {"lr": "fast"}}, "argument --lr: 'fast' is not a number above 0"),
+        ({"plan": {"cost": "hinge"}}, "argument --cost: invalid choice: 'hinge'"),
+        ({"plan": {"output": "softmax"}}, "argument --output: invalid choice: 'softmax'"),
+        ({"plan": {"dataset": "letters"}}, "argument --dataset: invalid choice: 'letters'"),
+        ({"plan": {"data_fingerprint": "0"}}, "was trained on other digits data than these"),
     ],
 )
 def test_changed_checkpoints(
@@ -301,7 +282,7 @@ def test_mnist_that_is_not_there_is_one_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "MNIST").write_text("in the way", encoding="utf-8")
-    rewrite(run, {"data_dir": str(tmp_path / "MNIST")}, dataset="mnist")
+    rewrite(run, {"data_dir": str(tmp_path / "MNIST"), "dataset": "mnist"})
     assert "mnist" in fault(run, capsys)
 
 
@@ -309,8 +290,8 @@ def test_the_module_runs_and_imports_nothing_heavy() -> None:
     """In an ASCII terminal too: the output is UTF-8."""
     code = (
         "import atexit, runpy, sys; "
-        "heavy = lambda: {'torchvision', 'tensorboard', 'matplotlib', 'manual_bp.training'} & "
-        "set(sys.modules); "
+        "heavy = lambda: {'torchvision', 'tensorboard', 'matplotlib', 'manual_bp.training', "
+        "'manual_bp.direct'} & set(sys.modules); "
         "atexit.register(lambda: print('heavy:', sorted(heavy()))); "
         "runpy.run_module('manual_bp.trace', run_name='__main__', alter_sys=True)"
     )
@@ -324,39 +305,20 @@ def test_the_module_runs_and_imports_nothing_heavy() -> None:
     assert "heavy: []" in printed
 
 
-def test_the_readme_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_rooms_table_is_a_traces(capsys: pytest.CaptureFixture[str]) -> None:
+    """The run it shows is not trained in a test: its rows must at least fit one another."""
     assert main([]) == 0
     printed = capsys.readouterr().out
-    arithmetic, _, table, _ = readme_blocks()
-    assert arithmetic in printed
-    header, *rows = table.splitlines()
+    table = next(block for block in PAGE.split("```") if block.strip().startswith("layer "))
+    header, *rows = table.strip().splitlines()
     assert " ".join(header.split()) in " ".join(printed.split())
-    # The run it shows is trained in seconds, but not in a test: its rows must at least be a
-    # trace's.
-    figures = [[float(cell.replace("−", "-")) for cell in row.split()[2:]] for row in rows]
-    assert len(figures) == 7
+    figures = [[float(cell.replace("−", "-")) for cell in row.split()[3:]] for row in rows]
+    assert [row.split()[1] for row in rows] == list("7654321")
     for after, (_, slope, delta, ratio, gradient) in pairwise(figures):
         assert slope <= 1 / 4
         assert gradient < after[-1]
         assert ratio == pytest.approx(delta / after[2], rel=1e-3)
 
 
-def test_the_readme_names_every_network() -> None:
-    assert all(f"`{name}`" in readme_section() for name in NETWORKS)
-
-
-def test_the_readmes_python_runs() -> None:
-    *_, code = readme_blocks()
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        exec(code.removeprefix("python\n"), {})
-    assert out.getvalue().startswith("3-4-2 network")
-
-
-def readme_section() -> str:
-    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
-    return readme.split("## Show me the maths\n")[1].split("\n## ")[0]
-
-
-def readme_blocks() -> list[str]:
-    return [block.strip() for block in readme_section().split("```")[1::2]]
+def test_the_room_names_every_network() -> None:
+    assert [name for name in NETWORKS if f"`{name}`" not in PAGE] == []

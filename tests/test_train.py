@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,8 +40,18 @@ def test_default_run_on_digits_learns_and_reports(
     assert len(result.metrics) == 61
     assert f"accuracy {100 * result.test_accuracy:.2f} %" in out
     assert out.strip().splitlines()[-1].split()[:2] == ["look", "tensorboard"]
+    faster = r"^faster   --engine direct: the same steps in about \S+ s instead of \S+ s$"
+    assert re.search(faster, out, re.MULTILINE)
     rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
     assert [int(row[0]) for row in rows] == list(range(1, 61))
+
+
+@pytest.mark.parametrize("flags", ["--engine direct", "--impl builtin", "--amp bf16"])
+def test_nothing_is_said_of_the_direct_engine_where_it_is_no_choice(
+    run: Callable[..., Result], capsys: pytest.CaptureFixture[str], flags: str
+) -> None:
+    run("--epochs", "1", *flags.split())
+    assert "faster" not in capsys.readouterr().out
 
 
 def test_run_folder_holds_config_metrics_and_checkpoint(run: Callable[..., Result]) -> None:
@@ -48,7 +59,8 @@ def test_run_folder_holds_config_metrics_and_checkpoint(run: Callable[..., Resul
     assert result.folder is not None
     assert result.folder.name == "named"
     config = json.loads((result.folder / "config.json").read_text())
-    assert config["flags"]["cost"] == "half_per_example"
+    assert config["cost"] == "half_per_example"
+    assert config["sizes"] == [64, 128, 10]
     assert config["seed"] == 0
     assert config["versions"]["torch"] == torch.__version__
     assert config["data_fingerprint"] == data.load("digits").fingerprint
@@ -57,7 +69,7 @@ def test_run_folder_holds_config_metrics_and_checkpoint(run: Callable[..., Resul
     assert rows == result.metrics
     for key in (
         "cost/train", "cost/validation", "accuracy/train", "accuracy/validation", "grad_norm/total",
-        "time/train_seconds", "time/epoch_seconds", "check/max_rel_error",
+        "time/train_seconds", "time/epoch_seconds", "check/max_rel_error", "lr",
     ):  # fmt: skip
         assert key in rows[0], key
     assert {"cost/test", "accuracy/test"} <= set(rows[-1])
@@ -72,8 +84,8 @@ def test_tensorboard_has_every_tag_for_every_epoch(run: Callable[..., Result], e
     result = run("--epochs", "3", "--hidden", "20", "15", "--engine", engine)
     events = EventAccumulator(str(result.folder))
     events.Reload()
-    parameters = ["0.weight", "0.bias", "2.weight", "2.bias", "4.weight", "4.bias"]
-    layers = ["0", "2", "4"]
+    layers = ["layer01", "layer02", "layer03"]
+    parameters = [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
     expected = [
         "cost/train",
         "cost/validation",
@@ -81,7 +93,7 @@ def test_tensorboard_has_every_tag_for_every_epoch(run: Callable[..., Result], e
         "accuracy/validation",
         "grad_norm/total",
     ]
-    expected += ["check/max_rel_error", "time/train_seconds", "time/epoch_seconds"]
+    expected += ["lr", "check/max_rel_error", "time/train_seconds", "time/epoch_seconds"]
     expected += [f"grad_norm/{name}" for name in parameters] + [
         f"update_ratio/{name}" for name in parameters
     ]
@@ -145,7 +157,7 @@ def test_logged_norms_are_those_of_autograd_on_the_builtin_twin(
         optimizer.param_groups[0]["lr"] = 0.01 * 0.5 * (1 + math.cos(math.pi * k / len(batches)))
         optimizer.step()
     assert row["grad_norm/total"] == pytest.approx(sum(totals) / len(totals), rel=1e-5)
-    for i, layer in enumerate(("0", "2")):
+    for i, layer in enumerate(("layer01", "layer02")):
         mean = sum(delta[i] for delta in deltas) / len(deltas)
         assert row[f"delta_norm/{layer}"] == pytest.approx(mean, rel=1e-5)
     per_example = {"half_per_example": 2, "half_per_element": 20, "mean": 10, "sum": 1}[cost]
@@ -168,7 +180,7 @@ def test_one_seed_gives_the_same_numbers_twice_and_another_gives_others(
 
 def test_every_layer_that_trains_runs_its_hand_derived_backward(run: Callable[..., Result]) -> None:
     with counted() as calls:
-        run("--epochs", "1", "--engine", "autograd", "--hidden", "20", "15")
+        run("--epochs", "1", "--hidden", "20", "15")
     costs = calls["MSELossFunction"]
     assert costs > 100
     assert calls == {
@@ -264,6 +276,7 @@ def test_help_names_every_flag_with_its_default(capsys: pytest.CaptureFixture[st
         "--dataset {auto,mnist,fashion-mnist,digits}", "--cost", "--impl {manual,builtin}",
         "(default: 128)", "(default: cosine)", "(default: 3; 2 on the digits; less for wide",
         "(default: $MANUAL_BP_DATA, else data)",
+        "--engine {autograd,direct}", "(default: autograd)",
     ):  # fmt: skip
         assert words in text, words
 

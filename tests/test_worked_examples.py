@@ -1,5 +1,4 @@
-"""Every worked example equals the numbers worked by hand in its docstring, and autograd through our
-layers.
+"""Every worked example equals the numbers in its docstring, autograd and backprop.
 
 The literals below are copied from the docstrings; L is λ = ln 3.
 """
@@ -14,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from manual_bp import Linear, Sigmoid, functional
+from manual_bp import Linear, Sigmoid, backprop, functional
 from manual_bp.worked_examples import (
     EXAMPLES,
     NETWORKS,
+    Network,
     Worked,
     descent,
     one_neuron_per_layer,
@@ -28,6 +28,7 @@ from manual_bp.worked_examples.__main__ import main, report
 from manual_bp.worked_examples.document1 import backpropagate, updates
 from manual_bp.worked_examples.networks import tensor
 from manual_bp.worked_examples.paths import partials_by_paths
+from manual_bp.worked_examples.worked import gradients
 
 L = 1.0986122886681098
 ROUNDING = 1e-13  # a few dozen float64 roundings; the sums are short
@@ -213,6 +214,16 @@ def test_equals_autograd_through_our_layers(name: str) -> None:
     assert work.max_relative_error <= ROUNDING
 
 
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_backprop_gives_what_autograd_through_our_layers_gives(network: Network) -> None:
+    """`gradients` is autograd's answer, which the numbers worked by hand are compared with."""
+    x, y = tensor([network.x]), tensor([network.y])
+    passes = backprop.backpropagate(backprop.read(network.model()), x, y, network.cost)
+    ours = [g for p in passes for g in (p.dW, p.db) if g is not None]
+    for found, exact in zip(ours, gradients(network), strict=True):
+        torch.testing.assert_close(found, exact, rtol=ROUNDING, atol=0)
+
+
 def test_networks_run_on_our_layers() -> None:
     for network in NETWORKS.values():
         assert {type(layer) for layer in network.model()} <= {Linear, Sigmoid}
@@ -313,9 +324,7 @@ def test_random_weights_break_the_symmetry(seed: int) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 8, 9])
 def test_descent_is_torch_sgd_with_our_layers(batch_size: int) -> None:
-    """One pass with batches of 1 (stochastic), some, or all examples (batch), against
-    torch.optim.SGD.
-    """
+    """One epoch with batches of 1 (stochastic), some, or all examples (batch)."""
     generator = torch.Generator().manual_seed(0)
     x, y = (
         torch.rand(8, 3, generator=generator).double(),
@@ -344,17 +353,9 @@ def test_descent_is_torch_sgd_with_our_layers(batch_size: int) -> None:
 
 
 def test_descent_refuses_an_empty_batch() -> None:
+    b = tensor([0.0])
     with pytest.raises(ValueError, match="batch_size 0"):
-        next(
-            descent(
-                tensor([[1.0]]),
-                tensor([0.0]),
-                tensor([[1.0]]),
-                tensor([[1.0]]),
-                lr=1.0,
-                batch_size=0,
-            )
-        )
+        next(descent(tensor([[1.0]]), b, tensor([[1.0]]), tensor([[1.0]]), lr=1.0, batch_size=0))
 
 
 def test_building_a_network_leaves_the_random_state_alone() -> None:
@@ -372,9 +373,7 @@ def test_report_shows_hand_computation_paths_and_autograd() -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_report_speaks_to_a_reader_of_the_documents(name: str) -> None:
-    """λ is defined wherever it stands, a minus is one sign, and nothing is named as it is called in
-    Python alone.
-    """
+    """λ is defined wherever it stands, a minus is one sign, and no name is Python's alone."""
     text = report(name)
     assert ("λ = ln 3 ≈ 1.0986" in text) == ("λ" in text)
     assert re.findall(r"-\d", text) == []

@@ -1,6 +1,4 @@
-"""`python -m manual_bp.bench`: time direct training and the Functions against what a user would
-pick instead.
-"""
+"""`python -m manual_bp.bench`: time our training beside what a user would pick instead."""
 
 from __future__ import annotations
 
@@ -28,11 +26,9 @@ CONFIGURATIONS = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write. Returns the exit status: 1 if a contender's cost was not that of the
-    others.
-    """
-    args = _parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.bench") -> int:
+    """Measure, print, write. Returns the exit status: 1 if a contender reached another cost."""
+    args = _parser(prog).parse_args(argv)
     device = args.device
     if device.type == "cuda" and not torch.cuda.is_available():
         print(
@@ -42,9 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     if device.index:  # streams, graphs and figures of memory are those of the current device
         torch.cuda.set_device(device)
-    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = (
-        "1"  # a first run compiles, whatever ran here before
-    )
+    # a first run compiles, whatever ran here before
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
     images, labels, source = problem.load_data()
     print(f"{report.machine(device)}; float32; {source}; every cost checked against float64")
     tables: list[Table] = []
@@ -71,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if wrong else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m manual_bp.bench", description=__doc__)
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument(
         "--configurations",
         nargs="+",
@@ -137,7 +132,7 @@ def _device(text: str) -> torch.device:
 
 
 def _file(text: str) -> Path:
-    """Where a result can be written: found out before everything is measured."""
+    """Where a result can be written: checked before anything is measured."""
     path = Path(text)
     if not path.parent.is_dir() or path.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r}: a file in a folder that exists is needed")

@@ -1,6 +1,4 @@
-"""The contenders that are not PyTorch: NumPy, JAX and scikit-learn, each written as its users would
-for speed.
-"""
+"""The contenders without PyTorch: NumPy, JAX, scikit-learn, as users write them for speed."""
 
 from __future__ import annotations
 

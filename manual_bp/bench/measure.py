@@ -1,6 +1,4 @@
-"""Interleaved repeats: every contender runs once in each round, so that a slow moment of the
-machine meets them all.
-"""
+"""Interleaved repeats: each round runs every contender once, so a slow moment meets them all."""
 
 from __future__ import annotations
 
@@ -89,10 +87,10 @@ class Table:
         )
 
     def ratio(self, contender: str, reference: str) -> float | None:
-        """The median, over the rounds, of the one's time over the other's in the same round.
+        """The median over the rounds of `contender`'s time over `reference`'s in the same round.
 
-        Where a machine is slow for seconds on end, both were then; the two medians may come from
-        different moments.
+        A machine may be slow for seconds: both times of a round come from the same seconds, and
+        medians of separate times may not.
         """
         timed = {
             result.contender: result.seconds for result in self.results if result.median is not None
@@ -104,7 +102,7 @@ class Table:
         )
 
     def per_epoch(self, seconds: float) -> float:
-        """Scaled from the steps taken to 60,000 examples."""
+        """`seconds` for all steps, scaled to 60,000 examples."""
         return seconds * EXAMPLES / (self.steps * self.configuration.batch)
 
     @property
@@ -116,8 +114,9 @@ class Table:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Hold every contender to `count` threads: PyTorch, BLAS libraries, and by affinity what
-    listens to neither.
+    """Hold every contender to `count` threads.
+
+    PyTorch and BLAS libraries take the number; CPU affinity holds the others.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -140,9 +139,7 @@ def compare(
     thread_count: int,
     progress: Callable[[str], None],
 ) -> Table:
-    """Build every contender, run each once unmeasured, check its cost, then measure `repeats`
-    rounds.
-    """
+    """Run every contender once unmeasured, check its cost, then measure `repeats` rounds."""
     results, ready = [], []
     expected = expected_cost(problem)
     with threads(thread_count):
@@ -170,9 +167,8 @@ def compare(
             ready.append((contender, result))
         for repeat in range(repeats):
             progress(f"{problem.configuration}: round {repeat + 1} of {repeats}")
-            turn = repeat % max(
-                1, len(ready)
-            )  # another order each round: nobody always follows the same one
+            # another order each round: no contender always runs after the same one
+            turn = repeat % max(1, len(ready))
             for contender, result in ready[turn:] + ready[:turn]:
                 contender.load()
                 begin = time.perf_counter()

@@ -1,6 +1,4 @@
-"""Peak memory of a contender's steps, on top of its data, weights and code: measured in a process
-of its own.
-"""
+"""Peak memory of a contender's steps, without its data, weights and code, in its own process."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ STEPS = 3
 
 
 def of(problem: Problem, contender: str, threads: int) -> int | None:
-    """Bytes, or None where this system cannot tell."""
+    """Peak memory in bytes, or None if this system cannot tell."""
     if problem.device.type == "cuda":
         return _on_cuda(problem, contender)
     if not Path("/proc/self/clear_refs").exists():
@@ -41,9 +39,7 @@ def of(problem: Problem, contender: str, threads: int) -> int | None:
 
 
 def _ready(problem: Problem, contender: str) -> Contender:
-    """With its data, its weights, and what it compiles: what comes on top of them is activations
-    and gradients.
-    """
+    """A contender with data, weights and compiled code: its steps add activations and gradients."""
     from manual_bp.bench.measure import CONTENDERS
 
     ready = CONTENDERS[contender](problem)
@@ -55,7 +51,7 @@ def _ready(problem: Problem, contender: str) -> Contender:
 
 def _on_cuda(problem: Problem, contender: str) -> int | None:
     if contender in ("numpy", "sklearn", "jax", "cuda-graph"):
-        return None  # not on the device, or an allocator of its own, or taken while recording
+        return None  # not on the device, an allocator of its own, or memory taken while recording
     ready = _ready(problem, contender)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -69,7 +65,7 @@ def _status(field: str) -> int:
 
 
 def _main(configuration: Configuration, contender: str, thread_count: int) -> int:
-    """A small run first brings in code and threads; the answer is what the steps add to it."""
+    """Peak memory of the steps in bytes, after a small run has brought in code and threads."""
     from manual_bp.bench.measure import threads
 
     images, labels, _ = problems.load_data()
@@ -81,9 +77,8 @@ def _main(configuration: Configuration, contender: str, thread_count: int) -> in
         )
         gc.collect()
         if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(
-                0
-            )  # memory that is free but still held would hide what the steps need
+            # memory that is free but still held would hide the memory that the steps need
+            ctypes.CDLL(None).malloc_trim(0)
         before = _status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
         ready.run()

@@ -1,6 +1,4 @@
-"""What is to be computed: a network, a batch size, and a number of SGD steps on the same images in
-the same order.
-"""
+"""The task of every contender: the same network, images, order and number of SGD steps."""
 
 from __future__ import annotations
 
@@ -23,8 +21,9 @@ COST_EXAMPLES = 2_000
 
 @dataclass(frozen=True)
 class Configuration:
-    """`sizes` and `batch` as in "784-30-10:10"; behind it ":linear" for a linear output layer,
-    ":dense" for inputs without zeros.
+    """`sizes` and `batch` as in "784-30-10:10".
+
+    A ":linear" after it means a linear output layer, ":dense" inputs without zeros.
     """
 
     sizes: tuple[int, ...]
@@ -60,7 +59,7 @@ class Configuration:
 
     @property
     def flops(self) -> int:
-        """Of one step's matrix products, two for each multiply-add; the input needs no δ."""
+        """Operations in one step's matrix products, two a multiply-add; the input needs no δ."""
         layers = list(pairwise(self.sizes))
         return (
             2
@@ -70,9 +69,7 @@ class Configuration:
 
     @property
     def default_steps(self) -> int:
-        """About 20 GFLOP, but at least 2 steps and at most 1,000 or a third of an epoch: a fraction
-        of a second.
-        """
+        """About 20 GFLOP; at least 2 steps, and at most 1,000 or a third of an epoch."""
         return max(2, min(1_000, EXAMPLES // (3 * self.batch), round(20e9 / self.flops)))
 
     @property
@@ -83,8 +80,9 @@ class Configuration:
 
 @dataclass
 class Problem:
-    """Everything a contender is given. The cost is torch's default, s = 1/(m n_out): torch.nn's own
-    best case.
+    """Everything a contender is given.
+
+    The cost is torch's default, s = 1/(m n_out), which suits torch.nn best.
     """
 
     configuration: Configuration
@@ -117,7 +115,7 @@ class Problem:
 def make(
     configuration: Configuration, data: tuple[Tensor, Tensor], steps: int, device: torch.device
 ) -> Problem:
-    """The problem of `steps` steps; the same for the same arguments."""
+    """The problem of `steps` steps; the same arguments give the same problem."""
     pixels, labels = data
     n_in, n_out = configuration.sizes[0], configuration.sizes[-1]
     if pixels.shape[1] != n_in:
@@ -146,8 +144,10 @@ def make(
 
 
 def load_data() -> tuple[Tensor, Tensor, str]:
-    """(images uint8 (N, 784), labels int64 (N,), where they are from): MNIST, or pixels as sparse
-    as MNIST's.
+    """MNIST's training images, or synthetic ones that are as sparse.
+
+    Returns:
+        Images uint8 (N, 784), labels int64 (N,), and where they are from.
     """
     root = Path(os.environ.get("MANUAL_BP_DATA") or "data") / "MNIST" / "raw"
     files = root / "train-images-idx3-ubyte", root / "train-labels-idx1-ubyte"

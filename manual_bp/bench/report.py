@@ -16,15 +16,17 @@ PICTURE_FORMATS = ("png", "svg", "pdf", "jpg")
 
 
 def machine(device: torch.device) -> str:
-    """What the figures were taken on, in words."""
+    """The machine that gave the figures, in words."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     return f"{platform.machine()} CPU, torch {torch.__version__}"
 
 
 def text(table: Table) -> str:
-    """One row a contender; its speedup is over torch.nn eager, and direct is so many times faster
-    than it.
+    """One row a contender.
+
+    "speedup" compares the contender with torch.nn eager; "direct is" compares direct with the
+    contender.
     """
     reference = "direct" if table.median("direct") is not None else "direct-torch"
     header = (

@@ -1,6 +1,4 @@
-"""The contenders that are made of PyTorch. Each runs all steps of the problem on its own copy of
-the weights.
-"""
+"""The contenders made of PyTorch; each runs all steps on its own copy of the weights."""
 
 from __future__ import annotations
 
@@ -105,7 +103,7 @@ class TorchEager(ModuleContender):
 
 
 class TorchFused(TorchEager):
-    """With the optimizer's one kernel for all parameters, which has to be asked for."""
+    """With the optimizer's one kernel for all parameters, which is not its default."""
 
     name = "torch.nn, fused SGD"
 
@@ -115,7 +113,7 @@ class TorchFused(TorchEager):
 
 
 class OfFunctions(ModuleContender):
-    """What makes a contender of the Functions of one of torch.nn."""
+    """Mixed into a contender of torch.nn, makes it one of the Functions."""
 
     def make_model(self) -> nn.Sequential:
         configuration = self.problem.configuration
@@ -151,8 +149,7 @@ class TorchCompiled(ModuleContender):
                 for name, parameter in parameters.items():
                     parameter.sub_(gradients[name], alpha=lr)
 
-        # torch.compile keeps what it made with the code object, which all contenders of this class
-        # would share.
+        # torch.compile keeps compiled code with the code object; a copy keeps contenders apart.
         step.__code__ = step.__code__.replace()
         self.step = torch.compile(step, fullgraph=True, dynamic=False)
 
@@ -185,8 +182,8 @@ class TorchGraph(TorchEager):
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         self.optimizer.zero_grad()
-        # A stream of its own: cuBLAS's workspace belongs to it, and is freed with the first graph
-        # recorded there.
+        # A new stream: cuBLAS's workspace belongs to the stream, and is freed with the first graph
+        # that was recorded there.
         with torch.cuda.graph(self.graph, stream=torch.cuda.Stream()):
             self.step(self.indices)
 
@@ -215,7 +212,7 @@ class Direct(ModuleContender):
             and self.trainer.backend == "torch"
             and problem.device.type == "cpu"
         ):
-            raise Skipped("no native loop here: see the row of its PyTorch calls")
+            raise Skipped("no C++ loop here: see the row of its PyTorch calls")
 
     def make_model(self) -> nn.Sequential:
         return mbp.convert(super().make_model())
@@ -239,9 +236,7 @@ class DirectNorms(Direct):
 
 
 class MatrixProducts(Contender):
-    """No training: the dense matrix products of each step alone, at the rate of this machine's BLAS
-    library.
-    """
+    """No training: the dense matrix products of each step alone, at this machine's BLAS rate."""
 
     name = "matrix products alone"
     trains = False

@@ -1,18 +1,17 @@
-"""Backpropagation without autograd: the documents' algorithm run as a loop over layers, in place.
+"""Backpropagation without autograd, in place and fast: the algorithm of `backprop` as loops.
 
-layers.py      which models it takes, and how it reads them
-one_pass.py    `backward`: one batch, `.grad` filled as `loss.backward()` would
-trainer.py     `Trainer`: steps and whole epochs of SGD
-epoch.py       what it hands to one of the three loops below
-eager.py       the loop in PyTorch calls
-graph.py       the same on CUDA, captured as CUDA graphs
-native.py      the same in C++ (native.cpp, state.h, nonzeros.h, kernels.h)
-statistics.py  what an epoch reports
-transfer.py    between the CPU and an accelerator
+backward.py     `backward`: one batch, `.grad` filled as `loss.backward()` would
+trainer.py      `Trainer`: steps and whole epochs of SGD
+task.py         what a Trainer gives to one of the three loops below
+torch_loop.py   the loop in PyTorch calls
+cuda_graph.py   the same calls, recorded as CUDA graphs
+native.py       the loop in C++: native.cpp, state.h, nonzeros.h, kernels.h
+library.py      how the C++ is compiled and kept
+statistics.py   what an epoch reports
 """
 
-from manual_bp.direct.one_pass import Pass, backward, one_pass
-from manual_bp.direct.statistics import Launched, Statistics
+from manual_bp.direct.backward import backward
+from manual_bp.direct.statistics import Statistics
 from manual_bp.direct.trainer import Trainer
 
-__all__ = ["Launched", "Pass", "Statistics", "Trainer", "backward", "one_pass"]
+__all__ = ["Statistics", "Trainer", "backward"]

@@ -1,4 +1,5 @@
-// The arithmetic of native.cpp on vectors: sigmoid, matrix product, weighted sum of rows; and its buffers and barrier.
+// The arithmetic of native.cpp on vectors: sigmoid, matrix product, weighted sum of rows. And its
+// buffers and barrier.
 #pragma once
 
 #include <algorithm>
@@ -16,22 +17,25 @@
 #endif
 
 #if defined(__AVX512F__)
-constexpr int kBytes = 64, kRows = 12;  // 12 × 2 vectors of results stay in 32 registers
+constexpr int kBytes = 64, kRows = 12;  // 12 × 2 vectors of results fit into 32 registers
 #elif defined(__AVX__)
-constexpr int kBytes = 32, kRows = 6;  // 6 × 2 in 16
+constexpr int kBytes = 32, kRows = 6;  // 6 × 2 vectors fit into 16
 #else
 constexpr int kBytes = 16, kRows = 6;
 #endif
-constexpr int kShare = kRows / 3;  // threads divide rows in such units
-constexpr int kBlock = kBytes == 64 ? 4 : 8;  // vectors of a weighted sum of rows: enough additions that wait for no other
+constexpr int kShare = kRows / 3;  // threads divide rows in units of so many
+// Vectors of a weighted sum of rows: so many additions do not wait for each other.
+constexpr int kBlock = kBytes == 64 ? 4 : 8;
 using Index = int64_t;
-constexpr Index kPiece = 1024;  // a sum is made of sums of so many terms: in float, one of 60,000 loses three digits
+// Terms of a partial sum. In float, a plain sum of 60,000 terms would lose three digits.
+constexpr Index kPiece = 1024;
 
 template <typename T>
 struct Simd {
     static constexpr int lanes = kBytes / sizeof(T);
     typedef T V __attribute__((vector_size(kBytes)));
-    typedef T U __attribute__((vector_size(kBytes), aligned(sizeof(T)), may_alias));  // at any address
+    // The same at any address.
+    typedef T U __attribute__((vector_size(kBytes), aligned(sizeof(T)), may_alias));
     static V load(const T* p) { return *reinterpret_cast<const U*>(p); }
     static void store(T* p, V v) { *reinterpret_cast<U*>(p) = v; }
     static double sum(V v) {
@@ -46,14 +50,14 @@ static Simd<double>::V sigmoid(Simd<double>::V z) {
     return z;
 }
 
-// 1 / (1 + e^(−z)) with Cephes' expf: e^x = 2^n e^r, |r| ≤ ln 2 / 2, and a polynomial for e^r.
+// σ(z) = 1 / (1 + e^(−z)) with Cephes' expf: e^x = 2^n e^r, |r| ≤ ln 2 / 2, a polynomial for e^r.
 static Simd<float>::V sigmoid(Simd<float>::V z) {
     using V = Simd<float>::V;
     typedef int32_t I __attribute__((vector_size(kBytes)));
     V x = -z;
-    x = x > 87.f ? V{} + 87.f : x;  // a NaN stays one: it compares false
+    x = x > 87.f ? V{} + 87.f : x;  // a NaN compares false and stays
     x = x < -87.f ? V{} - 87.f : x;
-    V n = (x * 1.44269504f + 12582912.f) - 12582912.f;  // to the nearest integer
+    V n = (x * 1.44269504f + 12582912.f) - 12582912.f;  // x / ln 2, rounded to an integer
     V r = x - n * 0.693359375f + n * 2.12194440e-4f;
     V p = 1.9875691500e-4f * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -62,10 +66,10 @@ static Simd<float>::V sigmoid(Simd<float>::V z) {
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.f;
     I exponent = (__builtin_convertvector(n, I) + 127) << 23;
-    return 1.f / (1.f + p * (V)exponent);
+    return 1.f / (1.f + p * reinterpret_cast<V>(exponent));
 }
 
-// Spins for a moment, then lets others run: a step is too short to sleep in.
+// Where `count` threads meet. A waiting thread spins, then yields: a step is too short to sleep in.
 class Barrier {
     const int count_;
     std::atomic<int> waiting_{0}, generation_{0};
@@ -87,6 +91,7 @@ public:
 
 static Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
 
+// Memory that begins on a cache line, used as the pointer that it holds.
 template <typename T>
 class Buffer {
     std::unique_ptr<void, decltype(&std::free)> memory_{nullptr, &std::free};
@@ -95,14 +100,14 @@ public:
     Buffer() = default;
     explicit Buffer(Index n, bool zero = false) {
         const size_t bytes = round_up(n * sizeof(T) + 64, 64);
-        memory_.reset(std::aligned_alloc(64, bytes));  // untouched pages take no memory
+        memory_.reset(std::aligned_alloc(64, bytes));  // a page takes memory when it is touched
         if (!memory_) throw std::bad_alloc();
         if (zero) std::memset(memory_.get(), 0, bytes);
     }
     operator T*() const { return static_cast<T*>(memory_.get()); }
 };
 
-// A thread's memory for copies of what its products read.
+// One thread's copies of what its products read.
 template <typename T>
 struct Workspace {
     Buffer<T> panel;    // (depth, kBlock lanes): a few columns of B
@@ -110,18 +115,21 @@ struct Workspace {
     Buffer<T> totals;   // (kRows, 2 lanes) of C
 
     Workspace(Index depth, Index elements_of_a)
-        : panel(depth * kBlock * Simd<T>::lanes), stripes(elements_of_a), totals(kRows * 2 * Simd<T>::lanes) {}
+        : panel(depth * kBlock * Simd<T>::lanes),
+          stripes(elements_of_a),
+          totals(kRows * 2 * Simd<T>::lanes) {}
 };
 
-// C[i … i + rows, j … j + 2 lanes) = A[i …] panel, with the arguments of gemm; `a` points to A[i, 0]. A piece of the sum
-// over k runs in registers, which have no room for the pieces before it: those wait in `totals`.
+// C[i … i + rows, j … j + 2 lanes) = A[i …] panel, with gemm's arguments. `a` points to A[i, 0].
+// The sum over k runs in pieces: one in registers, the sum of those before it in `totals`.
 template <typename T, int rows, typename Emit>
-static void gemm_block(const T* a, Index a_row, Index a_k, const T* panel, T* totals, Index depth, Index i, Index last,
-                       Index j, Index columns, Emit& emit) {
+static void gemm_block(const T* a, Index a_row, Index a_k, const T* panel, T* totals, Index depth,
+                       Index i, Index last, Index j, Index columns, Emit& emit) {
     using S = Simd<T>;
     for (Index done = 0; done < depth; done += kPiece) {
         typename S::V sums[rows][2] = {};
-        for (Index k = std::min(kPiece, depth - done); k > 0; k--, a += a_k, panel += 2 * S::lanes) {
+        for (Index k = std::min(kPiece, depth - done); k > 0;
+             k--, a += a_k, panel += 2 * S::lanes) {
             const typename S::V left = S::load(panel), right = S::load(panel + S::lanes);
 #pragma GCC unroll 12
             for (int r = 0; r < rows; r++) {
@@ -135,7 +143,8 @@ static void gemm_block(const T* a, Index a_row, Index a_k, const T* panel, T* to
                 T* total = totals + (2 * r + v) * S::lanes;
                 if (done) sums[r][v] += S::load(total);
                 if (done + kPiece < depth) S::store(total, sums[r][v]);
-                else if (i + r < last && j + v * S::lanes < columns) emit(i + r, j + v * S::lanes, sums[r][v]);
+                else if (i + r < last && j + v * S::lanes < columns)
+                    emit(i + r, j + v * S::lanes, sums[r][v]);
             }
     }
 }
@@ -153,17 +162,19 @@ static void copy_stripe(const T* a, Index a_row, Index a_k, Index depth, T* stri
 
 // panel[k, c] = B[k, j + c], with B as in gemm; 0 from column `used` on.
 template <typename T>
-static void copy_panel(const T* b, Index b_k, Index b_column, Index depth, Index j, Index used, T* panel) {
+static void copy_panel(const T* b, Index b_k, Index b_column, Index depth, Index j, Index used,
+                       T* panel) {
     using S = Simd<T>;
     constexpr Index width = 2 * S::lanes;
     if (b_column == 1 && used == width) {
         for (Index k = 0; k < depth; k++)
-            for (int v = 0; v < 2; v++) S::store(panel + k * width + v * S::lanes, S::load(b + k * b_k + j + v * S::lanes));
+            for (int v = 0; v < 2; v++)
+                S::store(panel + k * width + v * S::lanes, S::load(b + k * b_k + j + v * S::lanes));
         return;
     }
     if (used < width) std::memset(panel, 0, depth * width * sizeof(T));
     Index c = 0;
-    for (; c + 4 <= used; c += 4) {  // four columns at a time: their elements lie together in the panel
+    for (; c + 4 <= used; c += 4) {  // four columns at a time lie together in the panel
         const T* b_c = b + (j + c) * b_column;
         for (Index k = 0; k < depth; k++)
             for (int v = 0; v < 4; v++) panel[k * width + c + v] = b_c[k * b_k + v * b_column];
@@ -172,14 +183,18 @@ static void copy_panel(const T* b, Index b_k, Index b_column, Index depth, Index
         for (Index k = 0; k < depth; k++) panel[k * width + c] = b[k * b_k + (j + c) * b_column];
 }
 
-// C = A B for rows [first, last) of C; B (depth, columns). `emit(i, j, v)` receives the vector C[i, j … j + lanes).
-// A[i, k] = a[i · a_row + k · a_k], readable for kShare beyond the last row; B[k, j] likewise.
+// C = A B for rows [first, last) of C, with B of shape (depth, columns):
 //
-// A panel of B, two vectors wide, is copied together and stays in cache. So are the rows of A, in stripes, where enough
-// panels pass over them: else each element of a column of A might come from a page of its own.
+//   A[i, k] = a[i · a_row + k · a_k],  B[k, j] = b[k · b_k + j · b_column]
+//
+// `emit` is called with i, j and the vector C[i, j … j + lanes). Rows of A are read in units of
+// kShare, so up to kShare − 1 beyond the last one.
+//
+// A panel of B, two vectors wide, is copied and stays in the cache. Where several panels pass over
+// the rows of A, the rows are copied as stripes: elements of a column of A may lie on a page each.
 template <typename T, typename Emit>
-static void gemm(const T* a, Index a_row, Index a_k, Index first, Index last, const T* b, Index b_k, Index b_column,
-                 Index depth, Index columns, Workspace<T>& work, Emit emit) {
+static void gemm(const T* a, Index a_row, Index a_k, Index first, Index last, const T* b, Index b_k,
+                 Index b_column, Index depth, Index columns, Workspace<T>& work, Emit emit) {
     constexpr Index width = 2 * Simd<T>::lanes;
     const bool in_stripes = columns >= 4 * width;
     for (Index j = 0; j < columns; j += width) {
@@ -188,8 +203,9 @@ static void gemm(const T* a, Index a_row, Index a_k, Index first, Index last, co
         auto block = [&](auto rows, Index i) {
             const T* a_i = a + i * a_row;
             if (in_stripes && j == 0) copy_stripe<T, rows>(a_i, a_row, a_k, depth, stripe);
-            gemm_block<T, rows>(in_stripes ? stripe : a_i, in_stripes ? 1 : a_row, in_stripes ? rows : a_k, work.panel,
-                                work.totals, depth, i, last, j, columns, emit);
+            gemm_block<T, rows>(in_stripes ? stripe : a_i, in_stripes ? 1 : a_row,
+                                in_stripes ? rows : a_k, work.panel, work.totals, depth, i, last, j,
+                                columns, emit);
             stripe += rows * depth;
         };
         Index i = first;
@@ -200,7 +216,8 @@ static void gemm(const T* a, Index a_row, Index a_k, Index first, Index last, co
 }
 
 template <typename T, int N, int ways, typename Emit>
-static void weighted_piece(const T* value, const int32_t* index, Index count, const T* rows, Index stride, Emit emit) {
+static void weighted_piece(const T* value, const int32_t* index, Index count, const T* rows,
+                           Index stride, Emit emit) {
     using S = Simd<T>;
     typename S::V sums[ways][N] = {};
     Index e = 0;
@@ -210,18 +227,22 @@ static void weighted_piece(const T* value, const int32_t* index, Index count, co
             for (int v = 0; v < N; v++) sums[w][v] += value[e + w] * S::load(row + v * S::lanes);
         }
     for (; e < count; e++)
-        for (int v = 0; v < N; v++) sums[0][v] += value[e] * S::load(rows + index[e] * stride + v * S::lanes);
+        for (int v = 0; v < N; v++)
+            sums[0][v] += value[e] * S::load(rows + index[e] * stride + v * S::lanes);
     for (int v = 0; v < N; v++) {
         for (int w = 1; w < ways; w++) sums[0][v] += sums[w][v];
         emit(v, sums[0][v]);
     }
 }
 
-// Σ_e value[e] · rows[index[e] · stride … + N vectors), `emit(v, sum)` for each vector. In a long sum of few vectors each
-// addition would wait for the last: there, `ways` sums run side by side. Up to kPiece terms, or more `in_pieces`.
+// Σ_e value[e] · rows[index[e] · stride … + N vectors), and `emit(v, sum)` for each vector. `ways`
+// sums run side by side: where vectors are few, each addition to one sum would wait for the last.
+// More than kPiece terms are summed `in_pieces`.
 template <typename T, int N, int ways, bool in_pieces, typename Emit>
-static void weighted_rows(const T* value, const int32_t* index, Index count, const T* rows, Index stride, Emit emit) {
-    if constexpr (!in_pieces) return weighted_piece<T, N, ways>(value, index, count, rows, stride, emit);
+static void weighted_rows(const T* value, const int32_t* index, Index count, const T* rows,
+                          Index stride, Emit emit) {
+    if constexpr (!in_pieces)
+        return weighted_piece<T, N, ways>(value, index, count, rows, stride, emit);
     typename Simd<T>::V totals[N] = {};
     for (Index e = 0; e < count; e += kPiece)
         weighted_piece<T, N, ways>(value + e, index + e, std::min(kPiece, count - e), rows, stride,
@@ -229,14 +250,15 @@ static void weighted_rows(const T* value, const int32_t* index, Index count, con
     for (int v = 0; v < N; v++) emit(v, totals[v]);
 }
 
-// Calls f(std::integral_constant<int, N>, std::bool_constant<in_pieces>, first vector) for blocks of N = kBlock vectors and
-// a rest of 4, 2, 1 that make up `vectors`, for sums of at most `longest` terms. Decided here, once: within the loop it
-// would cost a fifth.
+// Calls f(std::integral_constant<int, N>, std::bool_constant<in_pieces>, first vector) for blocks
+// that make up `vectors`: of N = kBlock, and a rest of 4, 2, 1. No sum has more than `longest`
+// terms. Both are decided here, once: within the loops they would cost a fifth.
 template <typename F>
 static void in_blocks(Index vectors, Index longest, F f) {
     auto all = [=](auto in_pieces) {
         Index first = 0;
-        for (; vectors - first >= kBlock; first += kBlock) f(std::integral_constant<int, kBlock>(), in_pieces, first);
+        for (; vectors - first >= kBlock; first += kBlock)
+            f(std::integral_constant<int, kBlock>(), in_pieces, first);
         if (vectors - first >= 4) f(std::integral_constant<int, 4>(), in_pieces, first), first += 4;
         if (vectors - first >= 2) f(std::integral_constant<int, 2>(), in_pieces, first), first += 2;
         if (vectors - first >= 1) f(std::integral_constant<int, 1>(), in_pieces, first);
@@ -246,7 +268,7 @@ static void in_blocks(Index vectors, Index longest, F f) {
 }
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
-// For each set of eight, as the bits of a byte: the numbers in it, in order, a byte each.
+// For each set of numbers 0 … 7, as the bits of a byte: its numbers in order, a byte each.
 struct Members {
     uint64_t of[256];
     constexpr Members() : of() {
@@ -258,18 +280,21 @@ struct Members {
 static constexpr Members kMembers;
 #endif
 
-// Appends scale · p[k] and k for every p[k] that is not 0, k in [first, last); returns how many there are now. May write
-// a vector's width beyond the last.
+// Appends scale · p[k] and k for every p[k] that is not 0, k in [first, last). Returns how many
+// there are now. Writes whole vectors, so up to a vector beyond the last.
 template <typename Pixel, typename T>
-static Index keep_nonzeros(const Pixel* p, Index first, Index last, T scale, T* value, int32_t* index, Index count) {
+static Index keep_nonzeros(const Pixel* p, Index first, Index last, T scale, T* value,
+                           int32_t* index, Index count) {
     Index k = first;
 #if defined(__AVX512F__)
     if constexpr (std::is_same_v<Pixel, uint8_t> && std::is_same_v<T, float>) {
         const __m512i sixteen = _mm512_set1_epi32(16);
-        __m512i position = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(first)),
-                                            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+        __m512i position = _mm512_add_epi32(
+            _mm512_set1_epi32(static_cast<int>(first)),
+            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
         for (; k + 16 <= last; k += 16, position = _mm512_add_epi32(position, sixteen)) {
-            const __m512i pixels = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + k)));
+            const __m512i pixels =
+                _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + k)));
             const __mmask16 some = _mm512_test_epi32_mask(pixels, pixels);
             const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(pixels), _mm512_set1_ps(scale));
             _mm512_storeu_ps(value + count, _mm512_maskz_compress_ps(some, scaled));
@@ -282,8 +307,10 @@ static Index keep_nonzeros(const Pixel* p, Index first, Index last, T scale, T* 
         for (; k + 8 <= last; k += 8) {
             const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + k));
             const int some = 0xff & ~_mm_movemask_epi8(_mm_cmpeq_epi8(eight, _mm_setzero_si128()));
-            const __m256i members = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kMembers.of[some])));
-            const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(eight)), _mm256_set1_ps(scale));
+            const __m256i members =
+                _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kMembers.of[some])));
+            const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(eight)),
+                                                _mm256_set1_ps(scale));
             _mm256_storeu_ps(value + count, _mm256_permutevar8x32_ps(scaled, members));
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(index + count),
                                 _mm256_add_epi32(members, _mm256_set1_epi32(static_cast<int>(k))));
@@ -294,7 +321,7 @@ static Index keep_nonzeros(const Pixel* p, Index first, Index last, T scale, T* 
     for (; k < last; k++) {
         value[count] = scale * T(p[k]);
         index[count] = static_cast<int32_t>(k);
-        count += p[k] != 0;  // without a branch: a zero is overwritten by the next one
+        count += p[k] != 0;  // without a branch: the next number overwrites a zero
     }
     return count;
 }

@@ -1,16 +1,19 @@
-// The documents' algorithm for whole epochs, without Python between the steps. Built by native.py on first use.
+// The documents' algorithm for whole epochs, without Python between the steps.
 //
-// Rows are examples. For each step: z = a_prev Wᵀ + b, a = σ(z); δ of the last layer = (a − y) ⊙ a(1 − a), of the layers
-// before it (δ W) ⊙ a(1 − a), the factor 2s left to the update; W ← W − η 2s δᵀ a_prev, b ← b − η 2s Σ δ.
+// Rows are examples. Each step leaves the factor 2s out of δ, and puts it into the update:
+//
+//   forward   z = a_prev Wᵀ + b,  a = σ(z)
+//   δ / 2s    (a − y) ⊙ a(1 − a) in the last layer,  (δ_next W_next) ⊙ a(1 − a) before it
+//   update    W ← W − η 2s δᵀ a_prev,  b ← b − η 2s Σ δ
 //
 // What makes it fast:
-// - the first layer runs over the non-zero inputs only, where they are few: z = Σ_k x_k Wᵀ[k];
-// - W of that layer is held transposed during the run: rows of Wᵀ are what its forward pass and its update go over;
-// - each element of δᵀ a_prev is summed in a register and applied to W at once: no gradient is ever stored;
-// - bias, sigmoid and slope are applied to a block of results before it leaves the registers.
+// - Where non-zero inputs are few, the first layer runs over them alone: z = Σ_k x_k Wᵀ[k].
+// - The first layer's W is held transposed: its forward pass and update go over rows of Wᵀ.
+// - Each element of δᵀ a_prev is summed in a register and applied to W. No gradient is stored.
+// - Bias, sigmoid and slope are applied to a block of results before it leaves the registers.
 //
-// Threads divide the examples between them for the forward pass and δ, and the weights for the update. Every number is
-// summed by one thread in one order, so the result does not depend on how many there are.
+// Threads divide the examples for the forward pass and δ, and the weights for the update. One
+// thread sums each number in one order, so the bytes do not depend on the number of threads.
 
 #include <algorithm>
 #include <atomic>
@@ -29,9 +32,9 @@ class Training {
     using S = Simd<T>;
     using V = typename S::V;
     static constexpr int L = S::lanes;
-    static constexpr Index kPixels = Nonzeros<T>::kPixels;  // a sum of squares is made of such units
-    static constexpr Index kAhead = 8;    // rows to fetch in advance
-    static constexpr Index kMany = 128;   // examples that make up for copying columns
+    static constexpr Index kPixels = Nonzeros<T>::kPixels;
+    static constexpr Index kAhead = 8;   // rows to fetch in advance
+    static constexpr Index kMany = 128;  // examples from which copying columns pays
 
     struct Step {
         Index start, m;
@@ -42,26 +45,33 @@ class Training {
     const bool sparse_;  // the first layer runs over non-zeros
     std::vector<State<T>> state_;
     Buffer<T> output_delta_;
-    Buffer<T> x_;                      // dense input (batch + kRows, ld_x)
+    Buffer<T> x_;  // dense input (batch + kRows, ld_x)
     Index ld_x_ = 0;
     Nonzeros<T> nonzeros_;
-    std::vector<double> squared_error_;        // (batch)
+    std::vector<double> squared_error_;  // (batch)
     std::vector<char> correct_;
-    std::vector<Workspace<T>> workspaces_;     // of gemm, by thread
+    std::vector<Workspace<T>> workspaces_;  // of gemm, by thread
     Barrier barrier_;
 
 public:
     explicit Training(const Run& run)
-        : run_(run), layers_(run.n_layers), threads_(run.threads), sparse_(run.skip_zeros), barrier_(run.threads) {
+        : run_(run),
+          layers_(run.n_layers),
+          threads_(run.threads),
+          sparse_(run.skip_zeros),
+          barrier_(run.threads) {
         const Index rows = run.batch + kRows, n_in = run.layers[0].n_in;
         Index depth = run.batch, elements_of_a = 0;
-        auto share_of = [this](Index n) { return n / threads_ + 2 * kPixels + kRows; };  // a thread's, at most
+        // The largest share of a thread.
+        auto share_of = [this](Index n) { return n / threads_ + 2 * kPixels + kRows; };
         for (Index l = 0; l < layers_; l++) {
-            state_.emplace_back(run.layers[l], rows, l ? kShare : kPixels, !l, l ? state_[l - 1].ld : 0);
+            state_.emplace_back(run.layers[l], rows, l ? kShare : kPixels, !l,
+                                l ? state_[l - 1].ld : 0);
             if (l) state_[l - 1].delta = state_[l].a;
             const Index widest = std::max(state_[l].n_in, state_[l].n_out);
             depth = std::max(depth, widest);
-            elements_of_a = std::max({elements_of_a, share_of(run.batch) * widest, share_of(widest) * run.batch});
+            elements_of_a = std::max(
+                {elements_of_a, share_of(run.batch) * widest, share_of(widest) * run.batch});
         }
         output_delta_ = Buffer<T>(rows * state_.back().ld, true);
         state_.back().delta = output_delta_;
@@ -78,16 +88,19 @@ public:
 
     void train() {
         enum { kWait, kGo, kGiveUp };
-        std::atomic<int> start{kWait};  // nobody takes a step before all are there: they meet at barriers
+        // No thread takes a step before all exist, because threads meet at barriers.
+        std::atomic<int> start{kWait};
         std::vector<std::thread> others;
-        auto join = [&] { for (auto& thread : others) thread.join(); };
+        auto join = [&] {
+            for (auto& thread : others) thread.join();
+        };
         try {
             for (Index t = 1; t < threads_; t++)
                 others.emplace_back([this, t, &start] {
                     while (start == kWait) std::this_thread::yield();
                     if (start == kGo) steps(t);
                 });
-        } catch (...) {  // no more threads to be had
+        } catch (...) {  // the system gives no more threads
             start = kGiveUp;
             join();
             throw;
@@ -103,12 +116,15 @@ private:
 
     void steps(Index t) {
         T* row = static_cast<T*>(run_.table);
-        for (Index start = 0, i = 0; start < run_.n; start += run_.batch, i++, row += run_.table_columns) {
+        for (Index start = 0, i = 0; start < run_.n;
+             start += run_.batch, i++, row += run_.table_columns) {
             const Index m = std::min(run_.batch, run_.n - start);
             const double two_s = m == run_.batch ? run_.two_s : run_.two_s_last;
-            const Step step{start, m, {T(run_.lrs[i]), T(two_s), T(run_.momentum), T(run_.weight_decay)}};
+            const Descent<T> descend{T(run_.lrs[i]), T(two_s), T(run_.momentum),
+                                     T(run_.weight_decay)};
+            const Step step{start, m, descend};
             examples(step, t);
-            barrier_.wait();  // the next δ goes where every thread's output is
+            barrier_.wait();  // the next δ overwrites the output a of every example
             for (Index l = layers_ - 1; l >= 0; l--) {
                 if (l) {
                     delta_back(step, l - 1, t);
@@ -121,7 +137,8 @@ private:
                 }
                 update_bias(step, l, t, row);
                 if (l == 0 && t == 0) example_statistics(step, row);
-                if (l != 1) barrier_.wait();  // of the last two layers neither's update reads what the other's writes
+                // Layer 1's update and layer 0's touch different memory: no barrier between them.
+                if (l != 1) barrier_.wait();
             }
             if (t == 0 && run_.norms) weight_statistics(step, row);
         }
@@ -131,7 +148,8 @@ private:
     void examples(const Step& step, Index t) {
         const Index first = begins(step.m, kShare, t), last = begins(step.m, kShare, t + 1);
         if (first == last) return;
-        if (run_.images_are_uint8) gather(static_cast<const uint8_t*>(run_.images), first, last, step.start);
+        if (run_.images_are_uint8)
+            gather(static_cast<const uint8_t*>(run_.images), first, last, step.start);
         else gather(static_cast<const T*>(run_.images), first, last, step.start);
         for (Index l = 0; l < layers_; l++) forward(l, first, last, t);
         output_delta(first, last, step.start);
@@ -149,7 +167,8 @@ private:
         Index e = nonzeros_.begin(first);
         for (Index i = first; i < last; i++) {
             const Pixel* p = images + row_of(start + i) * n_in;
-            if (start + i + kAhead < run_.n) {  // rows in random order: the processor cannot guess the next
+            // Rows come in random order, so the processor cannot guess the next.
+            if (start + i + kAhead < run_.n) {
                 const Pixel* ahead = images + row_of(start + i + kAhead) * n_in;
                 for (Index k = 0; k < n_in; k += 64 / sizeof(Pixel)) __builtin_prefetch(ahead + k);
                 __builtin_prefetch(target(start + i + kAhead));
@@ -168,13 +187,14 @@ private:
             z += S::load(s.bias + j);
             S::store(s.a + i * s.ld + j, s.sigmoid ? sigmoid(z) : z);  // a = σ(z + b)
         };
-        if (l) {  // z = a_prev Wᵀ
-            gemm<T>(state_[l - 1].a, state_[l - 1].ld, 1, first, last, s.weight, 1, s.n_in, s.n_in, s.n_out, workspaces_[t],
-                    activate);
+        if (l) {  // z = a_prev Wᵀ  (m, n_out)
+            gemm<T>(state_[l - 1].a, state_[l - 1].ld, 1, first, last, s.weight, 1, s.n_in, s.n_in,
+                    s.n_out, workspaces_[t], activate);
             return;
         }
         if (!sparse_) {
-            gemm<T>(x_, ld_x_, 1, first, last, s.weight_t, s.ld_t, 1, s.n_in, s.n_out, workspaces_[t], activate);
+            gemm<T>(x_, ld_x_, 1, first, last, s.weight_t, s.ld_t, 1, s.n_in, s.n_out,
+                    workspaces_[t], activate);
             return;
         }
         in_blocks(s.ld_t / L, s.n_in, [&](auto block, auto in_pieces, Index v0) {
@@ -182,21 +202,26 @@ private:
             for (Index i = first; i < last; i++) {
                 const auto [value, pixel, count] = nonzeros_.of_example(i);
                 constexpr int ways = block >= 4 ? 1 : 4 / block;
-                weighted_rows<T, block, ways, in_pieces>(value, pixel, count, rows, ld,
-                                        [&](int v, V z) { activate(i, (v0 + v) * L, z); });  // z = Σ_k x_k Wᵀ[k]
+                // z = Σ_k x_k Wᵀ[k]
+                weighted_rows<T, block, ways, in_pieces>(
+                    value, pixel, count, rows, ld,
+                    [&](int v, V z) { activate(i, (v0 + v) * L, z); });
             }
         });
     }
 
-    // Columns v0 L … (v0 + block) L of the n `rows`, and how far it is from one to the next. For many examples they are
-    // copied together: else each row, read again and again in no order, would lie on a page of its own.
+    // Columns v0 L … (v0 + block) L of the n `rows`, and the stride between rows. For many examples
+    // the columns are copied together: rows are read many times in no order, and may lie on a page
+    // each.
     template <int block>
-    std::pair<const T*, Index> columns(const T* rows, Index n, Index ld, Index v0, Index examples, Index t) const {
+    std::pair<const T*, Index> columns(const T* rows, Index n, Index ld, Index v0, Index examples,
+                                       Index t) const {
         rows += v0 * L;
         if (examples < kMany || ld == block * L) return {rows, ld};
         T* copy = workspaces_[t].panel;
         for (Index i = 0; i < n; i++)
-            for (int v = 0; v < block; v++) S::store(copy + (i * block + v) * L, S::load(rows + i * ld + v * L));
+            for (int v = 0; v < block; v++)
+                S::store(copy + (i * block + v) * L, S::load(rows + i * ld + v * L));
         return {copy, block * L};
     }
 
@@ -211,7 +236,8 @@ private:
             for (Index j = 0; j < s.n_out; j++) {
                 const T residual = a[j] - y[j];
                 squared_error += residual * residual;
-                delta[j] = s.sigmoid ? residual * (a[j] * (1 - a[j])) : residual;  // δ = (a − y) ⊙ a(1 − a)
+                // δ = (a − y) ⊙ a(1 − a)
+                delta[j] = s.sigmoid ? residual * (a[j] * (1 - a[j])) : residual;
                 if (a[j] > a[largest]) largest = j;
                 if (y[j] > y[target]) target = j;
             }
@@ -219,19 +245,21 @@ private:
             correct_[i] = largest == target;
             if (run_.norms) {
                 V squares = {};
-                for (Index j = 0; j < s.n_out; j += L) squares += S::load(delta + j) * S::load(delta + j);
+                for (Index j = 0; j < s.n_out; j += L)
+                    squares += S::load(delta + j) * S::load(delta + j);
                 S::store(s.delta_squares + i * L, squares);
             }
         }
     }
 
     void delta_back(const Step& step, Index l, Index t) {
-        State<T> &s = state_[l], &next = state_[l + 1];
+        State<T>& s = state_[l];
+        const State<T>& next = state_[l + 1];
         const Index first = begins(step.m, kShare, t), last = begins(step.m, kShare, t + 1);
         if (first == last) return;
         if (run_.norms) std::memset(s.delta_squares + first * L, 0, (last - first) * L * sizeof(T));
-        gemm<T>(next.delta, next.ld, 1, first, last, next.weight, next.n_in, 1, next.n_out, next.n_in, workspaces_[t],
-                [&](Index i, Index j, V delta) {
+        gemm<T>(next.delta, next.ld, 1, first, last, next.weight, next.n_in, 1, next.n_out,
+                next.n_in, workspaces_[t], [&](Index i, Index j, V delta) {
                     const V a = S::load(s.a + i * s.ld + j);
                     if (s.sigmoid) delta *= a * (1 - a);  // δ = (δ_next W) ⊙ a(1 − a)
                     S::store(s.delta + i * s.ld + j, delta);
@@ -246,7 +274,8 @@ private:
 
     static void add(T* to, V v) { S::store(to, S::load(to) + v); }
 
-    // Descends Wᵀ[k, j … j + L) by g. What it reads is copied into it, where the compiler sees it constant.
+    // A function that descends Wᵀ[k, j … j + L) by g. It holds copies of what it reads: the
+    // compiler then knows that they are constant.
     auto first_descent(const Step& step) const {
         const State<T>& s = state_[0];
         return [w_t = static_cast<T*>(s.weight_t), momentum_t = static_cast<T*>(s.momentum_t),
@@ -254,11 +283,13 @@ private:
                 descend = step.descend](Index k, Index j, V g) {
             const Index at = k * ld + j;
             if (norms) add(squares + k / kPixels * L, g * g);
-            S::store(w_t + at, descend(S::load(w_t + at), g, momentum_t ? momentum_t + at : nullptr));
+            S::store(w_t + at,
+                     descend(S::load(w_t + at), g, momentum_t ? momentum_t + at : nullptr));
         };
     }
 
-    // First layer: this thread's pixels. Wᵀ[k] takes g = Σ_i x_ik δ_i; here over the examples where x_ik is not 0.
+    // First layer, this thread's pixels: Wᵀ[k] descends by g = Σ_i x_ik δ_i. Here i runs over the
+    // examples where x_ik is not 0.
     void update_first_sparse(const Step& step, Index t) {
         State<T>& s = state_[0];
         nonzeros_.sort(step.m, t);
@@ -266,13 +297,14 @@ private:
         const bool every_row = s.weight_momentum || step.descend.weight_decay != 0;
         const auto descend = first_descent(step);
         in_blocks(s.ld_t / L, step.m, [=, &s](auto block, auto in_pieces, Index v0) {
-            const auto columns_of_delta = columns<block>(s.delta, step.m, s.ld, v0, step.m, t);
-            nonzeros_.each_pixel(t, [=, rows = columns_of_delta.first, ld = columns_of_delta.second](
-                                        Index k, typename Nonzeros<T>::List list) {
+            const auto delta = columns<block>(s.delta, step.m, s.ld, v0, step.m, t);
+            auto update = [=](Index k, typename Nonzeros<T>::List list) {
                 if (!list.count && !every_row) return;
-                weighted_rows<T, block, 1, in_pieces>(list.value, list.index, list.count, rows, ld,
-                                           [=](int v, V g) { descend(k, (v0 + v) * L, g); });
-            });
+                weighted_rows<T, block, 1, in_pieces>(
+                    list.value, list.index, list.count, delta.first, delta.second,
+                    [=](int v, V g) { descend(k, (v0 + v) * L, g); });
+            };
+            nonzeros_.each_pixel(t, update);
         });
     }
 
@@ -281,17 +313,18 @@ private:
         const Index first = begins(s.n_in, kPixels, t), last = begins(s.n_in, kPixels, t + 1);
         if (first == last) return;
         clear_squares(s, first, last, kPixels);
-        gemm<T>(x_, 1, ld_x_, first, last, s.delta, s.ld, 1, step.m, s.n_out, workspaces_[t], first_descent(step));
+        gemm<T>(x_, 1, ld_x_, first, last, s.delta, s.ld, 1, step.m, s.n_out, workspaces_[t],
+                first_descent(step));
     }
 
-    // Other layers: this thread's rows of W. g = δᵀ a_prev, used where it is made.
+    // Other layers, this thread's rows of W: g = δᵀ a_prev, used where it is made.
     void update_weight(const Step& step, Index l, Index t) {
         State<T>& s = state_[l];
         const Index first = begins(s.n_out, kShare, t), last = begins(s.n_out, kShare, t + 1);
         if (first == last) return;
         clear_squares(s, first, last, kShare);
-        gemm<T>(s.delta, 1, s.ld, first, last, state_[l - 1].a, state_[l - 1].ld, 1, step.m, s.n_in, workspaces_[t],
-                [&](Index i, Index j, V g) {
+        gemm<T>(s.delta, 1, s.ld, first, last, state_[l - 1].a, state_[l - 1].ld, 1, step.m, s.n_in,
+                workspaces_[t], [&](Index i, Index j, V g) {
                     T* w = s.weight + i * s.n_in + j;
                     T* momentum = s.weight_momentum ? s.weight_momentum + i * s.n_in + j : nullptr;
                     if (run_.norms) add(s.weight_squares + i / kShare * L, g * g);
@@ -300,10 +333,12 @@ private:
                         S::store(w, step.descend(S::load(w), g, momentum));
                         return;
                     }
-                    alignas(kBytes) T w_end[L] = {}, momentum_end[L] = {};  // the end of a row
+                    // The row ends within the vector.
+                    alignas(kBytes) T w_end[L] = {}, momentum_end[L] = {};
                     std::memcpy(w_end, w, used * sizeof(T));
                     if (momentum) std::memcpy(momentum_end, momentum, used * sizeof(T));
-                    S::store(w_end, step.descend(S::load(w_end), g, momentum ? momentum_end : nullptr));
+                    S::store(w_end,
+                             step.descend(S::load(w_end), g, momentum ? momentum_end : nullptr));
                     std::memcpy(w, w_end, used * sizeof(T));
                     if (momentum) std::memcpy(momentum, momentum_end, used * sizeof(T));
                 });
@@ -317,28 +352,35 @@ private:
             V g = {};  // g = Σ_i δ_i
             for (Index i = 0; i < step.m;) {
                 V sum = {};
-                for (const Index end = std::min(step.m, i + kPiece); i < end; i++) sum += S::load(s.delta + i * s.ld + j);
+                for (const Index end = std::min(step.m, i + kPiece); i < end; i++)
+                    sum += S::load(s.delta + i * s.ld + j);
                 g += sum;
             }
             T* momentum = run_.layers[l].bias_momentum ? s.bias_momentum + j : nullptr;
             S::store(s.bias + j, step.descend(S::load(s.bias + j), g, momentum));
             squares += g * g;
         }
-        row[2 + 3 * l + 2] = S::sum(squares) * step.descend.two_s * step.descend.two_s;
+        row[2 + 3 * l + 2] = S::sum(squares) * two_s_squared(step);
     }
 
-    // The table's columns: Σ ‖a − y‖², correct answers, then by layer ‖δ‖², ‖∂C/∂W‖², ‖∂C/∂b‖², with the factor 2s.
+    // The table's columns: Σ ‖a − y‖², correct examples, then by layer ‖δ‖², ‖∂C/∂W‖², ‖∂C/∂b‖².
+    // The factor 2s comes back in here.
     void example_statistics(const Step& step, T* row) const {
         double squared_error = 0;
         Index correct = 0;
-        for (Index i = 0; i < step.m; i++) squared_error += squared_error_[i], correct += correct_[i];
+        for (Index i = 0; i < step.m; i++)
+            squared_error += squared_error_[i], correct += correct_[i];
         row[0] = squared_error, row[1] = correct;
         for (Index l = 0; l < layers_ && run_.norms; l++)
-            row[2 + 3 * l] = total(state_[l].delta_squares, step.m) * step.descend.two_s * step.descend.two_s;
+            row[2 + 3 * l] = total(state_[l].delta_squares, step.m) * two_s_squared(step);
     }
     void weight_statistics(const Step& step, T* row) const {
         for (Index l = 0; l < layers_; l++)
-            row[2 + 3 * l + 1] = total(state_[l].weight_squares, state_[l].weight_units) * step.descend.two_s * step.descend.two_s;
+            row[2 + 3 * l + 1] =
+                total(state_[l].weight_squares, state_[l].weight_units) * two_s_squared(step);
+    }
+    static double two_s_squared(const Step& step) {
+        return static_cast<double>(step.descend.two_s) * step.descend.two_s;
     }
     static double total(const T* vectors, Index count) {
         V sum = {};
@@ -347,7 +389,7 @@ private:
     }
 };
 
-// 0 when done, 1 when memory or threads ran out.
+// Returns 0 when done, 1 when memory or threads ran out.
 template <typename T>
 static int train(const Run* run) {
     try {
@@ -360,3 +402,8 @@ static int train(const Run* run) {
 
 extern "C" int train_float(const Run* run) { return train<float>(run); }
 extern "C" int train_double(const Run* run) { return train<double>(run); }
+
+// What native.py compares with its own structures before it calls anything else.
+extern "C" void layout(Index found[3]) {
+    found[0] = kLayout, found[1] = sizeof(Layer), found[2] = sizeof(Run);
+}

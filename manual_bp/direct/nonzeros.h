@@ -1,4 +1,5 @@
-// The non-zero inputs of a batch: by example as they are found, then by pixel, as the first layer's gradient needs them.
+// The non-zero inputs of a batch: listed by example for the forward pass, and by pixel for the
+// first layer's gradient.
 #pragma once
 
 #include <utility>
@@ -6,7 +7,7 @@
 
 #include "kernels.h"
 
-// Where thread t's share of n things begins, in whole units.
+// Where thread t's share of n things begins. A share is made of whole units.
 static Index share(Index n, Index unit, Index t, Index threads) {
     return std::min(n, round_up(n, unit) / unit * t / threads * unit);
 }
@@ -14,14 +15,15 @@ static Index share(Index n, Index unit, Index t, Index threads) {
 template <typename T>
 class Nonzeros {
     Index n_in_ = 0, threads_ = 0;
-    Buffer<T> value_, column_value_;    // by example, and by pixel
-    Buffer<int32_t> pixel_, example_;   // their other index
-    std::vector<Index> row_begin_;      // (batch, threads + 1): an example's non-zeros, split by range of pixels
-    std::vector<Index> column_end_;     // a pixel's non-zeros, after those of the pixel before in the range
+    Buffer<T> value_, column_value_;   // listed by example, and by pixel
+    Buffer<int32_t> pixel_, example_;  // the other index of each
+    // (batch, threads + 1): where an example's list begins, for each thread's range of pixels.
+    std::vector<Index> row_begin_;
+    std::vector<Index> column_end_;  // (n_in): where a pixel's list ends, counted from its range
     Index batch_ = 0;
 
 public:
-    static constexpr Index kPixels = 16;  // a thread's range of pixels is made of such units
+    static constexpr Index kPixels = 16;  // threads divide pixels in units of so many
 
     struct List {
         const T* value;
@@ -30,25 +32,30 @@ public:
     };
 
     Nonzeros() = default;
-    Nonzeros(Index batch, Index n_in, Index threads) : n_in_(n_in), threads_(threads), batch_(batch) {
-        value_ = Buffer<T>(batch * (n_in + kPixels)), pixel_ = Buffer<int32_t>(batch * (n_in + kPixels));
-        column_value_ = Buffer<T>(batch * n_in), example_ = Buffer<int32_t>(batch * n_in);
+    Nonzeros(Index batch, Index n_in, Index threads)
+        : n_in_(n_in), threads_(threads), batch_(batch) {
+        value_ = Buffer<T>(begin(batch));
+        pixel_ = Buffer<int32_t>(begin(batch));
+        column_value_ = Buffer<T>(batch * n_in);
+        example_ = Buffer<int32_t>(batch * n_in);
         row_begin_.resize(batch * (threads + 1));
         column_end_.resize(n_in);
     }
 
     Index first_pixel(Index t) const { return share(n_in_, kPixels, t, threads_); }
 
-    // Where the non-zeros of examples from `first` on are written; apart by what keep_nonzeros writes too much.
+    // Where a thread's lists begin if `first` is its first example. keep_nonzeros writes whole
+    // vectors: kPixels an example keep the last one out of the next thread's lists.
     Index begin(Index first) const { return first * (n_in_ + kPixels); }
 
-    // Reads example i; returns where the next one's non-zeros go.
+    // Lists example i from e on; returns where the next example's list begins.
     template <typename Pixel>
     Index read(Index i, const Pixel* p, T scale, Index e) {
         Index* begin = &row_begin_[i * (threads_ + 1)];
         *begin++ = e;
         for (Index t = 0; t < threads_; t++)
-            *begin++ = e = keep_nonzeros(p, first_pixel(t), first_pixel(t + 1), scale, (T*)value_, (int32_t*)pixel_, e);
+            *begin++ = e = keep_nonzeros<Pixel, T>(p, first_pixel(t), first_pixel(t + 1), scale,
+                                                   value_, pixel_, e);
         return e;
     }
 
@@ -57,7 +64,7 @@ public:
         return {value_ + e, pixel_ + e, begin[threads_] - e};
     }
 
-    // Sorts thread t's range of the first m examples by pixel: count, add up, distribute.
+    // Lists thread t's range of the first m examples by pixel: count, add up, distribute.
     void sort(Index m, Index t) {
         const Index first = first_pixel(t), last = first_pixel(t + 1);
         T* value = column_value_ + batch_ * first;
@@ -87,6 +94,7 @@ public:
         const T* value = column_value_ + batch_ * first;
         const int32_t* example = example_ + batch_ * first;
         const Index* end = column_end_.data();
-        for (Index k = first, e = 0; k < last; e = end[k++]) f(k, List{value + e, example + e, end[k] - e});
+        for (Index k = first, e = 0; k < last; e = end[k++])
+            f(k, List{value + e, example + e, end[k] - e});
     }
 };

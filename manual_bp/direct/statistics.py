@@ -1,97 +1,91 @@
-"""What an epoch of direct training reports, from a table with one row a step that stays on the
-device until the end.
-"""
+"""`Statistics`: what an epoch of direct training reports, and the table it is summed from."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from manual_bp.direct.layers import Layer
+from manual_bp.backprop import Layer
+from manual_bp.devices import wide
 
-# Columns of the table: SQUARED_ERROR, CORRECT, then for each layer ‖δ‖², ‖∂C/∂W‖², ‖∂C/∂b‖².
+# A loop fills a table with one row a step, which stays on the model's device. Its columns:
+# Σ ‖a − y‖², the correct examples, then for each layer ‖δ‖², ‖∂C/∂W‖², ‖∂C/∂b‖².
 SQUARED_ERROR, CORRECT, FIRST_NORM, NORMS_PER_LAYER = 0, 1, 2, 3
 
-
-def wide(tensor: Tensor) -> Tensor:
-    """As float64, in which sums over an epoch are kept; as float32 on Apple's GPUs, which have no
-    float64.
-    """
-    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+Number = TypeVar("Number", Tensor, float)
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """One epoch of `Trainer.run`, measured in passing: each batch before the update that it causes.
+class Statistics(Generic[Number]):
+    """One epoch of `Trainer`, each batch measured before the update that it causes.
 
-    Norms are Frobenius norms, averaged over the steps; with `norms=False` they are empty, and their
-    total NaN.
+    `Trainer.run` gives floats. `Trainer.launch` gives scalars on the model's device, which may
+    still be at work on them. Norms are Frobenius norms, averaged over the steps; with `norms=False`
+    their dicts are empty and their total is NaN.
     """
 
     steps: int
     examples: int
-    squared_error: float  # Σ over examples of ‖a − y‖²
-    cost: float  # s Σ (a − y)², all examples taken as one batch; for "sum" the sum over the epoch
-    correct: int  # examples whose largest output is their target's largest
-    grad_norm_total: float  # of all parameters together
-    grad_norm: dict[str, float]  # by parameter name, "0.weight"
-    delta_norm: dict[str, float]  # ‖∂C/∂z‖ by name of the Linear, "0"
+    squared_error: Number  # Σ over examples of ‖a − y‖²
+    cost: Number  # s Σ (a − y)², all examples taken as one batch; for "sum" the sum over the epoch
+    correct: Number  # examples whose largest output is their target's largest
+    grad_norm_total: Number  # of all parameters taken as one vector
+    grad_norm: dict[str, Number]  # ‖∂C/∂W‖ and ‖∂C/∂b‖, by "layer01.weight" and "layer01.bias"
+    delta_norm: dict[str, Number]  # ‖δ‖, by "layer01"
 
-
-@dataclass(frozen=True)
-class Launched:
-    """An epoch whose steps are on their way: its figures are still on the device, to be read when
-    it suits.
-
-    Attributes:
-        values: the figures, (k,) on the device.
-        steps: of the epoch.
-        examples: of the epoch.
-    """
-
-    values: Tensor
-    steps: int
-    examples: int
-    scale: float
-    layers: list[Layer]
-    norms: bool
-
-    @classmethod
-    def of(
-        cls, table: Tensor, examples: int, scale: float, layers: list[Layer], norms: bool
-    ) -> Launched:
-        """Reduce the table (n_steps, 2 + 3 layers) on its device."""
-        table = wide(table)
-        sums = table[:, :FIRST_NORM].sum(0)
-        squares = table[:, FIRST_NORM:]
-        gradients = squares.unflatten(1, (-1, NORMS_PER_LAYER))[:, :, 1:]  # without ‖δ‖²
-        means = torch.cat([squares, gradients.sum((1, 2)).unsqueeze(1)], 1).sqrt().mean(0)
-        return cls(torch.cat([sums, means]), table.shape[0], examples, scale, layers, norms)
-
-    def wait(self) -> Statistics:
-        """Wait for the device, once."""
-        return self.statistics(self.values.tolist())
-
-    def statistics(self, values: list[float]) -> Statistics:
-        """The figures by name, of `values` as they were read."""
-        squared_error, correct, *means, total = values
-        grad_norm, delta_norm = {}, {}
-        for i, layer in enumerate(self.layers if self.norms else []):
-            delta, weight, bias = means[NORMS_PER_LAYER * i : NORMS_PER_LAYER * (i + 1)]
-            delta_norm[layer.name] = delta
-            grad_norm[f"{layer.name}.weight".lstrip(".")] = weight
-            if layer.bias is not None:
-                grad_norm[f"{layer.name}.bias".lstrip(".")] = bias
+    def read(self: Statistics[Tensor]) -> Statistics[float]:
+        """The same figures as floats. The device is waited for once."""
+        figures = [self.squared_error, self.cost, self.correct, self.grad_norm_total]
+        norms = [*self.grad_norm.values(), *self.delta_norm.values()]
+        squared_error, cost, correct, total, *rest = torch.stack(figures + norms).tolist()
+        k = len(self.grad_norm)
         return Statistics(
             steps=self.steps,
             examples=self.examples,
             squared_error=squared_error,
-            cost=self.scale * squared_error,
-            correct=int(correct),
-            grad_norm_total=total if self.norms else math.nan,
-            grad_norm=grad_norm,
-            delta_norm=delta_norm,
+            cost=cost,
+            correct=correct,
+            grad_norm_total=total,
+            grad_norm=dict(zip(self.grad_norm, rest[:k], strict=True)),
+            delta_norm=dict(zip(self.delta_norm, rest[k:], strict=True)),
         )
+
+
+def reduce_table(
+    table: Tensor, layers: Sequence[Layer], *, examples: int, s: float, norms: bool
+) -> Statistics[Tensor]:
+    """The statistics of an epoch, on its device.
+
+    Args:
+        table: as a loop filled it, (steps, 2 + 3 layers).
+        layers: of the model.
+        examples: n, of all steps.
+        s: of C = s Σ (a − y)² over n examples.
+        norms: whether the columns of the norms were filled.
+    """
+    table = wide(table)
+    squared_error, correct = table[:, :FIRST_NORM].sum(0)
+    total = table.new_full((), math.nan)
+    grad_norm: dict[str, Tensor] = {}
+    delta_norm: dict[str, Tensor] = {}
+    if norms:
+        squares = table[:, FIRST_NORM:].unflatten(1, (-1, NORMS_PER_LAYER))  # (steps, layers, 3)
+        total = squares[:, :, 1:].sum((1, 2)).sqrt().mean()  # without ‖δ‖²
+        for layer, means in zip(layers, squares.sqrt().mean(0), strict=True):
+            delta_norm[layer.tag], *gradients = means
+            grad_norm |= zip(layer.parameters, gradients, strict=False)  # one, if without a bias
+    return Statistics(
+        steps=table.shape[0],
+        examples=examples,
+        squared_error=squared_error,
+        cost=s * squared_error,
+        correct=correct,
+        grad_norm_total=total,
+        grad_norm=grad_norm,
+        delta_norm=delta_norm,
+    )

@@ -1,6 +1,4 @@
-"""`python -m manual_bp.trace`: one of the documents' networks, or one image through a trained run,
-symbol by symbol.
-"""
+"""`python -m manual_bp.trace`: a documents' network, or one image through a trained run."""
 
 from __future__ import annotations
 
@@ -9,17 +7,15 @@ import io
 import sys
 from collections.abc import Sequence
 
-from manual_bp.trace import NOTATIONS, compute, numbers, render, story
-from manual_bp.trace.notation import Notation
+from manual_bp.notation import NOTATIONS
+from manual_bp.trace import compute, numbers, render, story
 from manual_bp.trace.story import Block, Heading, Step
 from manual_bp.worked_examples.networks import NETWORKS, Network, exactly, tensor
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print a trace. Returns the exit status: 0, or 1 after a fault, with one line on stderr; wrong
-    usage exits 2.
-    """
-    args = _parse(argv)
+def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.trace") -> int:
+    """Print a trace. Returns 0, or 1 after a fault with one line on stderr; wrong usage exits 2."""
+    args = _parse(argv, prog)
     try:
         blocks = _run(args) if args.run is not None else _network(args)
     except ValueError as error:
@@ -29,11 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m manual_bp.trace",
-        description="One example forward, backward and through the update: formula, "
-        "numbers, shape, check by autograd.",
+        prog=prog,
+        description="One example forward, backward and through the update: formula, numbers, "
+        "shape, check by autograd.",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
@@ -47,14 +43,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--run",
         metavar="RUN",
-        help="a run that train.py wrote: its folder, its name in runs/, or latest, "
-        "the one in runs/ written last",
+        help="a run that train.py wrote: its folder, its name in runs/, or latest, the one in "
+        "runs/ written last",
     )
     parser.add_argument(
-        "--example",
-        type=int,
-        metavar="I",
-        help="with --run: which image of the test part (default: 0)",
+        "--example", type=int, metavar="I", help="with --run: which test image (default: 0)"
     )
     parser.add_argument(
         "--seed", type=int, metavar="N", help="a network's weights drawn at random from this seed"
@@ -63,8 +56,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--notation",
         type=int,
         choices=NOTATIONS,
-        help="whose symbols: 1 θ/z/a/δ, 2 s/z/w_{i→j}/δ, 3 w/z/a/δ (default: "
-        "the network's document; 1 with --run)",
+        help="whose symbols: 1 θ/z/a/δ, 2 s/z/w_{i→j}/δ, 3 w/z/a/δ (default: the network's "
+        "document; 1 with --run)",
     )
     parser.add_argument(
         "--format", choices=("text", "markdown"), default="text", help="(default: %(default)s)"
@@ -81,34 +74,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _network(args: argparse.Namespace) -> list[Block]:
     network = NETWORKS[args.name or args.network or "two-two-two"]
-    trace = compute(
-        network.model(args.seed),
-        tensor(network.x),
-        tensor(network.y),
-        cost=network.cost,
-        lr=network.lr,
-    )
+    model, x, y = network.model(args.seed), tensor(network.x), tensor(network.y)
+    trace = compute(model, x, y, cost=network.cost, lr=network.lr)
     drawn = "" if args.seed is None else f", random weights from seed {args.seed}"
     title = Heading(f"Document {network.document}, {network.name}: {network.title}{drawn}")
-    number = args.notation or network.document
-    weights = (
-        []
-        if args.seed is not None
-        else [_weights(network, NOTATIONS[number](network.sizes, network.units))]
-    )
-    return [title, *weights, *story(trace, number, network.units)]
+    notation = args.notation or network.document
+    weights = [_weights(network, notation)] if args.seed is None else []
+    return [title, *weights, *story(trace, notation, network.units)]
 
 
-def _weights(network: Network, notation: Notation) -> Step:
+def _weights(network: Network, notation: int) -> Step:
     """The weights as they are meant: 2.197 = 2 ln 3 is what lets σ be worked with a pencil."""
+    n = NOTATIONS[notation](network.sizes, network.units)
     meant = [
-        (notation.weight(layer, (i, j)), weight)
+        (n.weight(layer, (i, j)), weight)
         for layer, matrix in enumerate(network.weights, start=1)
         for i, row in enumerate(matrix)
         for j, weight in enumerate(row)
     ]
     meant += [
-        (notation.symbol("b", layer, i), bias)
+        (n.symbol("b", layer, i), bias)
         for layer, row in enumerate(network.biases or (), start=1)
         for i, bias in enumerate(row)
     ]
@@ -120,8 +105,7 @@ def _weights(network: Network, notation: Notation) -> Step:
 
 
 def _run(args: argparse.Namespace) -> list[Block]:
-    # Training stands above this package and takes a second to import: both only where a run is
-    # read.
+    # Training stands above trace and takes a second to import: only if a run is read.
     from manual_bp.training import traced_run
     from manual_bp.training.errors import UserError
 
@@ -141,7 +125,5 @@ def _run(args: argparse.Namespace) -> list[Block]:
 
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            encoding="utf-8"
-        )  # σ, δ and ∂ are in no other common encoding of a redirected output
+        sys.stdout.reconfigure(encoding="utf-8")  # the only common encoding with σ, δ and ∂
     sys.exit(main())

@@ -1,26 +1,26 @@
-"""A trace told in one document's symbols: forward, backward, update, where the gradient vanishes,
-and the check.
-"""
+"""A trace told in one document's symbols: forward, backward, update, and the check."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 from torch import Tensor
 
-from manual_bp.trace.notation import Notation
+from manual_bp.backprop import LayerPass
+from manual_bp.notation import NOTATIONS, Notation, Units, minus
 from manual_bp.trace.numbers import (
+    entries,
     factor,
-    largest_entry,
     matrix,
     number,
     sum_of_products,
     vector,
     written_out,
 )
-from manual_bp.trace.passes import LayerPass, Trace
-from manual_bp.worked_examples.networks import minus
+from manual_bp.trace.passes import Trace
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,19 @@ class Table:
 Block = Heading | Paragraph | Step | Table
 
 
-def tell(trace: Trace, notation: Notation) -> list[Block]:
-    """The whole story in order."""
-    return [
-        *_introduction(trace, notation),
-        *_forward(trace, notation),
-        *_backward(trace, notation),
-        *_update(trace, notation),
-        *_vanishing(trace, notation),
-        *_check(trace, notation),
-    ]
+def story(trace: Trace, notation: int = 1, units: Units | None = None) -> list[Block]:
+    """A computed trace told in the symbols of document 1, 2 or 3.
+
+    Raises:
+        ValueError: an unknown notation.
+    """
+    if notation not in NOTATIONS:
+        raise ValueError(
+            f"trace: notation {notation!r} is not one of 1, 2, 3: the documents' numbers"
+        )
+    n = NOTATIONS[notation]((len(trace.x), *(len(p.a) for p in trace.layers)), units)
+    parts = (_introduction, _forward, _backward, _update, _vanishing, _check)
+    return [block for part in parts for block in part(trace, n)]
 
 
 def _introduction(trace: Trace, n: Notation) -> Iterator[Block]:
@@ -69,144 +72,78 @@ def _introduction(trace: Trace, n: Notation) -> Iterator[Block]:
         f"{sizes} network, one example (m = 1), cost {trace.cost}, η = {number(trace.lr)}; "
         f"{n.title}."
     )
-    if n.note:
-        yield Paragraph(n.note)
-    if n.document != 3 and any(layer.bias is not None for layer in trace.layers):
+    if note := n.note(str(trace.layers[0].layer)):
+        yield Paragraph(note)
+    if n.document != 3 and any(p.db is not None for p in trace.layers):
         yield Paragraph(f"Document {n.document} leaves the bias b out; its gradient is δ.")
     x, y = n.vector("x", 0), n.vector("y", n.last)
-    shape = f"{n.vector_shape(n.sizes[0])}, {n.vector_shape(n.sizes[-1])}"
-    yield Step(
-        f"input {x}, target {y}", shape, (f"{x} = {vector(trace.x)}", f"{y} = {vector(trace.y)}")
-    )
+    shape = f"{n.shape(n.sizes[0])}, {n.shape(n.sizes[-1])}"
+    lines = (f"{x} = {vector(trace.x)}", f"{y} = {vector(trace.y)}")
+    yield Step(f"input {x}, target {y}", shape, lines)
 
 
 def _forward(trace: Trace, n: Notation) -> Iterator[Block]:
     yield Heading("Forward")
-    for layer in trace.layers:
-        formulas = _formulas(layer, n)
-        bias = [None] * len(layer.z) if layer.bias is None else layer.bias.tolist()
-        yield _vector_step(
-            n,
-            formulas["z"],
-            "z",
-            layer.number,
-            layer.z,
-            lambda u, p=layer, b=bias: sum_of_products(p.weight[u], p.before, bias=b[u]),  # type: ignore[misc]
-        )
-        yield _vector_step(
-            n,
-            formulas["a"],
-            "a",
-            layer.number,
-            layer.a,
-            lambda u, p=layer: f"σ({number(float(p.z[u]))})" if p.sigmoid else "",  # type: ignore[misc]
-        )
-    squares = [
-        f"({number(a)} − {factor(y)})²"
-        for a, y in zip(trace.layers[-1].a.tolist(), trace.y.tolist(), strict=True)
-    ]
-    shown = [squares[u] for u in written_out(len(squares))]
-    more = f" + [{len(squares) - len(shown)} more]" if len(shown) < len(squares) else ""
-    scaled = f"{number(trace.scale)} · " if trace.scale != 1 else ""
-    yield Step(
-        n.cost_formula(trace.cost),
-        "a number",
-        (f"{n.cost} = {scaled}[{' + '.join(shown)}{more}] = {number(trace.value)}",),
-    )
+    for p in trace.layers:
+        formulas, i, bias = _formulas(p, n), p.layer.number, p.layer.bias
+        z, a = [], []
+        for u in written_out(p.z):
+            more = "" if bias is None else f" + {factor(bias[u])}"
+            products = sum_of_products(p.layer.weight[u], p.a_prev)
+            z.append(f"{n.symbol('z', i, u)} = {products}{more}")
+            a.append(n.symbol("a", i, u) + (f" = σ({number(p.z[u])})" if p.layer.sigmoid else ""))
+        yield _step(n, formulas["z"], z, p.z, n.vector("z", i))
+        yield _step(n, formulas["a"], a, p.a, n.vector("a", i))
+    output, y = trace.layers[-1].a, trace.y
+    squares = [f"({number(output[u])} − {factor(y[u])})²" for u in written_out(output)]
+    if len(squares) < len(output):
+        squares.append(f"[{len(output) - len(squares)} more]")
+    line = f"{n.cost} = {_times(trace.scale)}[{' + '.join(squares)}] = {number(trace.value)}"
+    yield Step(n.cost_formula(trace.cost), "a number", (line,))
 
 
 def _backward(trace: Trace, n: Notation) -> Iterator[Block]:
     yield Heading("Backward: δ = error × slope, layer by layer")
-    after: LayerPass | None = None
-    for layer in reversed(trace.layers):
-        formulas = _formulas(layer, n)
-        a, slope, error = (values.tolist() for values in (layer.a, layer.slope, layer.error))
-        yield Paragraph(f"{n.layer(layer.number)}:")
-        lines = [
-            f"{n.derivative(n.symbol('a', layer.number, u))} = {_error(trace, layer, after, u)} = "
-            f"{number(error[u])}"
-            for u in written_out(len(error))
+    for p, after in zip(trace.layers[::-1], (None, *trace.layers[:0:-1]), strict=True):
+        formulas, i, names = _formulas(p, n), p.layer.number, n.names(p.layer.number)
+        yield Paragraph(f"{p.layer}{f', {names}' if names else ''}:")
+        errors, slopes, deltas = [], [], []
+        for u in written_out(p.a):
+            a = number(p.a[u])
+            if after is None:
+                error = f"{_times(2 * trace.scale)}({a} − {factor(trace.y[u])})"
+            else:
+                error = sum_of_products(after.delta, after.layer.weight[:, u])
+            errors.append(f"{n.derivative(n.symbol('a', i, u))} = {error}")
+            slopes.append(n.slope(i, u) + (f" = {a} · (1 − {a})" if p.layer.sigmoid else ""))
+            product = f"{factor(p.error[u])} · {factor(p.slope[u])}"
+            deltas.append(f"{n.symbol('δ', i, u)} = {product}")
+        formula = n.output_error(trace.cost) if after is None else formulas["error"]
+        yield _step(n, formula, errors, p.error, "error")
+        yield _step(n, formulas["slope"], slopes, p.slope, "slope")
+        yield _step(n, formulas["delta"], deltas, p.delta, n.vector("δ", i))
+        weights = [
+            f"{n.derivative(n.weight(i, (j, k)))} = {factor(p.delta[j])} · {factor(p.a_prev[k])}"
+            for j, k in entries(p.dW)
         ]
-        yield Step(
-            formulas["error"] if after is not None else n.output_error(trace.cost),
-            n.vector_shape(len(error)),
-            (*lines, f"error = {vector(layer.error)}"),
-        )
-        slopes = [
-            f"{n.slope(layer.number, u)} = "
-            f"{f'{number(a[u])} · (1 − {factor(a[u])}) = ' if layer.sigmoid else ''}"
-            f"{number(slope[u])}"
-            for u in written_out(len(slope))
-        ]
-        yield Step(
-            formulas["slope"],
-            n.vector_shape(len(slope)),
-            (*slopes, f"slope = {vector(layer.slope)}"),
-        )
-        yield _vector_step(
-            n,
-            formulas["delta"],
-            "δ",
-            layer.number,
-            layer.delta,
-            lambda u, e=error, s=slope: f"{factor(e[u])} · {factor(s[u])}",  # type: ignore[misc]
-        )
-        yield _weight_gradient(layer, formulas["dW"], n)
-        if layer.bias is not None:
-            yield Step(
-                formulas["db"], n.vector_shape(len(layer.delta)), (f"= {vector(layer.delta)}",)
-            )
-        after = layer
-
-
-def _error(trace: Trace, layer: LayerPass, after: LayerPass | None, unit: int) -> str:
-    if after is None:
-        coefficient = 2 * trace.scale
-        scaled = "" if coefficient == 1 else f"{number(coefficient)} · "
-        return f"{scaled}({number(float(layer.a[unit]))} − {factor(float(trace.y[unit]))})"
-    return sum_of_products(after.delta, after.weight[:, unit])
-
-
-def _weight_gradient(layer: LayerPass, formula: str, n: Notation) -> Step:
-    lines = []
-    for i, j in _entries(layer.dW):
-        product = f"{factor(float(layer.delta[i]))} · {factor(float(layer.before[j]))}"
-        lines.append(
-            f"{n.gradient(layer.number, (i, j))} = {product} = {number(float(layer.dW[i, j]))}"
-        )
-    return Step(formula, _matrix_shape(n, layer.dW), (*lines, f"= {matrix(layer.dW)}"))
+        yield _step(n, formulas["dW"], weights, p.dW)
+        if p.db is not None:
+            yield _step(n, formulas["db"], [], p.db)
 
 
 def _update(trace: Trace, n: Notation) -> Iterator[Block]:
     yield Heading("Update")
-    eta = factor(trace.lr)
-    for layer in trace.layers:
-        formulas = _formulas(layer, n)
-        lines = []
-        for i, j in _entries(layer.dW):
-            old, gradient, new = (
-                float(t[i, j]) for t in (layer.weight, layer.dW, layer.new_weight)
-            )
-            name = n.weight(layer.number, (i, j))
-            lines.append(f"{name} := {number(old)} − {eta} · {factor(gradient)} = {number(new)}")
-        yield Step(
-            formulas["W"], _matrix_shape(n, layer.weight), (*lines, f"= {matrix(layer.new_weight)}")
-        )
-        if layer.bias is not None and layer.new_bias is not None:
-            units = []
-            for u in written_out(len(layer.bias)):
-                old, gradient, new = (
-                    float(t[u]) for t in (layer.bias, layer.delta, layer.new_bias)
-                )
-                name = n.symbol("b", layer.number, u)
-                units.append(
-                    f"{name} := {number(old)} − {eta} · {factor(gradient)} = {number(new)}"
-                )
-            yield Step(
-                formulas["b"],
-                n.vector_shape(len(layer.bias)),
-                (*units, f"= {vector(layer.new_bias)}"),
-            )
+
+    def moved(name: str, old: Tensor, gradient: Tensor) -> str:
+        return f"{name} := {number(old)} − {factor(trace.lr)} · {factor(gradient)}"
+
+    for p, updated in zip(trace.layers, trace.updated, strict=True):
+        formulas, i, W, b = _formulas(p, n), p.layer.number, p.layer.weight, p.layer.bias
+        weights = [moved(n.weight(i, at), W[at], p.dW[at]) for at in entries(W)]
+        yield _step(n, formulas["W"], weights, updated.weight)
+        if b is not None and p.db is not None and updated.bias is not None:
+            biases = [moved(n.symbol("b", i, u), b[u], p.db[u]) for u in written_out(b)]
+            yield _step(n, formulas["b"], biases, updated.bias)
     yield Paragraph(
         f"The cost of this example was {n.cost} = {number(trace.value)} before the update "
         f"and is {number(trace.value_after)} after it."
@@ -215,71 +152,45 @@ def _update(trace: Trace, n: Notation) -> Iterator[Block]:
 
 def _vanishing(trace: Trace, n: Notation) -> Iterator[Block]:
     yield Heading("How the error signal changes on its way back")
-    rows = []
-    after: LayerPass | None = None
-    for layer in reversed(trace.layers):
-        norm = float(layer.delta.norm())
-        ratio = ""
-        if after is not None and float(after.delta.norm()) > 0:
-            ratio = number(norm / float(after.delta.norm()))
-        rows.append(
-            (
-                n.layer(layer.number),
-                number(float(layer.error.norm())),
-                number(float(layer.slope.mean())),
-                number(norm),
-                ratio,
-                number(float(layer.dW.norm())),
-            )
+    norms = [float(p.delta.norm()) for p in trace.layers]
+    ratios = [number(here / after) if after else "" for here, after in pairwise(norms)]
+    rows = [
+        (
+            str(p.layer),
+            number(p.error.norm()),
+            number(p.slope.mean()),
+            number(norm),
+            ratio,
+            number(p.dW.norm()),
         )
-        after = layer
-    header = (
-        "layer",
-        "‖error‖",
-        "mean slope",
-        "‖δ‖",
-        "‖δ‖ / ‖δ of the layer after‖",
-        f"‖∂{n.cost}/∂{n.weights}‖",
-    )
-    yield Table(header, tuple(rows))
+        for p, norm, ratio in zip(trace.layers, norms, (*ratios, ""), strict=True)
+    ]
+    dW = f"‖∂{n.cost}/∂{n.weights}‖"
+    header = ("layer", "‖error‖", "mean slope", "‖δ‖", "‖δ‖ / ‖δ of the layer after‖", dW)
+    yield Table(header, tuple(rows[::-1]))
     yield Paragraph(
-        "A sigmoid's slope is at most ¼, so a layer with one takes at least three quarters of its "
-        "error away."
+        "A sigmoid's slope is at most ¼: a layer with a sigmoid takes at least three quarters of "
+        "its error away."
     )
-    linear = [n.layer(layer.number) for layer in trace.layers if not layer.sigmoid]
-    if linear:
+    if linear := [str(p.layer) for p in trace.layers if not p.layer.sigmoid]:
         yield Paragraph(
             f"A linear layer passes its error on unchanged: here {' and '.join(linear)}."
         )
     yield Paragraph(
-        "What arrives at the layer before is δ times the weights: small weights shorten it further."
+        "The layer before receives δ times the weights: small weights shorten δ further."
     )
 
 
 def _check(trace: Trace, n: Notation) -> Iterator[Block]:
     yield Heading("Check against autograd")
     rows = []
-    for layer in trace.layers:
-        rows.append(
-            (
-                f"{n.gradient(layer.number)}, {n.layer(layer.number)}",
-                f"{layer.name}.weight",
-                _error_text(layer.dW_error),
-            )
-        )
-        if layer.db_error is not None:
-            name = n.derivative(n.symbol("b", layer.number))
-            rows.append(
-                (
-                    f"{name}, {n.layer(layer.number)}",
-                    f"{layer.name}.bias",
-                    _error_text(layer.db_error),
-                )
-            )
-    yield Table(
-        ("gradient", "parameter", "max |by hand − autograd| / max |autograd|".replace("|", "∣")),
-        tuple(rows),
-    )
+    for p in trace.layers:
+        symbols = (n.weight(p.layer.number), n.symbol("b", p.layer.number))
+        for symbol, name in zip(symbols, p.layer.parameters, strict=False):
+            parameter = f"{p.layer} {name.split('.')[1]}"  # "layer01.weight"
+            rows.append((n.gradient(symbol), parameter, _error_text(trace.errors[name])))
+    relative = "max ∣by hand − autograd∣ / max ∣autograd∣"
+    yield Table(("gradient", "parameter", relative), tuple(rows))
     yield Paragraph(f"max relative error {_error_text(trace.max_relative_error)} (float64)")
 
 
@@ -287,33 +198,21 @@ def _error_text(error: float) -> str:
     return minus(f"{error:.1e}")
 
 
-def _formulas(layer: LayerPass, n: Notation) -> dict[str, str]:
-    return n.formulas(layer.number, bias=layer.bias is not None, sigmoid=layer.sigmoid)
+def _times(scale: float) -> str:
+    """s as a factor; nothing for 1."""
+    return "" if scale == 1 else f"{number(scale)} · "
 
 
-def _vector_step(
-    n: Notation, formula: str, letter: str, layer: int, values: Tensor, filled: Callable[[int], str]
+def _formulas(p: LayerPass, n: Notation) -> dict[str, str]:
+    return n.formulas(p.layer.number, bias=p.layer.bias is not None, sigmoid=p.layer.sigmoid)
+
+
+def _step(
+    n: Notation, formula: str, filled: Sequence[str], values: Tensor, whole: str = ""
 ) -> Step:
-    """One line for each unit written out, and the vector."""
-    lines = []
-    for u in written_out(len(values)):
-        middle = filled(u)
-        value = number(float(values[u]))
-        lines.append(f"{n.symbol(letter, layer, u)} = {f'{middle} = ' if middle else ''}{value}")
-    if len(values) > 1:
-        lines.append(f"{n.vector(letter, layer)} = {vector(values)}")
-    return Step(formula, n.vector_shape(len(values)), tuple(lines))
-
-
-def _entries(values: Tensor) -> list[tuple[int, int]]:
-    """The entries of a matrix that are written out: all of a 2 × 2, else the largest one."""
-    if values.numel() <= 4:
-        return [(i, j) for i in range(values.shape[0]) for j in range(values.shape[1])]
-    return [largest_entry(values)]
-
-
-def _matrix_shape(n: Notation, values: Tensor) -> str:
-    rows, columns = values.shape
-    if n.document == 2:
-        return f"{rows * columns} weight{'s' if rows * columns > 1 else ''}"
-    return f"({rows}{' ×' if n.document == 3 else ','} {columns})"
+    """A line for each entry written out, then the whole vector or matrix."""
+    at: Sequence[Any] = written_out(values) if values.dim() == 1 else entries(values)
+    lines = [f"{left} = {number(values[i])}" for left, i in zip(filled, at, strict=False)]
+    if values.numel() > 1 or not lines:
+        lines.append(f"{whole} = {(vector if values.dim() == 1 else matrix)(values)}".lstrip())
+    return Step(formula, n.shape(*values.shape), tuple(lines))

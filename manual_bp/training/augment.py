@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manual_bp.direct.transfer import to_device
+from manual_bp.devices import to_device
 
 _SIDE = 28.0  # lengths are given in pixels of an image of this side, and scale with the image
 _KEPT = 0.999  # share of the elastic field's variance that its terms must hold
@@ -65,7 +65,7 @@ def augment(
         images: uint8 (N, side · side), row by row. Not changed.
         side: width and height of an image.
         generator: decides the distortions; it may be on the CPU while the images are elsewhere.
-        distortion: how strongly; the default is the one of the README's recipe.
+        distortion: how strongly; the default is the one of the recipe in this room's README.
 
     Returns:
         uint8 (N, side · side), on the images' device. What lies outside an image is 0.

@@ -1,53 +1,67 @@
-"""Checkpoints: what is in one, and reading one that may be damaged, foreign, or harmful."""
+"""Checkpoints: what is in one, and how one is read that may be damaged, foreign or hostile."""
 
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from manual_bp.training import terminal
 from manual_bp.training.errors import UserError
-from manual_bp.training.options import Options, restore
+from manual_bp.training.plan import Plan
 
-FORMAT = 2
+FORMAT = 3
 NAME = "checkpoint.pt"
-# What --resume may change; everything else is the run's own.
-_MAY_CHANGE = {
-    "epochs",
-    "data_dir",
-    "device",
-    "threads",
-    "histograms",
-    "resume",
-    "logdir",
-    "dry_run",
-}
 # What each entry must be; "model" is the state dict.
 _ENTRIES: dict[str, type] = {
     "epoch": int,
-    "epochs": int,
-    "batch_size": int,
-    "lr": float,
     "model": dict,
     "engine": dict,
-    "engine_name": str,
-    "shuffle": torch.Tensor,
+    "shuffle": Tensor,
     "metrics": list,
-    "flags": dict,
-    "dataset": str,
-    "data_fingerprint": str,
+    "plan": dict,
 }
+# What the terminal prints of each epoch.
+_FIGURES = (
+    "cost/train",
+    "cost/validation",
+    "accuracy/train",
+    "accuracy/validation",
+    "grad_norm/total",
+    "time/epoch_seconds",
+)
 
 
-def read(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run as it stood after an epoch."""
+
+    path: Path
+    plan: Plan
+    epoch: int
+    model: dict[str, Any]  # the state dict
+    engine: dict[str, Any]
+    shuffle: Tensor  # state of the generator that shuffles
+    metrics: list[dict[str, Any]]  # rows of epochs 1 to `epoch`
+
+
+def contents(
+    plan: Plan, epoch: int, state: dict[str, Any], shuffle: Tensor, metrics: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What a checkpoint holds: tensors and plain values; `state` has "model" and "engine"."""
+    own = {"format": FORMAT, "epoch": epoch, "plan": plan.as_dict()}
+    return {**state, **own, "shuffle": shuffle, "metrics": metrics}
+
+
+def read(path: Path) -> Checkpoint:
     """Read a checkpoint: tensors and plain values only, so that no code in it can run.
 
     Raises:
-        UserError: it is missing, unreadable, damaged, no checkpoint of a run, or of another format.
+        UserError: the file is missing, unreadable, damaged, no checkpoint of a run, or of another
+            format.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -68,9 +82,8 @@ def read(path: Path) -> dict[str, Any]:
         )
     if state["format"] != FORMAT:
         raise UserError(
-            f"{path}: has the checkpoint format {state['format']!r}, this version reads {FORMAT}: "
-            f"train anew, or use "
-            f"the version that wrote it"
+            f"{path}: has the checkpoint format {state['format']!r}, this version reads {FORMAT}, "
+            f"which names flags and layers otherwise: train anew, or use the version that wrote it"
         )
     for name, kind in _ENTRIES.items():
         if not isinstance(state.get(name), kind):
@@ -78,98 +91,54 @@ def read(path: Path) -> dict[str, Any]:
                 f"{path}: its entry {name!r} is missing or not a {kind.__name__}: the file was "
                 f"changed"
             )
-    try:
-        epochs = [row["epoch"] for row in state["metrics"] if terminal.line(row)]
-    except (KeyError, TypeError, ValueError):
-        epochs = None
-    if epochs != list(range(1, state["epoch"] + 1)):
+    if not _are_rows(state["metrics"], state["epoch"]):
         raise UserError(
             f"{path}: its metrics are not those of epochs 1 to {state['epoch']}: the file was "
             f"changed"
         )
-    return state
-
-
-def find(resume: str, logdir: Path) -> Path:
-    """The checkpoint that --resume means: a file, a run's folder or name, or "latest", written last
-    in `logdir`.
-
-    Raises:
-        UserError: there is none.
-    """
-    if resume != "latest":
-        path = Path(resume)
-        if not path.exists() and (logdir / resume / NAME).is_file():  # the name of a run
-            path = logdir / resume
-        if path.is_file() and (path.name != NAME or not (path.parent / "config.json").is_file()):
-            raise UserError(
-                f"{path}: a run goes on in its own folder, and this is not a run's {NAME}: copy "
-                f"the whole run folder, "
-                f"and resume that"
-            )
-        return path / NAME if path.is_dir() else path
     try:
-        folders = [
-            folder for folder in logdir.iterdir() if not folder.name.startswith(".")
-        ]  # not one half made
-        found = [folder / NAME for folder in folders if (folder / NAME).is_file()]
-    except OSError:
-        found = []
-    if not found:
-        raise UserError(
-            f"--resume latest: no run with a {NAME} in {logdir}: start one without --resume"
-        )
-    return max(found, key=lambda path: path.stat().st_mtime_ns)
+        plan = Plan.of(state["plan"])
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: its plan is that of no run ({error}): train anew") from error
+    return Checkpoint(path, plan, **{name: state[name] for name in _ENTRIES if name != "plan"})
 
 
-def device(options: Options, given: set[str]) -> str:
-    """The device to compute on, as --device takes it: that of the run which is resumed, where the
-    flag is not given.
+def _are_rows(metrics: list[Any], epochs: int) -> bool:
+    """Whether these are the rows of epochs 1 to `epochs`, each with its figures."""
+    if len(metrics) != epochs:
+        return False
+    for epoch, row in enumerate(metrics, start=1):
+        if not isinstance(row, dict) or row.get("epoch") != epoch:
+            return False
+        if not all(isinstance(row.get(name), int | float) for name in _FIGURES):
+            return False
+    return True
 
-    Raises:
-        UserError: as `find`, `read` and `resumed_options`.
-    """
-    if options.resume is None:
-        return options.device
-    path = find(options.resume, Path(options.logdir))
-    return resumed_options(options, given, read(path), path).device
 
-
-def resumed_options(
-    options: Options, given: set[str], state: dict[str, Any], path: Path
-) -> Options:
-    """The flags a resumed run goes on with: the run's own, and of the command line's those that may
-    change.
+def find(run: str, logdir: Path) -> Path:
+    """The checkpoint of a run: its file, its folder, its name in `logdir`, or "latest" there.
 
     Raises:
-        UserError: a flag that was given contradicts the run.
+        UserError: there is none; the message lists the runs that there are.
     """
-    try:
-        restore(state["flags"])
-        # "auto" has settled on one, which the checkpoint's data are of
-        kept = restore({**state["flags"], "dataset": state["dataset"]})
-    except ValueError as error:
-        raise UserError(
-            f"{path}: its flags are not those of this version ({error}): train anew"
-        ) from error
-    for name in sorted(given - _MAY_CHANGE):
-        seen, saved = getattr(options, name), getattr(kept, name)
-        if saved is None and name in ("batch_size", "lr"):  # the run's own choice
-            saved = state[name]
-        if seen != saved and (name, seen) != ("dataset", "auto"):
-            flag = "--" + name.replace("_", "-")
+    runs = sorted(path for path in logdir.glob(f"*/{NAME}") if not path.parent.name.startswith("."))
+    if run == "latest" and runs:
+        return max(runs, key=lambda path: path.stat().st_mtime_ns)
+    for place in (Path(run), logdir / run):
+        if place.is_file() and (place.name != NAME or not (place.parent / "config.json").is_file()):
             raise UserError(
-                f"{path}: that run has {flag} {_shown(saved)}, the command line {flag} "
-                f"{_shown(seen)}: leave {flag} "
-                f"out to continue it, or start a new run without --resume"
+                f"{place}: a run goes on in its own folder, and this is not a run's {NAME}: copy "
+                f"the whole run folder, and name that"
             )
-    changed = {name: getattr(options, name) for name in (given & _MAY_CHANGE) | {"resume"}}
-    return replace(kept, engine=state["engine_name"], **changed)
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "at its default"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        for path in (place, place / NAME):
+            if path.is_file():
+                return path
+    if run != "latest" and Path(run).is_dir():
+        raise UserError(f"{Path(run) / NAME}: missing; a folder that a run wrote is needed")
+    for folder in (Path(run).parent, logdir):
+        names = sorted(path.parent.name for path in folder.glob(f"*/{NAME}"))
+        if names:
+            raise UserError(
+                f"{run}: there is no such run; runs in {folder}: {', '.join(names[-5:])}"
+            )
+    raise UserError(f"{run}: there is no such run; no runs in {logdir}: train one first")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import shlex
@@ -10,19 +11,27 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from manual_bp.training import checkpoint, machine, world
 from manual_bp.training.errors import UsageError, UserError
 from manual_bp.training.options import parse
-from manual_bp.training.run import Result, Run
+
+if TYPE_CHECKING:  # torch takes a second: --help and wrong usage do without it
+    from manual_bp.training.run import Result, Run
+
+_NEEDS = ("torchvision", "tensorboard", "tqdm", "sklearn", "matplotlib", "PIL")
 
 
 class _Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a run as Ctrl-C does."""
 
 
-def main(argv: Sequence[str] | None = None) -> Result:
+def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> Result:
     """Run the command line.
+
+    Args:
+        argv: the flags; those of the process by default.
+        prog: what the person typed, for messages: "train.py" or "manual-bp train".
 
     Raises:
         SystemExit: 1 after a fault, with one line on stderr; 2 after wrong usage; 130 after Ctrl-C
@@ -31,68 +40,73 @@ def main(argv: Sequence[str] | None = None) -> Result:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # η is not in every encoding
-    options, given = parse(argv)
+    options, given = parse(argv, prog)
+    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        what = ", ".join(missing)
+        _say(prog, f"error: training needs {what}: pip install 'manual_bp[train]'")
+        raise SystemExit(1)
     run: Run | None = None
     try:
-        with _sigterm_raises():
-            device, device_why = machine.choose_device(checkpoint.device(options, given))
-            with machine.current(device), world.join(device) as processes:
-                run = Run(options, given, device, device_why, processes)
-                with machine.configured(run.threads, run.options.deterministic):
-                    return run.go()
+        with _sigterm_raises(), contextlib.ExitStack() as stack:
+            from manual_bp.training.launch import prepare
+
+            run = prepare(options, given, stack)
+            return run.dry_run() if options.dry_run else run.go(options.logdir, options.run_name)
     except UserError as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
+        _say(prog, f"error: {error}")
         raise SystemExit(2 if isinstance(error, UsageError) else 1) from error
     except BrokenPipeError:  # whoever read the output, such as head, has gone
         _leave_stdout()
-        print(
-            f"train.py: error: nobody reads the output any more: {_how_to_go_on(run)}",
-            file=sys.stderr,
-        )
+        _say(prog, f"error: nobody reads the output any more: {_how_to_go_on(run, prog)}")
         raise SystemExit(1) from None
     except OSError as error:
         _leave_stdout()
-        print(f"train.py: error: {error.strerror or error}: {_how_to_go_on(run)}", file=sys.stderr)
+        _say(prog, f"error: {error.strerror or error}: {_how_to_go_on(run, prog)}")
         raise SystemExit(1) from error
     except KeyboardInterrupt as error:
         if run is None or run.world.writes:
-            print(f"train.py: interrupted: {_how_to_go_on(run)}", file=sys.stderr)
+            _say(prog, f"interrupted: {_how_to_go_on(run, prog)}")
         raise SystemExit(143 if isinstance(error, _Terminated) else 130) from None
     except (RuntimeError, MemoryError) as error:
         known = _known_fault(error)
         if known is None:
             raise
         if run is None or run.world.writes:
-            print(f"train.py: error: {known}: {_how_to_go_on(run)}", file=sys.stderr)
+            _say(prog, f"error: {known}: {_how_to_go_on(run, prog)}")
         raise SystemExit(1) from error
+
+
+def _say(prog: str, line: str) -> None:
+    print(f"{prog}: {line}", file=sys.stderr)
 
 
 def _known_fault(error: RuntimeError | MemoryError) -> str | None:
     """What is said of an error that is not a fault of this program, or None."""
+    from manual_bp.training import world
+
     reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-    if world.is_lost(
-        error
-    ):  # a collective operation fails when a process that takes part in it has died
+    if world.is_lost(error):  # a collective operation fails when one of its processes has died
         return f"lost another process ({reason})"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return f"torch.compile failed ({reason}); leave out --compile"
-    if isinstance(error, MemoryError) or any(
-        word in str(error) for word in ("allocate memory", "out of memory")
-    ):
+    words = ("allocate memory", "out of memory")
+    if isinstance(error, MemoryError) or any(word in str(error) for word in words):
         return f"out of memory ({reason}); take a smaller --batch-size or --hidden"
     return None
 
 
 def _leave_stdout() -> None:
-    """Let what is still to be written go nowhere, or the interpreter complains at its exit."""
+    """Drop what is still to be written there, or the interpreter complains when it exits."""
     with contextlib.suppress(OSError):  # in a notebook it is no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _how_to_go_on(run: Run | None) -> str:
+def _how_to_go_on(run: Run | None, prog: str) -> str:
     if run is None or run.folder is None:
         return "nothing was saved"
-    return f"continue with: python train.py --resume {shlex.quote(str(run.folder.path))}"
+    command = "python train.py" if prog == "train.py" else prog
+    return f"continue with: {command} --resume {shlex.quote(str(run.folder.path))}"
 
 
 @contextlib.contextmanager

@@ -1,44 +1,148 @@
-"""Which engine trains a run."""
+"""What trains a run: the Functions through autograd, or the same algorithm in place."""
 
 from __future__ import annotations
 
-from torch import nn
+import copy
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-from manual_bp.training.direct_engine import DirectEngine, SharedDirectEngine
-from manual_bp.training.engine import AutogradEngine, Engine
-from manual_bp.training.errors import UsageError
-from manual_bp.training.options import Options
+from torch import Tensor, nn
+
+from manual_bp import direct
+from manual_bp.direct import library
+from manual_bp.training.autograd_engine import AutogradEngine
+from manual_bp.training.data import PIXEL_SCALE, Part
+from manual_bp.training.measures import cost_per_example
+from manual_bp.training.plan import Plan
 from manual_bp.training.world import World
 
 
-def choose(options: Options) -> str:
-    """autograd or direct; direct unless something was asked for that it does not do.
+class Engine(Protocol):
+    """Trains the parameters of a model in place."""
 
-    Raises:
-        UsageError: direct was asked for together with such a thing.
+    def train_epoch(
+        self,
+        part: Part,
+        order: Tensor,
+        learning_rates: Sequence[float],
+        progress: Callable[[int], object],
+    ) -> dict[str, Tensor]:
+        """Visit the examples of `part` in `order`, one learning rate a step.
+
+        Nothing waits for the device. Only with --amp fp16 GradScaler reads after each step whether
+        the gradient overflowed.
+
+        Args:
+            part: the training images and labels.
+            order: int64 indices into them.
+            learning_rates: η of each step.
+            progress: called with the number of steps made since its last call.
+
+        Returns:
+            Scalars by tag, still on the device: "cost/train" and "accuracy/train", means over the
+            examples; "grad_norm/total", "grad_norm/layer01.weight" ‖∂C/∂W‖ … and
+            "delta_norm/layer01" ‖δ‖ …, means over the steps. Each is measured before the update.
+        """
+        ...
+
+    def gradients(self, batch: Part) -> list[Tensor]:
+        """∂C/∂W and ∂C/∂b of every layer by the code that trains, uncompiled, without autocast."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next epoch depends on beside the parameters: tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def build(plan: Plan, model: nn.Sequential, world: World) -> Engine:
+    """The engine that `plan` names, for `model`."""
+    if plan.engine == "autograd":
+        return AutogradEngine(plan, model, world)
+    return DirectEngine(plan, model)
+
+
+class DirectEngine:
+    """`direct.Trainer` over an epoch: no autograd, no Function."""
+
+    def __init__(self, plan: Plan, model: nn.Sequential) -> None:
+        self._cost = plan.cost
+
+        def trainer(momentum: float, weight_decay: float, backend: str) -> direct.Trainer:
+            return direct.Trainer(
+                model,
+                reduction=plan.cost,
+                lr=0.0,
+                momentum=momentum,
+                weight_decay=weight_decay,
+                batch_size=plan.batch_size,
+                backend=backend,
+            )
+
+        self._trainer = trainer(plan.momentum, plan.weight_decay, "auto")
+        self._check = trainer(0.5, 0.0, self._trainer.backend)
+        self._at_rest = self._check.state_dict()
+
+    def train_epoch(
+        self,
+        part: Part,
+        order: Tensor,
+        learning_rates: Sequence[float],
+        progress: Callable[[int], object],
+    ) -> dict[str, Tensor]:
+        found = self._trainer.launch(
+            part.images,
+            part.labels,
+            order,
+            learning_rates,
+            pixel_scale=PIXEL_SCALE,
+            progress=progress,
+        )
+        return {
+            "cost/train": cost_per_example(self._cost, found.squared_error, found.examples),
+            "accuracy/train": found.correct / found.examples,
+            "grad_norm/total": found.grad_norm_total,
+            **{f"grad_norm/{name}": norm for name, norm in found.grad_norm.items()},
+            **{f"delta_norm/{name}": norm for name, norm in found.delta_norm.items()},
+        }
+
+    def gradients(self, batch: Part) -> list[Tensor]:
+        """By one step of length 0 from rest: v ← μ 0 + ∂C/∂W."""
+        self._check.load_state_dict(self._at_rest)
+        self._check.launch(batch.images, batch.labels, pixel_scale=PIXEL_SCALE, norms=False)
+        return list(self._check.state_dict()["momentum"].values())
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._trainer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._trainer.load_state_dict(state)
+
+
+_SAMPLE_WORK = 5e8  # multiply-adds of the forward passes that are timed: a fraction of a second
+
+
+def direct_seconds(plan: Plan, model: nn.Sequential, part: Part) -> float:
+    """About what an epoch of `plan` takes on the direct engine here, from some of its steps.
+
+    The steps have a learning rate of 0 and run on a copy of `model`. Where the C++ loop is not
+    compiled yet, the PyTorch calls are timed: a compilation would take longer than is asked for.
     """
-    needs_autograd = [
-        flag
-        for flag, wanted in (
-            ("--impl builtin", options.impl == "builtin"),
-            (f"--amp {options.amp}", options.amp != "off"),
-            ("--compile", options.compile),
-        )
-        if wanted
-    ]
-    if options.engine == "direct" and needs_autograd:
-        raise UsageError(
-            f"--engine direct does not go with {needs_autograd[0]}: use --engine autograd"
-        )
-    return options.engine or ("autograd" if needs_autograd else "direct")
-
-
-def build(
-    name: str, model: nn.Sequential, options: Options, batch_size: int, world: World
-) -> Engine:
-    """The engine of that name for `model`; `batch_size` counts the examples of all processes."""
-    if name == "autograd":
-        return AutogradEngine(model, options, batch_size, world)
-    if world.size > 1:
-        return SharedDirectEngine(model, options, batch_size, world)
-    return DirectEngine(model, options, batch_size)
+    backend = "auto" if library.is_built() or plan.device != "cpu" else "torch"
+    trainer = direct.Trainer(
+        copy.deepcopy(model),
+        reduction=plan.cost,
+        lr=0.0,
+        momentum=plan.momentum,
+        batch_size=plan.batch_size,
+        backend=backend,
+    )
+    step = plan.batch_size * sum(p.numel() for p in model.parameters())
+    steps = min(plan.steps, max(1, int(_SAMPLE_WORK / step)))
+    sample = part[: steps * plan.batch_size]
+    for _ in range(2):  # the first one also makes buffers, and on a GPU the recording
+        start = time.perf_counter()
+        trainer.run(sample.images, sample.labels, pixel_scale=PIXEL_SCALE)
+    return (time.perf_counter() - start) * plan.steps / steps

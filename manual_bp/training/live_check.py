@@ -1,23 +1,24 @@
-"""Once an epoch: one batch through the hand-derived backward pass and through torch.nn's, side by
-side.
-"""
+"""Once an epoch: one batch's gradients by the code that trains, against autograd's by torch.nn."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from manual_bp.ops.mse import scale
+from manual_bp import backprop
+from manual_bp.backprop import Layer
+from manual_bp.normalisation import scale
 from manual_bp.training.data import Part
-from manual_bp.training.engine import Engine
+from manual_bp.training.engines import Engine
 from manual_bp.training.errors import UserError
-from manual_bp.training.network import builtin_twin, criterion
+from manual_bp.training.network import criterion
 
-# Rounding errors of a sum of k terms grow like √k to k times the machine epsilon; a wrong formula
-# is off by far more.
+# The rounding error of a sum of k terms is √k to k machine epsilons; a wrong formula is off by
+# far more.
 _TOLERANCE_IN_EPSILONS = 2000
 _ROUNDING_IN_EPSILONS = 16  # of each term, where terms cancel
 EXAMPLES = 256  # of a batch, at most
@@ -28,10 +29,10 @@ class Compared:
     """Each parameter's gradient against the built-in's; the figures are still on the device.
 
     Attributes:
-        names: the parameters.
+        names: the parameters, as in "layer01.weight".
         max_abs: the largest difference of each.
-        max_rel: the same over the largest entry of the built-in's gradient, or over what rounding
-            alone may do to it.
+        max_rel: `max_abs` over the largest entry of the built-in's gradient, or over the bound of
+            `_rounding` where that is larger.
     """
 
     names: list[str]
@@ -40,24 +41,21 @@ class Compared:
 
     @property
     def worst(self) -> Tensor:
-        """The largest relative error, a scalar; NaN where the built-in's gradient is not finite
-        either.
-        """
+        """The largest relative error; NaN where the built-in's gradient is not finite either."""
         return self.max_rel.max()
 
     def judge(self, worst: float) -> None:
-        """Raise if `worst`, the largest relative error as read from the device, is out of
-        tolerance.
+        """Raise if `worst`, the largest relative error as read from the device, is too large.
 
         Raises:
-            UserError: the message is a table, a row a parameter.
+            UserError: the message is a table with a row for each parameter.
         """
         tolerance = _TOLERANCE_IN_EPSILONS * torch.finfo(self.max_rel.dtype).eps
         if not worst > tolerance:
             return
         rows = zip(self.names, self.max_abs.tolist(), self.max_rel.tolist(), strict=True)
         table = "\n".join(
-            f"  {name:<12} max abs {absolute:.3e}   max rel {relative:.3e}"
+            f"  {name:<15} max abs {absolute:.3e}   max rel {relative:.3e}"
             for name, absolute, relative in rows
         )
         raise UserError(
@@ -66,68 +64,63 @@ class Compared:
         )
 
 
+def check(engine: Engine, model: nn.Sequential, batch: Part, reduction: str) -> Compared:
+    """Compare the engine's gradients on `batch` with the built-in's; nothing waits for a device."""
+    x, y = batch.batch(next(model.parameters()).dtype)
+    return compare(model, engine.gradients(batch), x, y, reduction)
+
+
 def compare(
-    model: nn.Sequential, gradients: list[Tensor], x: Tensor, y: Tensor, reduction: str
+    model: nn.Sequential, gradients: Sequence[Tensor], x: Tensor, y: Tensor, reduction: str
 ) -> Compared:
-    """Compare `gradients`, one for each parameter of `model`, with those autograd finds through the
-    torch.nn twin.
-    """
-    twin = builtin_twin(model)
-    expected = torch.autograd.grad(
-        criterion("builtin", reduction)(twin(x), y), list(twin.parameters())
-    )
-    differences = torch.stack(
-        [(seen - truth).abs().max() for seen, truth in zip(gradients, expected, strict=True)]
-    )
+    """Compare `gradients`, one for each parameter, with autograd's through the torch.nn twin."""
+    layers = backprop.read(model)
+    twin = _twin(layers)
+    cost = criterion("builtin", reduction)(twin(x), y)
+    expected = torch.autograd.grad(cost, list(twin.parameters()))
+    pairs = zip(gradients, expected, strict=True)
+    max_abs = torch.stack([(seen - truth).abs().max() for seen, truth in pairs])
     largest = torch.stack([truth.abs().max() for truth in expected])
-    relative = differences / torch.maximum(
-        largest, _rounding(twin, x, y, scale(reduction, y.shape))
-    )
-    # an entry that is not finite where the true ones are is wholly wrong
-    relative = torch.where(relative.isnan() & largest.isfinite(), math.inf, relative)
-    return Compared([name for name, _ in model.named_parameters()], differences, relative)
+    max_rel = max_abs / torch.maximum(largest, _rounding(layers, x, y, reduction))
+    # A gradient that is not finite where the true one is finite is wholly wrong.
+    max_rel = torch.where(max_rel.isnan() & largest.isfinite(), math.inf, max_rel)
+    return Compared([name for layer in layers for name in layer.parameters], max_abs, max_rel)
+
+
+def _twin(layers: Sequence[Layer]) -> nn.Sequential:
+    """The same network of torch.nn's own layers, with parameters of its own."""
+    modules: list[nn.Module] = []
+    for layer in layers:
+        n_out, n_in = layer.weight.shape
+        # On meta: drawing first weights would take longer than all the rest.
+        linear = nn.Linear(n_in, n_out, bias=layer.bias is not None, device="meta")
+        linear.weight = nn.Parameter(layer.weight.detach().clone())
+        if layer.bias is not None:
+            linear.bias = nn.Parameter(layer.bias.detach().clone())
+        modules += [linear, nn.Sigmoid()] if layer.sigmoid else [linear]
+    return nn.Sequential(*modules)
 
 
 @torch.no_grad()
-def _rounding(model: nn.Sequential, x: Tensor, y: Tensor, s: float) -> Tensor:
-    """For each parameter a gradient so large that rounding stays within the tolerance of it.
+def _rounding(layers: Sequence[Layer], x: Tensor, y: Tensor, reduction: str) -> Tensor:
+    """For each parameter, the least gradient that rounding cannot move out of tolerance.
 
-    Where units are saturated a (1 − a) is a small difference, and where terms of z cancel z is one:
-    a float has few digits of them, and two right ways to compute such a gradient need not agree in
-    any. The bound is the backward pass over absolute values, with the largest slope, ¼, and the
-    relative error of z, |a_prev| |W|ᵀ + |b|.
+    a (1 − a) of a saturated unit is a small difference of large numbers, and so is a z whose terms
+    cancel. A float holds few digits of such a number, so two right gradients may differ in all of
+    them. The bound is the backward pass over absolute values, with slopes ¼ (1 + z̄): ¼ is the
+    largest slope, and z̄ = |a_prev| |W|ᵀ + |b| bounds what rounding does to z.
     """
-    layers: list[
-        tuple[nn.Linear, Tensor, Tensor, bool]
-    ] = []  # with a_prev, |z| and whether a = σ(z)
-    a = x
-    for module in model:
-        if isinstance(module, nn.Linear):
-            bias = None if module.bias is None else module.bias.abs()
-            layers.append(
-                (module, a, nn.functional.linear(a.abs(), module.weight.abs(), bias), False)
-            )
-        else:
-            layers[-1] = (*layers[-1][:3], True)
-        a = module(a)
-    error = 2 * s * (a - y).abs()  # |∂C/∂a|  (m, n_out)
-    found: list[Tensor] = []
-    for linear, a_prev, z, is_sigmoid in reversed(layers):
-        delta = error * (1 + z) * (0.25 if is_sigmoid else 1.0)  # (m, n_out)
-        if linear.bias is not None:
-            found.append(delta.sum(0).max())
-        found.append((delta.t() @ a_prev.abs()).max())
-        error = delta @ linear.weight.abs()  # (m, n_in)
+    a = [x, *(a for _, a in backprop.forward(layers, x))]
+    a_prev = [t.abs() for t in a[:-1]]
+    absolute, slope = [], []
+    for layer, t in zip(layers, a_prev, strict=True):
+        b = None if layer.bias is None else layer.bias.abs()
+        absolute.append(replace(layer, weight=layer.weight.abs(), bias=b))
+        z, _ = next(backprop.forward(absolute[-1:], t))  # z̄ = |a_prev| |W|ᵀ + |b|  (m, n_out)
+        slope.append((0.25 if layer.sigmoid else 1.0) * (1 + z))  # ¼ (1 + z̄)  (m, n_out)
+    error = 2 * scale(reduction, y.shape) * (a[-1] - y).abs()  # |∂C/∂a|  (m, n_out)
+    bounds = backprop.back(absolute, a_prev, slope, error)
+    largest = [g.max() for _, _, dW, db in bounds for g in (dW, db) if g is not None]
     limits = torch.finfo(x.dtype)
-    return (
-        torch.stack(found[::-1]) * (_ROUNDING_IN_EPSILONS / _TOLERANCE_IN_EPSILONS)
-        + limits.tiny / limits.eps
-    )
-
-
-def check(engine: Engine, model: nn.Sequential, part: Part, reduction: str) -> Compared:
-    """Compare the engine's gradients on the batch `part` with the built-in's, without waiting for
-    the device.
-    """
-    x, y = part.batch(next(model.parameters()).dtype)
-    return compare(model, engine.gradients(part), x, y, reduction)
+    factor = _ROUNDING_IN_EPSILONS / _TOLERANCE_IN_EPSILONS
+    return torch.stack(largest) * factor + limits.tiny / limits.eps

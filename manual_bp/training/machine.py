@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
@@ -52,7 +52,7 @@ def current(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def choose_threads(asked: int | None, batch_size: int, sizes: list[int]) -> int:
+def choose_threads(asked: int | None, batch_size: int, sizes: Sequence[int]) -> int:
     """The CPU threads: as asked, or one where a step is too small for more to pay."""
     if asked is not None:
         return asked

@@ -1,55 +1,28 @@
-"""Build the network that the flags describe."""
+"""The network that a plan describes, and its cost."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from manual_bp.modules import MLP, MSELoss
-from manual_bp.training.data import CLASSES
+from manual_bp.mlp import MLP
+from manual_bp.mse import MSELoss
 from manual_bp.training.initialisation import initialise
-from manual_bp.training.options import Options
+from manual_bp.training.plan import Plan
+from manual_bp.twins import to_torch
 
 
-def build(options: Options, pixels: int, device: torch.device) -> nn.Sequential:
-    """The network in [pixels, *hidden, 10] sizes, seeded by --seed; --impl builtin gives its
-    torch.nn twin.
-    """
-    dtype = getattr(torch, options.dtype)
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the caller's random numbers go on as if nothing had happened
-        torch.manual_seed(options.seed)
-        # Drawn on the CPU, in float32: one seed is one network, whatever the device and the
-        # precision.
-        model: nn.Sequential = MLP([pixels, *options.hidden, CLASSES], output=options.output)  # type: ignore[arg-type]
-        generator = torch.Generator().manual_seed(options.seed)
-        initialise(model, options.init, options.init_epsilon, generator)
-    if options.impl == "builtin":
-        model = builtin_twin(model)
-    return model.to(device, dtype)
-
-
-def builtin_twin(model: nn.Sequential) -> nn.Sequential:
-    """The same network of torch.nn's own layers, with equal but separate parameters; ours or
-    torch's may come in.
-    """
-    layers: list[nn.Module] = []
-    for module in model:
-        if isinstance(module, nn.Linear):
-            layer = nn.Linear(
-                module.in_features,
-                module.out_features,
-                bias=module.bias is not None,
-                device="meta",  # drawing first weights would take longer than all the rest
-            )
-            layer.weight = nn.Parameter(module.weight.detach().clone())
-            if module.bias is not None:
-                layer.bias = nn.Parameter(module.bias.detach().clone())
-            layers.append(layer)
-        else:
-            layers.append(nn.Sigmoid())
-    return nn.Sequential(*layers)
+def build(plan: Plan, device: torch.device) -> nn.Sequential:
+    """The network that `plan` describes, seeded by it; for --impl builtin its torch.nn twin."""
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        torch.manual_seed(plan.seed)
+        # Drawn on the CPU, in float32: one seed is one network, on every device, in every precision
+        model: nn.Sequential = MLP(plan.sizes, output=plan.output)
+        generator = torch.Generator().manual_seed(plan.seed)
+        initialise(model, plan.init, plan.init_epsilon, generator)
+    if plan.impl == "builtin":
+        model = to_torch(model)
+    return model.to(device, getattr(torch, plan.dtype))
 
 
 def criterion(impl: str, reduction: str) -> nn.Module:

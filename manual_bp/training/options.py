@@ -5,298 +5,17 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, NoReturn
 
-from manual_bp.training.initialisation import INITIALISATIONS
+from manual_bp.normalisation import COSTS
 from manual_bp.training.recipe import DIGITS, MNIST
 
+INITIALISATIONS = ("pytorch", "uniform", "xavier", "equal")
 DATASETS = ("auto", "mnist", "fashion-mnist", "digits")
-COSTS = ("half_per_example", "half_per_element", "mean", "sum")
 
 
-@dataclass(frozen=True)
-class Options:
-    """The parsed flags; one field a flag, named as it is."""
-
-    dataset: str
-    data_dir: str | None
-    augment: bool
-    hidden: tuple[int, ...]
-    output: str
-    init: str
-    init_epsilon: float
-    cost: str
-    epochs: int | None  # None: the data set's own
-    batch_size: int | str | None  # "full", or None: the data set's own
-    lr: float | None  # None: the data set's own
-    lr_schedule: str
-    momentum: float
-    weight_decay: float
-    impl: str
-    engine: str | None  # None: direct where it can be
-    device: str
-    dtype: str
-    amp: str
-    compile: bool
-    deterministic: bool
-    threads: int | None  # None: chosen by the size of a step
-    seed: int
-    logdir: str
-    run_name: str | None
-    histograms: int
-    resume: str | None
-    dry_run: bool
-
-
-def parse(argv: Sequence[str] | None = None) -> tuple[Options, set[str]]:
-    """Read the flags. Wrong usage prints what is wrong and exits with status 2, as argparse does.
-
-    Returns:
-        The options, and the names of those that were given rather than left to their default.
-    """
-    parser = _parser()
-    options = Options(**vars(parser.parse_args(argv)))
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    return options, set(vars(parser.parse_args(argv)))
-
-
-def restore(flags: Mapping[str, object]) -> Options:
-    """The options that `dataclasses.asdict` made `flags` of, checked as strictly as a command line.
-
-    Raises:
-        ValueError: they are none that `parse` could have given.
-    """
-    argv: list[str] = []
-    for name, value in flags.items():
-        flag = "--" + name.replace("_", "-")
-        if value is True:
-            argv.append(flag)
-        elif isinstance(value, (list, tuple)):
-            argv += [flag, *map(str, value)]
-        elif value is not None and value is not False:
-            argv.append(f"{flag}={value}")
-    parser = _parser()
-    parser.raises = True
-    return Options(**vars(parser.parse_args(argv)))
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
-        prog="train.py",
-        description="Train a sigmoid network on MNIST with hand-derived backpropagation; "
-        "TensorBoard shows the run.",
-        formatter_class=_HelpFormatter,
-        allow_abbrev=False,
-    )
-
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--dataset",
-        choices=DATASETS,
-        default="auto",
-        help="auto: MNIST if it is there or can be downloaded, "
-        "else scikit-learn's handwritten digits",
-    )
-    data.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        help="folder that holds MNIST/raw/*-ubyte (default: $MANUAL_BP_DATA, else data)",
-    )
-
-    data.add_argument(
-        "--augment",
-        action="store_true",
-        help="distort the training images anew each epoch: shifts, rotations, elastic distortion",
-    )
-
-    network = parser.add_argument_group("network")
-    network.add_argument(
-        "--hidden",
-        type=_width,
-        nargs="*",
-        action=_Tuple,
-        default=(128,),
-        metavar="N",
-        help="hidden layer sizes; none for a single layer",
-    )
-    network.add_argument(
-        "--output", choices=("sigmoid", "linear"), default="sigmoid", help="the output unit"
-    )
-    network.add_argument(
-        "--init",
-        choices=INITIALISATIONS,
-        default="pytorch",
-        help="first weights: PyTorch's own, uniform in [−ε, ε], Xavier's, "
-        "or all equal to ε, which cannot learn",
-    )
-    network.add_argument(
-        "--init-epsilon",
-        type=_epsilon,
-        default=0.1,
-        metavar="EPS",
-        help="ε of --init uniform and equal",
-    )
-    network.add_argument(
-        "--impl",
-        choices=("manual", "builtin"),
-        default="manual",
-        help="the hand-derived layers, or their torch.nn twins from the same seed",
-    )
-
-    descent = parser.add_argument_group("gradient descent")
-    descent.add_argument(
-        "--cost",
-        choices=COSTS,
-        default="half_per_example",
-        help="normalisation of the squared error: half_per_example is 1/(2m) Σ (a − y)²",
-    )
-    descent.add_argument(
-        "--epochs",
-        type=_natural_int,
-        metavar="N",
-        help=f"passes over the training set (default: {MNIST.epochs}; "
-        f"{DIGITS.epochs} on the digits)",
-    )
-    descent.add_argument(
-        "--batch-size",
-        type=_batch_size,
-        metavar="N|full",
-        help="examples a step: 1 is stochastic, full is batch gradient descent "
-        f"(default: {MNIST.batch_size}; {DIGITS.batch_size} on the digits)",
-    )
-    descent.add_argument(
-        "--lr",
-        type=_positive_float,
-        metavar="ETA",
-        help=f"learning rate η (default: {MNIST.lr:g}; {DIGITS.lr:g} on the digits; "
-        "less for wide layers, momentum, a "
-        "linear output, other batches, and as the cost's normalisation needs it)",
-    )
-    descent.add_argument(
-        "--lr-schedule",
-        choices=("constant", "cosine"),
-        default="cosine",
-        help="η all along, or falling to 0 as half a cosine",
-    )
-    descent.add_argument(
-        "--momentum", type=_fraction, default=0.0, metavar="MU", help="SGD momentum"
-    )
-    descent.add_argument(
-        "--weight-decay",
-        type=_non_negative_float,
-        default=0.0,
-        metavar="LAMBDA",
-        help="SGD weight decay",
-    )
-
-    machine = parser.add_argument_group("machine")
-    machine.add_argument(
-        "--engine",
-        choices=("autograd", "direct"),
-        help="the Functions through autograd, or the documents' algorithm run in place, faster "
-        "(default: direct where it can be)",
-    )
-    machine.add_argument(
-        "--device",
-        type=_device,
-        default="auto",
-        metavar="{auto,cpu,cuda,cuda:N,mps}",
-        help="where to compute",
-    )
-    machine.add_argument(
-        "--dtype",
-        choices=("float32", "float64"),
-        default="float32",
-        help="precision of the network",
-    )
-    machine.add_argument(
-        "--amp",
-        choices=("off", "bf16", "fp16"),
-        default="off",
-        help="mixed precision: autocast, for fp16 with GradScaler",
-    )
-    machine.add_argument(
-        "--compile", action="store_true", help="run the layers through torch.compile"
-    )
-    machine.add_argument(
-        "--deterministic",
-        action="store_true",
-        help="refuse operations that may give other bytes another time",
-    )
-    machine.add_argument(
-        "--threads",
-        type=_positive_int,
-        metavar="N",
-        help="CPU threads (default: 1 for small steps, else all cores)",
-    )
-    machine.add_argument(
-        "--seed", type=_seed, default=0, metavar="N", help="seeds the weights and the shuffling"
-    )
-
-    run = parser.add_argument_group("run")
-    run.add_argument("--logdir", default="runs", metavar="DIR", help="folder of the run folders")
-    run.add_argument(
-        "--run-name",
-        type=_run_name,
-        metavar="NAME",
-        help="name of the run folder (default: date and network)",
-    )
-    run.add_argument(
-        "--histograms",
-        type=_natural_int,
-        default=0,
-        metavar="N",
-        help="every N epochs, histograms of weights, gradients, activations and δ; 0 for none",
-    )
-    run.add_argument(
-        "--resume",
-        metavar="PATH|latest",
-        help="continue a run: its folder, its checkpoint.pt, or the latest in --logdir",
-    )
-    run.add_argument(
-        "--dry-run", action="store_true", help="one step and one evaluation, nothing written"
-    )
-    return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    raises = False  # a ValueError instead of the end of the program
-
-    def error(self, message: str) -> NoReturn:
-        """One line, without the usage: with so many flags it would push the one line that matters
-        off the screen.
-        """
-        if self.raises:
-            raise ValueError(message)
-        self.exit(2, f"{self.prog}: error: {message} (see python {self.prog} --help)\n")
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """Append the default to each help line that does not spell it out."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        text = action.help
-        if text is None or "default:" in text or action.default in (None, argparse.SUPPRESS):
-            return text
-        default = action.default
-        if default is False:
-            return text
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
-        return f"{text} (default: {shown})"
-
-
-class _Tuple(argparse.Action):
-    def __call__(
-        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
-    ) -> None:
-        setattr(namespace, self.dest, tuple(values))
-
-
-def _number(
-    kind: type[int] | type[float], fits: Callable[[float], bool], expected: str
-) -> Callable[[str], Any]:
+def _number(kind: type, fits: Callable[[float], bool], expected: str) -> Callable[[str], Any]:
     """A reader for one flag's number; argparse prints the error with the flag's name before it."""
 
     def read(text: str) -> Any:
@@ -319,34 +38,238 @@ _positive_float = _number(float, lambda v: 0 < v < math.inf, "a number above 0")
 _epsilon = _number(float, lambda v: 0 < v <= 1e6, "a number above 0, and at most a million")
 _non_negative_float = _number(float, lambda v: 0 <= v < math.inf, "a number of at least 0")
 _fraction = _number(float, lambda v: 0 <= v < 1, "a number of at least 0 and below 1")
+_count = _number(int, lambda n: n >= 1, "a whole number of at least 1, or full")
 
 
-def _batch_size(text: str) -> int | str:
-    if text == "full":
-        return text
-    size: int = _number(int, lambda n: n >= 1, "a whole number of at least 1, or full")(text)
-    return size
+def _batch_size(text: str) -> Any:
+    return text if text == "full" else _count(text)
 
 
 def _device(text: str) -> str:
     kind, _, index = text.partition(":")
-    if text in ("auto", "cpu", "cuda", "mps") or (
-        kind == "cuda" and index.isdecimal() and len(index) <= 3
-    ):
+    numbered = kind == "cuda" and index.isdecimal() and len(index) <= 3
+    if text in ("auto", "cpu", "cuda", "mps") or numbered:
         return text
     raise argparse.ArgumentTypeError(f"{text!r} is not one of auto, cpu, cuda, cuda:N, mps")
 
 
 def _run_name(text: str) -> str:
-    # one plain folder name: nothing that leaves the log folder, hides the run, or is too long for a
-    # file system
-    if (
-        not text
-        or text.startswith(".")
-        or len(text.encode()) > 200
-        or any(c in "/\\\0\n\r" for c in text)
-    ):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a plain folder name of at most 200 bytes"
-        )
+    # one that stays in the log folder, does not hide the run, and fits a file system
+    odd = text.startswith(".") or any(c in "/\\\0\n\r" for c in text)
+    if odd or not 0 < len(text.encode()) <= 200:
+        expected = "a plain folder name of at most 200 bytes"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
     return text
+
+
+def _flag(default: Any, text: str, **argument: Any) -> Any:
+    """A field of `Options`: its default, its line of help, and what argparse must know beside."""
+    return field(default=default, metadata={"help": text, **argument})
+
+
+_MNIST_OR_DIGITS = "(default: {0}; {1} on the digits{2})"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The parsed flags; one field a flag, named as it is. None: the data set or the run decides."""
+
+    dataset: str = _flag(
+        "auto",
+        "auto: MNIST if it is there or can be downloaded, else scikit-learn's handwritten digits",
+        choices=DATASETS,
+    )
+    data_dir: str | None = _flag(
+        None,
+        "folder that holds MNIST/raw/*-ubyte (default: $MANUAL_BP_DATA, else data)",
+        metavar="DIR",
+    )
+    augment: bool = _flag(
+        False,
+        "distort the training images anew each epoch: shifts, rotations, elastic distortion",
+    )
+    hidden: tuple[int, ...] = _flag(
+        (128,), "hidden layer sizes; none for a single layer", type=_width, nargs="*", metavar="N"
+    )
+    output: str = _flag("sigmoid", "the output unit", choices=("sigmoid", "linear"))
+    init: str = _flag(
+        "pytorch",
+        "first weights: PyTorch's own, uniform in [−ε, ε], Xavier's, or all equal to ε, which "
+        "cannot learn",
+        choices=INITIALISATIONS,
+    )
+    init_epsilon: float = _flag(0.1, "ε of --init uniform and equal", type=_epsilon, metavar="EPS")
+    cost: str = _flag(
+        "half_per_example",
+        "normalisation of the squared error: half_per_example is 1/(2m) Σ (a − y)²",
+        choices=COSTS,
+    )
+    epochs: int | None = _flag(
+        None,
+        "passes over the training set " + _MNIST_OR_DIGITS.format(MNIST.epochs, DIGITS.epochs, ""),
+        type=_natural_int,
+        metavar="N",
+    )
+    batch_size: int | str | None = _flag(
+        None,
+        "examples a step: 1 is stochastic, full is batch gradient descent "
+        + _MNIST_OR_DIGITS.format(MNIST.batch_size, DIGITS.batch_size, ""),
+        type=_batch_size,
+        metavar="N|full",
+    )
+    lr: float | None = _flag(
+        None,
+        "learning rate η "
+        + _MNIST_OR_DIGITS.format(
+            f"{MNIST.lr:g}",
+            f"{DIGITS.lr:g}",
+            "; less for wide layers, momentum, a linear output, other batches, and as the cost's "
+            "normalisation needs it",
+        ),
+        type=_positive_float,
+        metavar="ETA",
+    )
+    lr_schedule: str = _flag(
+        "cosine", "η all along, or falling to 0 as half a cosine", choices=("constant", "cosine")
+    )
+    momentum: float = _flag(0.0, "SGD momentum", type=_fraction, metavar="MU")
+    weight_decay: float = _flag(0.0, "SGD weight decay", type=_non_negative_float, metavar="LAMBDA")
+    impl: str = _flag(
+        "manual",
+        "the hand-derived layers, or their torch.nn twins from the same seed",
+        choices=("manual", "builtin"),
+    )
+    engine: str = _flag(
+        "autograd",
+        "autograd: the Functions of this package; direct: the same algorithm run in place, many "
+        "times faster",
+        choices=("autograd", "direct"),
+    )
+    device: str = _flag(
+        "auto", "where to compute", type=_device, metavar="{auto,cpu,cuda,cuda:N,mps}"
+    )
+    dtype: str = _flag("float32", "precision of the network", choices=("float32", "float64"))
+    amp: str = _flag(
+        "off",
+        "mixed precision: autocast, for fp16 with GradScaler",
+        choices=("off", "bf16", "fp16"),
+    )
+    compile: bool = _flag(False, "run the layers through torch.compile")
+    deterministic: bool = _flag(False, "refuse operations that may give other bytes another time")
+    threads: int | None = _flag(
+        None,
+        "CPU threads (default: 1 for small steps, else all cores)",
+        type=_positive_int,
+        metavar="N",
+    )
+    seed: int = _flag(0, "seeds the weights and the shuffling", type=_seed, metavar="N")
+    logdir: str = _flag("runs", "folder of the run folders", metavar="DIR")
+    run_name: str | None = _flag(
+        None, "name of the run folder (default: date and network)", type=_run_name, metavar="NAME"
+    )
+    histograms: int = _flag(
+        0,
+        "every N epochs, histograms of weights, gradients, activations and δ; 0 for none",
+        type=_natural_int,
+        metavar="N",
+    )
+    resume: str | None = _flag(
+        None,
+        "continue a run: its folder, its name, its checkpoint.pt, or the latest in --logdir",
+        metavar="PATH|NAME|latest",
+    )
+    dry_run: bool = _flag(False, "one step and one evaluation, nothing written")
+
+
+# Each title of the help, before the first flag under it.
+_TITLES = {
+    "dataset": "data",
+    "hidden": "network",
+    "cost": "gradient descent",
+    "impl": "machine",
+    "logdir": "run",
+}
+_NOT_GIVEN = object()
+
+
+def parse(argv: Sequence[str] | None = None, prog: str = "train.py") -> tuple[Options, set[str]]:
+    """Read the flags. Wrong usage prints one line and exits with status 2, as argparse does.
+
+    Returns:
+        The options, and the names of those that were given rather than left to their default.
+    """
+    parser = _parser(prog)
+    # argparse leaves an attribute alone that is there already, unless its flag is given.
+    unset = {flag.name: _NOT_GIVEN for flag in fields(Options)}
+    found = vars(parser.parse_args(argv, argparse.Namespace(**unset)))
+    given = {name: value for name, value in found.items() if value is not _NOT_GIVEN}
+    return Options(**given), set(given)
+
+
+def restore(flags: Mapping[str, object]) -> Options:
+    """The options with these values, checked as strictly as a command line; others by default.
+
+    Raises:
+        ValueError: `parse` could not have given them.
+    """
+    argv: list[str] = []
+    for name, value in flags.items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            argv.append(flag)
+        elif isinstance(value, (list, tuple)):
+            argv += [flag, *map(str, value)]
+        elif value is not None and value is not False:
+            argv.append(f"{flag}={value}")
+    parser = _parser("train.py")
+    parser.raises = True
+    return Options(**vars(parser.parse_args(argv)))
+
+
+def _parser(prog: str) -> _Parser:
+    parser = _Parser(
+        prog=prog,
+        description="Train a sigmoid network on MNIST with hand-derived backpropagation; "
+        "TensorBoard shows the run.",
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    group: Any = parser
+    for flag in fields(Options):
+        if flag.name in _TITLES:
+            group = parser.add_argument_group(_TITLES[flag.name])
+        argument = {"default": flag.default, **flag.metadata}
+        if flag.default is False:
+            argument["action"] = "store_true"
+        if flag.metadata.get("nargs"):
+            argument["action"] = _Tuple
+        group.add_argument("--" + flag.name.replace("_", "-"), **argument)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    raises = False  # a ValueError instead of the end of the program
+
+    def error(self, message: str) -> NoReturn:
+        """One line, without the usage: so many flags would push the line off the screen."""
+        if self.raises:
+            raise ValueError(message)
+        command = "python train.py" if self.prog == "train.py" else self.prog
+        self.exit(2, f"{self.prog}: error: {message} (see {command} --help)\n")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Append the default to each help line that does not spell it out."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text, default = action.help, action.default
+        said = text is None or "default:" in text or default is argparse.SUPPRESS
+        if said or default is None or default is False:
+            return text
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        return f"{text} (default: {shown})"
+
+
+class _Tuple(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        setattr(namespace, self.dest, tuple(values))

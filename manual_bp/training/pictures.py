@@ -1,13 +1,13 @@
-"""What a run shows as pictures: the first layer's weights, the test digits it gets most wrong, the
-confusion matrix.
+"""A run in pictures: weights, the worst test digits, the confusion matrix, and summary.png.
 
-matplotlib is imported when something is drawn with it, and without pyplot: no window system and no
-global state.
+Drawing imports matplotlib, without pyplot: no window system and no global state.
 """
 
 from __future__ import annotations
 
+import io
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from manual_bp.backprop import Layer
 from manual_bp.training.data import CLASSES, Part
-from manual_bp.training.evaluation import predict
+from manual_bp.training.measures import predict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,12 +26,16 @@ if TYPE_CHECKING:
 
 _UNITS = 128  # of the first layer, shown at most
 _SHADES = 16  # of red, and of blue
+_WHITE, _LINE = _SHADES, 2 * _SHADES + 1  # places in the palette: blues, white, reds, grey
 _SMALLEST_WIDTH = 450  # a picture of weights is enlarged to at least this many pixels
+_LEGEND_COLUMNS = 9
+
+Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a network says to a part of the data, on the CPU."""
+    """A network's answers to a part of the data, on the CPU."""
 
     images: Tensor  # uint8 (m, pixels)
     labels: Tensor  # int64 (m,)
@@ -46,12 +51,9 @@ class Answers:
 
     @property
     def confusion(self) -> Tensor:
-        """How many examples of each label (row) were said to be what (column)."""
-        return (
-            (self.labels * CLASSES + self.said)
-            .bincount(minlength=CLASSES**2)
-            .view(CLASSES, CLASSES)
-        )
+        """How many examples of each label (row) got each answer (column)."""
+        pairs = self.labels * CLASSES + self.said
+        return pairs.bincount(minlength=CLASSES**2).view(CLASSES, CLASSES)
 
     def worst(self, count: int) -> Tensor:
         """The examples with the largest cost, the largest first."""
@@ -60,121 +62,158 @@ class Answers:
 
 @torch.no_grad()
 def weights(weight: Tensor, side: int) -> Image:
-    """Each unit's weights W (n_out, side²) as an image: red positive, blue negative, white 0, one
-    scale for all.
+    """Each unit's row of W (n_out, side²) as a tile: red positive, blue negative, white 0.
 
-    Returns:
-        An image with a palette of few colours: these are made while the network trains, and encode
-        in little time.
+    All tiles have one scale. A palette of few colours encodes quickly: the network waits for it.
     """
     from PIL import Image
 
-    tiles = weight[:_UNITS].detach().float().cpu().view(-1, side, side).nan_to_num(0.0, 0.0, 0.0)
-    largest = (
-        tiles.abs().flatten().topk(max(1, tiles.numel() // 500)).values[-1]
-    )  # beyond it colours are full
-    shade = (tiles * (_SHADES / largest.clamp_min(1e-12))).clamp(
-        -_SHADES, _SHADES
-    ).round() + _SHADES
+    tiles = weight[:_UNITS].float().cpu().view(-1, side, side).nan_to_num(0.0, 0.0, 0.0)
+    # Colours are full from the largest but 0.2 % of the weights on.
+    largest = tiles.abs().flatten().topk(max(1, tiles.numel() // 500)).values[-1]
+    shades = (tiles * (_SHADES / largest.clamp_min(1e-12))).clamp(-_SHADES, _SHADES).round()
     columns = min(len(tiles), 16)
     rows = math.ceil(len(tiles) / columns)
-    line = 2 * _SHADES + 1  # the colour between the tiles
-    sheet = torch.full((rows * columns, side + 1, side + 1), line, dtype=torch.uint8)
-    sheet[len(tiles) :] = _SHADES
-    sheet[: len(tiles), :side, :side] = shade.byte()
-    sheet = (
-        sheet.view(rows, columns, side + 1, side + 1).transpose(1, 2).reshape(rows * (side + 1), -1)
-    )
-    enlarged = math.ceil(_SMALLEST_WIDTH / sheet.shape[1])
-    image = Image.fromarray(
-        sheet.repeat_interleave(enlarged, 0).repeat_interleave(enlarged, 1).numpy(), mode="L"
-    )
-    full = [
-        round(255 * (1 - k / _SHADES)) for k in range(_SHADES + 1)
-    ]  # from white to a full colour
-    blues = [(white, white, 255) for white in reversed(full)]
-    reds = [(255, white, white) for white in full[1:]]
+    sheet = torch.full((rows * columns, side + 1, side + 1), _LINE, dtype=torch.uint8)
+    sheet[len(tiles) :] = _WHITE
+    sheet[: len(tiles), :side, :side] = (shades + _WHITE).byte()
+    sheet = sheet.view(rows, columns, side + 1, side + 1).transpose(1, 2)
+    small = Image.fromarray(sheet.reshape(rows * (side + 1), -1).numpy())
+    times = math.ceil(_SMALLEST_WIDTH / small.width)
+    image = small.resize((small.width * times, small.height * times), Image.Resampling.NEAREST)
+    pale = [round(255 * (1 - k / _SHADES)) for k in range(_SHADES + 1)]  # white to a full colour
+    blues, reds = [(p, p, 255) for p in reversed(pale)], [(255, p, p) for p in pale[1:]]
     image.putpalette([value for colour in (*blues, *reds, (153, 153, 153)) for value in colour])
     return image
 
 
+def worst_digits(answers: Answers, side: int) -> Image:
+    """The test digits with the largest cost, each with its label and the answer."""
+    drawn = figure(5, 5, left=0.01, right=0.99, top=0.99, bottom=0.01)
+    draw_worst(drawn.subplots(), answers, side, rows=4, columns=5, font=12)
+    return rendered(drawn)
+
+
+def confusion(answers: Answers) -> Image:
+    """The confusion matrix."""
+    drawn = figure(5, 5, left=0.1, right=0.99, top=0.99, bottom=0.1)
+    draw_confusion(drawn.subplots(), answers)
+    return rendered(drawn)
+
+
 def draw_worst(axes: Axes, answers: Answers, side: int, rows: int, columns: int, font: int) -> None:
-    """The digits with the largest cost, each with its label and what was said: `4 → 9`."""
-    which = answers.worst(rows * columns)
-    caption = side * 0.4  # height of the line of text under a digit
-    axes.set(xlim=(0, columns * side * 1.15), ylim=(rows * (side + caption), 0), aspect="equal")
-    axes.axis("off")
-    for place, index in enumerate(which.tolist()):
+    """The digits with the largest cost, each with its label and the answer: `4 → 9`."""
+    width, height = side * 1.15, side * 1.4  # of a digit with its gap, and with its line of text
+    for place, index in enumerate(answers.worst(rows * columns).tolist()):
         row, column = divmod(place, columns)
-        left, top = column * side * 1.15, row * (side + caption)
-        axes.imshow(
-            answers.images[index].view(side, side).numpy(),
-            cmap="gray_r",
-            vmin=0,
-            vmax=255,
-            extent=(left, left + side, top + side, top),
-        )
+        left, top = column * width, row * height
+        digit = answers.images[index].view(side, side).numpy()
+        extent = (left, left + side, top + side, top)
+        axes.imshow(digit, cmap="gray_r", vmin=0, vmax=255, extent=extent)
         label, said = int(answers.labels[index]), int(answers.said[index])
         colour = "tab:red" if label != said else "tab:green"
-        middle = left + side / 2
-        axes.text(
-            middle,
-            top + side,
-            f"{label} → {said}",
-            ha="center",
-            va="top",
-            fontsize=font,
-            color=colour,
-        )
-    axes.set(
-        xlim=(0, columns * side * 1.15), ylim=(rows * (side + caption), 0)
-    )  # imshow moved the limits
+        style: dict[str, Any] = {"fontsize": font, "color": colour, "ha": "center", "va": "top"}
+        axes.text(left + side / 2, top + side, f"{label} → {said}", **style)
+    axes.set(xlim=(0, columns * width), ylim=(rows * height, 0), aspect="equal")
+    axes.axis("off")
 
 
 def draw_confusion(axes: Axes, answers: Answers) -> None:
-    """Counts of (label, answer); the mistakes give the shade, or the diagonal would drown them."""
+    """Counts of (label, answer). Mistakes alone give the shade: the diagonal would drown them."""
     counts = answers.confusion
     mistakes = counts.clone().fill_diagonal_(0)
-    axes.imshow(mistakes.numpy(), cmap="Reds", vmin=0, vmax=max(1, int(mistakes.max())))
-    for label, row in enumerate(counts.tolist()):
-        for said, count in enumerate(row):
-            if count:
-                weight = "bold" if label == said else "normal"
-                dark = label != said and count > 0.6 * int(mistakes.max())
-                colour = "white" if dark else "black"
-                axes.text(
-                    said,
-                    label,
-                    str(count),
-                    ha="center",
-                    va="center",
-                    fontsize=9,
-                    weight=weight,
-                    color=colour,
-                )
-    axes.set(
-        xticks=range(CLASSES), yticks=range(CLASSES), xlabel="the network says", ylabel="label"
-    )
+    most = max(1, int(mistakes.max()))
+    axes.imshow(mistakes.numpy(), cmap="Reds", vmin=0, vmax=most)
+    for label, said in counts.nonzero().tolist():
+        count, right = int(counts[label, said]), label == said
+        colour = "white" if not right and count > 0.6 * most else "black"
+        style: dict[str, Any] = {"color": colour, "weight": "bold" if right else "normal"}
+        axes.text(said, label, str(count), fontsize=9, ha="center", va="center", **style)
+    axes.set(xticks=range(CLASSES), yticks=range(CLASSES))
+    axes.set(xlabel="the network says", ylabel="label")
+
+
+def summary(rows: Rows, layers: Sequence[Layer], answers: Answers, side: int, title: str) -> Figure:
+    """A run on one page: cost, accuracy, norms and slopes by layer, and the worst digits.
+
+    Args:
+        rows: one an epoch, and last the test result.
+        layers: the network's.
+        answers: to the test images.
+        side: an image has side × side pixels.
+        title: a line above.
+    """
+    *epochs, test = rows
+    legend_rows = math.ceil(len(layers) / _LEGEND_COLUMNS)
+    margins = {"left": 0.05, "right": 0.985, "top": 0.865, "bottom": 0.095 + 0.032 * legend_rows}
+    drawn = figure(12, 6.4, **margins, wspace=0.17, hspace=0.38)
+    accuracy, cost = 100 * test["accuracy/test"], test["cost/test"]
+    drawn.suptitle(f"{title}\ntest: accuracy {accuracy:.2f} %, cost {cost:.5f}", fontsize=11)
+    panels = drawn.subplots(2, 3).flatten().tolist()
+    for axes, kind, named in ((panels[0], "cost", "cost C"), (panels[1], "accuracy", "accuracy")):
+        parts = {f"{kind}/{part}": part for part in ("train", "validation")}
+        _lines(axes, epochs, parts, ["C0", "C1"], named)
+        axes.legend(fontsize=8, handlelength=1.2)
+    for axes, tag, named in (
+        (panels[2], "grad_norm/{}.weight", "gradient norm ‖∂C/∂W‖ by layer"),
+        (panels[3], "delta_norm/{}", "error signal ‖δ‖ = ‖∂C/∂z‖ by layer"),
+        (panels[4], "slope/{}", "mean slope σ′(z) by layer, at most ¼"),
+    ):
+        tags = {tag.format(layer.tag): str(layer) for layer in layers}
+        _lines(axes, epochs, tags, _shades(len(layers)), named)
+        if "norm" in tag and any((row.get(t) or 0) > 0 for row in epochs for t in tags):
+            axes.set_yscale("log")
+    handles, labels = panels[2].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="lower center", ncols=_LEGEND_COLUMNS, fontsize=8)
+    draw_worst(panels[5], answers, side, rows=4, columns=8, font=8)
+    panels[5].set_title("the worst test digits: label → answer", fontsize=10)
+    return drawn
+
+
+def _shades(count: int) -> list[Any]:
+    """Colours from dark to light, the first layer's first."""
+    import matplotlib as mpl
+
+    return [mpl.colormaps["viridis"](0.9 * i / max(1, count - 1)) for i in range(count)]
+
+
+def _lines(axes: Axes, rows: Rows, tags: dict[str, str], colours: list[Any], title: str) -> None:
+    """One line for each tag over the epochs; a value that is missing or None leaves a gap."""
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [row["epoch"] for row in rows]
+    for (tag, label), colour in zip(tags.items(), colours, strict=True):
+        values = [math.nan if row.get(tag) is None else row[tag] for row in rows]
+        axes.plot(epochs, values, label=label, color=colour, marker=".", linewidth=1.4)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("epoch", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(labelsize=8, which="both")
+    axes.grid(alpha=0.3)
 
 
 def figure(width: float, height: float, **margins: float) -> Figure:
-    """An empty figure of so many inches, 100 pixels each; margins as `Figure.subplots_adjust` takes
-    them.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """An empty figure in inches of 100 pixels; margins as `Figure.subplots_adjust` takes them."""
     from matplotlib.figure import Figure
 
     new = Figure(figsize=(width, height), dpi=100)
     new.subplots_adjust(**margins)
-    FigureCanvasAgg(new)
     return new
 
 
 def rendered(drawn: Figure) -> Image:
     """A figure as an image."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    canvas: Any = drawn.canvas
+    canvas: Any = FigureCanvasAgg(drawn)
     canvas.draw()
-    # 128 colours are enough for lines and digits, and make the file a third as large
+    # 128 colours are enough for lines and digits, and make the file a third as large.
     return Image.fromarray(numpy.asarray(canvas.buffer_rgba())).convert("RGB").quantize(128)
+
+
+def png(drawn: Figure) -> bytes:
+    """A figure as a PNG file."""
+    file = io.BytesIO()
+    rendered(drawn).save(file, format="png")
+    return file.getvalue()

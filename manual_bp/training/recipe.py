@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from manual_bp.ops.mse import scale
-from manual_bp.training.data import CLASSES
+from manual_bp.normalisation import scale
 
 
 @dataclass(frozen=True)
@@ -31,26 +29,25 @@ def recipe(dataset: str) -> Recipe:
 
 
 def learning_rate(
-    recipe: Recipe, cost: str, width: int, output: str, batch_size: int, momentum: float
+    recipe: Recipe, cost: str, sizes: Sequence[int], output: str, batch_size: int, momentum: float
 ) -> float:
-    """η for a network and a descent that are not the recipe's own: one that does not freeze it in
-    its first steps.
+    """η for any network and descent, so that no layer freezes in the first steps.
 
-    The activations of the last hidden layer start near ½, all at once, so the outputs' first common
-    push grows with its width; a step of half the length is enough to be safe for every doubling,
-    and a little more. The rest are factors: of the cost's normalisation, of momentum's longer
-    steps, and of what was measured.
+    At first all hidden outputs are ½, so the first update moves every output the same way, in
+    proportion to the last hidden width. Beyond 128 units η is therefore multiplied by
+    (128/width)^1.25. The other factors were measured.
 
     Args:
         recipe: the data set's.
-        cost: its `reduction`; the same step needs another η (README, "The cost and its
-            normalisations").
-        width: of the last hidden layer, or of the input where there is none.
+        cost: the normalisation; the same step needs another η.
+        sizes: the width of each layer, the input's first. Without a hidden layer the input's width
+            counts.
         output: "linear" has no slope of at most ¼ to shorten the step.
         batch_size: m.
         momentum: μ makes steps 1/(1 − μ) times as long, and lets them overshoot.
     """
-    shape = torch.Size((batch_size, CLASSES))
+    *_, width, n_out = sizes
+    shape = (batch_size, n_out)
     lr = recipe.lr * scale("half_per_example", shape) / scale(cost, shape)
     lr *= min(1.0, _WIDTH / width) ** 1.25 * (1 - momentum) ** 1.5
     if output == "linear":

@@ -1,6 +1,4 @@
-"""A whole run: load the data, build the network, train epoch by epoch, log, save, and test once at
-the end.
-"""
+"""A whole run: train epoch by epoch, log, save, and test once at the end."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import math
 import platform
 import shlex
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,25 +14,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from manual_bp.direct.statistics import wide
-from manual_bp.direct.transfer import to_device, to_host
-from manual_bp.training import (
-    checkpoint,
-    data,
-    engines,
-    live_check,
-    machine,
-    network,
-    probe,
-    terminal,
-)
+from manual_bp import backprop
+from manual_bp.devices import to_device, to_host, wide
+from manual_bp.training import checkpoint, engines, live_check, machine, measures, network, terminal
 from manual_bp.training.augment import augment
-from manual_bp.training.engine import EpochStatistics
+from manual_bp.training.checkpoint import Checkpoint
+from manual_bp.training.dashboard import Dashboard
+from manual_bp.training.data import Dataset, Part
 from manual_bp.training.errors import UserError
-from manual_bp.training.evaluation import evaluate
-from manual_bp.training.options import Options
-from manual_bp.training.recipe import learning_rate, recipe
-from manual_bp.training.report import Report
+from manual_bp.training.measures import evaluate
+from manual_bp.training.plan import Plan
 from manual_bp.training.run_folder import RunFolder
 from manual_bp.training.trouble import Watch
 from manual_bp.training.world import World
@@ -52,101 +41,92 @@ class Result:
 
 
 class Run:
-    """One run of the command line, new or resumed."""
+    """One run, new or resumed, ready for its next epoch.
+
+    Args:
+        plan: everything that was decided.
+        dataset: the data, on the CPU.
+        world: the processes.
+        saved: the run to go on with, or None for a new one.
+
+    Raises:
+        UserError: `saved` does not fit the data, the network or the engine.
+    """
 
     def __init__(
-        self,
-        options: Options,
-        given: set[str],
-        device: torch.device,
-        device_why: str,
-        processes: World,
+        self, plan: Plan, dataset: Dataset, world: World, saved: Checkpoint | None
     ) -> None:
-        self.world = processes
-        self.device, self.device_why = device, device_why
-        self.folder: RunFolder | None = None
+        self.plan, self.dataset, self.world = plan, dataset, world
+        self.device = torch.device(plan.device)
+        self.dtype: torch.dtype = getattr(torch, plan.dtype)
+        self.folder = None if saved is None else RunFolder(saved.path.parent)
         self.rows: list[dict[str, Any]] = []
         self.first_epoch = 1
-        state = None
-        if options.resume is not None:
-            path = checkpoint.find(options.resume, Path(options.logdir))
-            state = checkpoint.read(path)
-            options = checkpoint.resumed_options(options, given, state, path)
-            self.folder = RunFolder(path.parent)
-        self.dataset = self._load(options)
-        defaults = recipe(self.dataset.name)
-        examples = len(self.dataset.train)
-        asked = defaults.batch_size if options.batch_size is None else options.batch_size
-        # With several processes a batch is what all of them take together, whoever continues the
-        # run.
-        self.batch_size = (
-            examples if asked == "full" else min(int(asked) * self.world.size, examples)
-        )
-        if state is not None:
-            self.batch_size = state["batch_size"]
-        self.options = options
-        self.epochs = defaults.epochs if options.epochs is None else options.epochs
-        lr: float | None = options.lr if state is None else state["lr"]
-        if lr is None:
-            width = [self.dataset.side**2, *options.hidden][-1]
-            lr = learning_rate(
-                defaults, options.cost, width, options.output, self.batch_size, options.momentum
-            )
-        self.lr = lr
-        self.steps = math.ceil(examples / self.batch_size)
-        self.sizes = [self.dataset.side**2, *options.hidden, data.CLASSES]
-        self.threads = machine.choose_threads(options.threads, self.batch_size, self.sizes)
-        self.dtype: torch.dtype = getattr(torch, options.dtype)
-        if self.device.type == "mps" and options.dtype == "float64":
-            raise UserError(
-                "--dtype float64 on mps: Apple's GPU has no float64; use float32, or --device cpu"
-            )
-        self.model = network.build(options, self.dataset.side**2, self.device)
-        self.parts = self.dataset.to(self.device)
-        self.engine_name = engines.choose(options)
-        self.engine = engines.build(
-            self.engine_name, self.model, options, self.batch_size, self.world
-        )
-        self.shuffle = torch.Generator().manual_seed(options.seed)
-        if state is not None:
-            self._restore(state, path)
+        self.model = network.build(plan, self.device)
+        self.parts = dataset.to(self.device)
+        self.engine = engines.build(plan, self.model, world)
+        self.shuffle = torch.Generator().manual_seed(plan.seed)
+        if saved is not None:
+            self._restore(saved)
 
-    def go(self) -> Result:
+    def go(self, logdir: str, run_name: str | None) -> Result:
+        """Train the epochs that are left, in a folder of `logdir` if the run is new."""
         if self.world.writes:
-            print("\n".join(terminal.introduction(self)), flush=True)
-        if self.options.dry_run:
-            return self._dry_run()
-        if self.world.writes:
-            self._take_folder()
+            self._take_folder(Path(logdir), run_name)
         try:
             last = self._train()
         finally:
             if self.folder is not None:
                 self.folder.release()
-        if self.world.writes:
-            print(
-                f"test     cost {last['cost/test']:.5f}   accuracy "
-                f"{100 * last['accuracy/test']:.2f} %"
-            )
-            if self.folder is not None:
-                print(f"picture  {self.folder.path / 'summary.png'}")
-            logdir = self.options.logdir if self.folder is None else str(self.folder.path.parent)
-            print(f"look     tensorboard --logdir {shlex.quote(logdir)}", flush=True)
         path = None if self.folder is None else self.folder.path
+        if self.world.writes and path is not None:
+            print(
+                f"test     cost {last['cost/test']:.5f}   "
+                f"accuracy {100 * last['accuracy/test']:.2f} %"
+            )
+            self._say_what_direct_would_save()
+            print(f"picture  {path / 'summary.png'}")
+            print(f"look     tensorboard --logdir {shlex.quote(str(path.parent))}", flush=True)
         return Result(path, self.rows, last["cost/test"], last["accuracy/test"], self.model)
 
-    def _take_folder(self) -> None:
-        """Make the run's folder, or go on in the one it has, as the only process to write there."""
+    def _say_what_direct_would_save(self) -> None:
+        """Where the direct engine could have trained this run too."""
+        plan, epochs = self.plan, self.rows[:-1]
+        plain = (plan.impl, plan.engine, plan.amp) == ("manual", "autograd", "off")
+        if not plain or plan.compile or plan.processes > 1 or not epochs:
+            return
+        took = sum(row.get("time/train_seconds", 0.0) for row in epochs)
+        direct = len(epochs) * engines.direct_seconds(plan, self.model, self.parts.train)
+        print(
+            f"faster   --engine direct: the same steps in about {direct:.2g} s instead of "
+            f"{took:.2g} s"
+        )
+
+    def dry_run(self) -> Result:
+        """One step and one evaluation; nothing is written."""
+        order = torch.randperm(len(self.parts.train), generator=self.shuffle)
+        order = order[: self.plan.batch_size].to(self.device)
+        rates = self._learning_rates(0, 1)
+        step = self.engine.train_epoch(self._training_part(1), order, rates, lambda _: None)
+        last = self._test()
+        if self.world.writes:
+            cost, norm = float(step["cost/train"]), float(step["grad_norm/total"])
+            print(
+                f"dry run  one step: cost {cost:.5f}, gradient norm {norm:.3g}; nothing was written"
+            )
+        return Result(None, [last], last["cost/test"], last["accuracy/test"], self.model)
+
+    def _take_folder(self, logdir: Path, run_name: str | None) -> None:
+        """Make the run's folder, or go on in the one it has, as the only process that writes."""
         if self.folder is not None:
             self.folder.take()
-            self.folder.write_config(
-                self.config()
-            )  # a resumed run may have another device, threads, data folder
+            # a resumed run may have another device, threads, data folder
+            self.folder.write_config(self.config())
             return
         self.folder = RunFolder.create(
-            Path(self.options.logdir),
-            self.options.run_name,
-            f"{self.dataset.name}_{'-'.join(map(str, self.sizes))}",
+            logdir,
+            run_name,
+            f"{self.plan.dataset}_{self.plan.network}",
             self.config(),
             self.checkpoint(0, to_host(self.state())),
         )
@@ -154,38 +134,32 @@ class Run:
 
     def _train(self) -> dict[str, Any]:
         """The epochs that are left, and the test; returns the last row, with the test result."""
-        report = None
+        dashboard = None
         if self.folder is not None and self.world.writes:
             print(f"run      {self.folder.path}")
             print(terminal.HEADER, flush=True)
             for row in self.rows:
                 print(terminal.line(row), flush=True)
             # A run that is complete, and is resumed all the same, is tested and left as it is.
-            if self.first_epoch <= self.epochs or not self.folder.is_complete:
-                report = Report(
-                    self.folder,
-                    self.config(),
-                    self.options,
-                    self.model,
-                    self.parts,
-                    self.epochs,
-                    self.first_epoch,
+            if self.first_epoch <= self.plan.epochs or not self.folder.is_complete:
+                dashboard = Dashboard(
+                    self.folder, self.plan, self.model, self.parts, self.first_epoch
                 )
-        watch = Watch(self.options, self.lr, self.steps, self.dataset.train.labels)
+        watch = Watch(self.plan, backprop.read(self.model), self.dataset.train.labels)
         try:
-            for epoch in range(self.first_epoch, self.epochs + 1):
-                self.one_epoch(epoch, watch, report)
+            for epoch in range(self.first_epoch, self.plan.epochs + 1):
+                self.one_epoch(epoch, watch, dashboard)
             last = self._test()
             self.rows.append(last)
-            if self.folder is not None and report is not None:
+            if self.folder is not None and dashboard is not None:
                 self.folder.write_metrics(self.rows)
-                report.end(self.rows)
+                dashboard.end(self.rows)
         finally:
-            if report is not None:
-                report.close()
+            if dashboard is not None:
+                dashboard.close()
         return last
 
-    def one_epoch(self, epoch: int, watch: Watch, report: Report | None) -> None:
+    def one_epoch(self, epoch: int, watch: Watch, dashboard: Dashboard | None) -> None:
         """Train for an epoch, measure, say what is wrong, and write it all down.
 
         Raises:
@@ -194,25 +168,17 @@ class Run:
         row, state = self._epoch(epoch)
         trouble, fault = watch.look(row, self.rows), watch.not_finite(row)
         self.rows.append(row)
-        if self.folder is not None and report is not None:
+        if self.folder is not None and dashboard is not None:
             print(terminal.line(row), flush=True)
-            # The checkpoint last: an epoch that it does not hold is trained, and written, once
-            # more.
+            # The checkpoint last: an epoch that it lacks is trained, and written, once more.
             self.folder.write_metrics(self.rows)
             for line in trouble:
                 print(f"trouble  {line}", flush=True)
-            report.epoch(row, [*trouble, *fault], next(iter(state["model"].values())))
+            dashboard.epoch(row, [*trouble, *fault], next(iter(state["model"].values())))
         for line in fault:
             raise UserError(line)
-        if self.folder is not None and report is not None:
+        if self.folder is not None and dashboard is not None:
             self.folder.write_checkpoint(self.checkpoint(epoch, state))
-
-    def _load(self, options: Options) -> data.Dataset:
-        """Load the data, the writing process first: it may have to download them."""
-        if self.world.writes:
-            dataset = data.load(options.dataset, options.data_dir)
-        self.world.wait()
-        return dataset if self.world.writes else data.load(options.dataset, options.data_dir)
 
     def _epoch(self, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Train for an epoch and measure; an accelerator is waited for once, but by GradScaler.
@@ -221,96 +187,64 @@ class Run:
             The row of metrics.jsonl, and the state to be saved, on the CPU.
         """
         start = time.perf_counter()
+        plan = self.plan
         before = [p.detach().clone() for p in self.model.parameters()]
         order = torch.randperm(len(self.parts.train), generator=self.shuffle)
         order = to_device(order, self.device)
         part = self._training_part(epoch)
+        rates = self._learning_rates((epoch - 1) * plan.steps, plan.steps)
         check = None
-        if self.options.impl == "manual":
-            batch = part[order[: min(self.batch_size, live_check.EXAMPLES)]]
-            check = live_check.check(self.engine, self.model, batch, self.options.cost)
+        if plan.impl == "manual":
+            batch = part[order[: min(plan.batch_size, live_check.EXAMPLES)]]
+            check = live_check.check(self.engine, self.model, batch, plan.cost)
         watch = machine.Stopwatch(self.device)
-        with terminal.progress(f"epoch {epoch}", self.steps, shown=self.world.writes) as progress:
-            rates = self._learning_rates((epoch - 1) * self.steps, self.steps)
-            trained = self.engine.train_epoch(part, order, rates, progress)
+        with terminal.progress(f"epoch {epoch}", plan.steps, shown=self.world.writes) as progress:
+            figures = self.engine.train_epoch(part, order, rates, progress)
         watch.stop()
-        seen = probe.measures(
-            self.model, self.parts.validation, self.options.cost, self.dtype, before
-        )
+        figures |= measures.of_epoch(self.model, self.parts.validation, plan.cost, before)
         if check is not None:
-            seen["check/max_rel_error"] = check.worst
-        values = torch.cat([trained.values, torch.stack([wide(value) for value in seen.values()])])
+            figures["check/max_rel_error"] = check.worst
+        values = torch.stack([wide(figure) for figure in figures.values()])
         values, state = to_host((values, self.state()))
-        figures = values.tolist()
-        measured = dict(zip(seen, figures[len(trained.values) :], strict=True))
+        row = {"epoch": epoch, **dict(zip(figures, values.tolist(), strict=True)), "lr": rates[0]}
         if check is not None:
-            check.judge(measured["check/max_rel_error"])
-        row = {
-            "epoch": epoch,
-            **_training_scalars(trained.statistics(figures[: len(trained.values)])),
-            **measured,
-        }
+            check.judge(row["check/max_rel_error"])
         row["time/train_seconds"] = watch.seconds()
         row["time/epoch_seconds"] = time.perf_counter() - start
         return row, state
 
-    def _training_part(self, epoch: int) -> data.Part:
-        if not self.options.augment:
+    def _training_part(self, epoch: int) -> Part:
+        if not self.plan.augment:
             return self.parts.train
         # Seeded by run and epoch, so that a resumed run sees the same images.
-        generator = torch.Generator().manual_seed((self.options.seed * 1_000_003 + epoch) % 2**63)
-        return replace(
-            self.parts.train, images=augment(self.parts.train.images, self.dataset.side, generator)
-        )
+        generator = torch.Generator().manual_seed((self.plan.seed * 1_000_003 + epoch) % 2**63)
+        images = augment(self.parts.train.images, self.dataset.side, generator)
+        return replace(self.parts.train, images=images)
 
     def _learning_rates(self, first: int, steps: int) -> list[float]:
         """η for each of the steps first, first + 1, …: η, or η ½(1 + cos(π k/K)) at step k of K."""
-        if self.options.lr_schedule == "constant":
-            return [self.lr] * steps
-        last = self.epochs * self.steps
-        return [
-            self.lr * 0.5 * (1 + math.cos(math.pi * k / last)) for k in range(first, first + steps)
-        ]
+        lr, last = self.plan.lr, self.plan.epochs * self.plan.steps
+        if self.plan.lr_schedule == "constant":
+            return [lr] * steps
+        return [lr * 0.5 * (1 + math.cos(math.pi * k / last)) for k in range(first, first + steps)]
 
     def _test(self) -> dict[str, Any]:
-        cost, accuracy = evaluate(self.model, self.parts.test, self.options.cost, self.dtype)
-        return {"epoch": self.epochs, "cost/test": cost.item(), "accuracy/test": accuracy.item()}
-
-    def _dry_run(self) -> Result:
-        order = torch.randperm(len(self.parts.train), generator=self.shuffle)[: self.batch_size].to(
-            self.device
-        )
-        trained = self.engine.train_epoch(
-            self._training_part(1), order, self._learning_rates(0, 1), lambda _: None
-        )
-        first = trained.statistics(trained.values.tolist())
-        last = self._test()
-        if self.world.writes:
-            norm = first.grad_norm
-            print(
-                f"dry run  one step: cost {first.cost:.5f}, gradient norm {norm:.3g}; nothing was "
-                f"written"
-            )
-        return Result(None, [last], last["cost/test"], last["accuracy/test"], self.model)
+        cost, accuracy = evaluate(self.model, self.parts.test, self.plan.cost, self.dtype)
+        return {
+            "epoch": self.plan.epochs,
+            "cost/test": cost.item(),
+            "accuracy/test": accuracy.item(),
+        }
 
     def config(self) -> dict[str, Any]:
+        """What config.json holds: the plan, and the versions that its numbers depend on."""
+        versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
         return {
-            "flags": asdict(self.options),
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "lr": self.lr,
-            "sizes": self.sizes,
-            "engine": self.engine_name,
-            "dataset": self.dataset.name,
-            "data_fingerprint": self.dataset.fingerprint,
-            "device": str(self.device),
-            "threads": self.threads,
-            "processes": self.world.size,
-            "seed": self.options.seed,
+            **self.plan.as_dict(),
             "versions": {
                 "python": platform.python_version(),
+                **versions,
                 "torch": torch.__version__,
-                "torchvision": version("torchvision"),
             },
         }
 
@@ -319,65 +253,37 @@ class Run:
         return {"model": self.model.state_dict(), "engine": self.engine.state_dict()}
 
     def checkpoint(self, epoch: int, state: dict[str, Any]) -> dict[str, Any]:
-        return {
-            **state,
-            "format": checkpoint.FORMAT,
-            "epoch": epoch,
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "lr": self.lr,
-            "engine_name": self.engine_name,
-            "shuffle": self.shuffle.get_state(),
-            "metrics": self.rows,
-            "flags": asdict(self.options),
-            "dataset": self.dataset.name,
-            "data_fingerprint": self.dataset.fingerprint,
-        }
+        return checkpoint.contents(
+            self.plan, epoch, state, self.shuffle.get_state(), list(self.rows)
+        )
 
-    def _restore(self, state: dict[str, Any], path: Path) -> None:
-        """Take up the state of a checkpoint.
-
-        Raises:
-            UserError: it does not fit the network, the data or the engine.
-        """
-        if state["data_fingerprint"] != self.dataset.fingerprint:
+    def _restore(self, saved: Checkpoint) -> None:
+        """Take up the state of a checkpoint, or say in one line why it does not fit."""
+        path, plan = saved.path, self.plan
+        if saved.plan.data_fingerprint != plan.data_fingerprint:
             raise UserError(
-                f"{path}: was trained on other {state['dataset']} data than these "
-                f"({self.dataset.source}): name the "
-                f"folder of that run's data with --data-dir"
+                f"{path}: was trained on other {plan.dataset} data than these "
+                f"({self.dataset.source}): name the folder of that run's data with --data-dir"
             )
-        shapes = {
-            name: tuple(getattr(value, "shape", ())) for name, value in state["model"].items()
-        }
+        shapes = {name: tuple(getattr(value, "shape", ())) for name, value in saved.model.items()}
         expected = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
         if shapes != expected:
             raise UserError(
-                f"{path}: holds a network of {shapes}, the flags describe {expected}: the file was "
+                f"{path}: holds a network of {shapes}, the plan describes {expected}: the file was "
                 f"changed"
             )
         try:
-            self.model.load_state_dict(state["model"])
-            self.engine.load_state_dict(state["engine"])
-            self.shuffle.set_state(state["shuffle"])
+            self.model.load_state_dict(saved.model)
+            self.engine.load_state_dict(saved.engine)
+            self.shuffle.set_state(saved.shuffle)
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise UserError(
                 f"{path}: does not fit this run: {str(error).splitlines()[0]}"
             ) from error
-        self.rows = list(state["metrics"])
-        self.first_epoch = state["epoch"] + 1
-        if self.epochs < state["epoch"]:
+        self.rows = list(saved.metrics)
+        self.first_epoch = saved.epoch + 1
+        if plan.epochs < saved.epoch:
             raise UserError(
-                f"{path}: has {state['epoch']} epochs already, {self.epochs} are asked for: give "
-                f"--epochs at least "
-                f"{state['epoch']}"
+                f"{path}: has {saved.epoch} epochs already, {plan.epochs} are asked for: give "
+                f"--epochs at least {saved.epoch}"
             )
-
-
-def _training_scalars(trained: EpochStatistics) -> dict[str, float]:
-    return {
-        "cost/train": trained.cost,
-        "accuracy/train": trained.accuracy,
-        "grad_norm/total": trained.grad_norm,
-        **{f"grad_norm/{name}": value for name, value in trained.grad_norms.items()},
-        **{f"delta_norm/{name}": value for name, value in trained.delta_norms.items()},
-    }

@@ -7,40 +7,39 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
+from manual_bp.training.data import Dataset
 from manual_bp.training.initialisation import EQUAL_WARNING
-
-if TYPE_CHECKING:
-    from manual_bp.training.run import Run
+from manual_bp.training.plan import Plan
 
 HEADER = "epoch  cost train   validation   accuracy train   validation   gradient norm   seconds"
 
 
-def introduction(run: Run) -> list[str]:
+def introduction(plan: Plan, dataset: Dataset, device_why: str) -> list[str]:
     """What a run is about to do, on what data, and where."""
-    options, dataset = run.options, run.dataset
     train, validation, test = (
         len(part) for part in (dataset.train, dataset.validation, dataset.test)
     )
-    layers = "hand-derived" if options.impl == "manual" else "torch.nn"
-    epochs = f"{run.epochs} epoch{'s' * (run.epochs != 1)}"
-    batch = "the full batch" if run.steps == 1 else f"batches of {run.batch_size}"
-    processes = f", {run.world.size} processes" if run.world.size > 1 else ""
+    through = {
+        ("manual", "autograd"): "hand-derived Functions through autograd",
+        ("manual", "direct"): "the same algorithm in place, by the direct engine",
+        ("builtin", "autograd"): "torch.nn's own layers",
+    }[plan.impl, plan.engine]
+    epochs = f"{plan.epochs} epoch{'s' * (plan.epochs != 1)}"
+    batch = "the full batch" if plan.steps == 1 else f"batches of {plan.batch_size}"
+    processes = f", {plan.processes} processes" if plan.processes > 1 else ""
     lines = [
         f"data     {dataset.source} ({train:,} training, {validation:,} validation, {test:,} test "
         f"images)",
-        f"network  {'-'.join(map(str, run.sizes))}, {layers} layers, {options.output} output, cost "
-        f"{options.cost}, "
-        f"{run.engine_name} engine",
-        f"descent  {epochs}, {batch}, η = {run.lr:g} {options.lr_schedule}",
-        f"device   {run.device} ({run.device_why}), threads: {torch.get_num_threads()}{processes}",
+        f"network  {plan.network}, {plan.output} output, cost {plan.cost}",
+        f"engine   {plan.engine}: {through}",
+        f"descent  {epochs}, {batch}, η = {plan.lr:g} {plan.lr_schedule}",
+        f"device   {plan.device} ({device_why}), threads: {plan.threads}{processes}",
     ]
     if dataset.notice:
         lines.insert(0, f"NOTICE   {dataset.notice}")
-    if options.init == "equal":
+    if plan.init == "equal":
         lines.append(f"warning  {EQUAL_WARNING}")
     return lines
 

@@ -1,6 +1,4 @@
-"""Reading a trained run for `python -m manual_bp.trace`: its network, one image of its data, its
-cost and rate.
-"""
+"""A trained run for `python -m manual_bp.trace`: its network, and one image of its data."""
 
 from __future__ import annotations
 
@@ -11,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from manual_bp.training import checkpoint, data, network
+from manual_bp.training.checkpoint import Checkpoint
 from manual_bp.training.errors import UserError
-from manual_bp.training.options import Options, restore
 
 RUNS = Path("runs")  # where train.py puts them by default
 
@@ -55,73 +53,35 @@ def read(run: str, example: int, runs: Path = RUNS) -> TracedRun:
         UserError: no such run, a damaged or foreign checkpoint, data that are not there or not the
             run's, or no such image.
     """
-    path = _find(run, runs)
-    state = checkpoint.read(path)
-    try:
-        options = restore(state["flags"])
-    except ValueError as error:
+    saved = checkpoint.read(checkpoint.find(run, runs))
+    path, plan = saved.path, saved.plan
+    dataset = data.load(plan.dataset, plan.data_dir)
+    if plan.data_fingerprint != dataset.fingerprint:
         raise UserError(
-            f"{path}: its flags are not those of this version ({error}): train anew"
-        ) from error
-    name = state["dataset"]
-    try:
-        dataset = data.load(name, options.data_dir)
-    except KeyError:
-        raise UserError(f"{path}: {name!r} is no known data set: the file was changed") from None
-    if state["data_fingerprint"] != dataset.fingerprint:
-        raise UserError(
-            f"{path}: was trained on other {name} data than these ({dataset.source}): put that "
-            f"run's data there again"
+            f"{path}: was trained on other {plan.dataset} data than these ({dataset.source}): put "
+            f"that run's data there again"
         )
     if not 0 <= example < len(dataset.test):
+        last = len(dataset.test) - 1
         raise UserError(
-            f"--example {example}: the test part of {name} has images 0 to {len(dataset.test) - 1}"
+            f"--example {example}: the test part of {plan.dataset} has images 0 to {last}"
         )
     image = dataset.test[slice(example, example + 1)]
     x, y = image.batch(torch.float64)
-    model = _model(path, state["model"], options, pixels=x.shape[1])
-    return TracedRun(path.parent, model, x, y, int(image.labels), name, options.cost, state["lr"])
+    label = int(image.labels)
+    return TracedRun(path.parent, _model(saved), x, y, label, plan.dataset, plan.cost, plan.lr)
 
 
-def _find(run: str, runs: Path) -> Path:
-    """The checkpoint of a run."""
-    if run == "latest":
-        try:
-            return checkpoint.find(run, runs)
-        except UserError:  # it speaks of --resume
-            raise UserError(
-                f"--run latest: no runs in {runs}: train one with python train.py"
-            ) from None
-    for place in (Path(run), runs / run):
-        path = checkpoint.find(str(place), runs)
-        if path.is_file():
-            return path
-    if Path(run).is_dir():
-        raise UserError(
-            f"{Path(run) / checkpoint.NAME}: missing; a folder written by train.py is needed"
-        )
-    for folder in (Path(run).parent, runs):
-        names = sorted(path.parent.name for path in folder.glob(f"*/{checkpoint.NAME}"))
-        if names:
-            raise UserError(
-                f"{run}: there is no such run; runs in {folder}: {', '.join(names[-5:])}"
-            )
-    raise UserError(
-        f"{run}: there is no such run; no runs in {runs}: train one with python train.py"
-    )
-
-
-def _model(path: Path, weights: dict[str, Tensor], options: Options, pixels: int) -> nn.Sequential:
-    """The network that the flags describe, with the checkpoint's weights."""
-    options = replace(options, impl="manual", dtype="float64")  # as the trace computes
-    model = network.build(options, pixels, torch.device("cpu"))
+def _model(saved: Checkpoint) -> nn.Sequential:
+    """The network that the plan describes, with the checkpoint's weights, in float64."""
+    plan = replace(saved.plan, impl="manual", dtype="float64")
+    model = network.build(plan, torch.device("cpu"))
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(saved.model)
     except (AttributeError, RuntimeError, TypeError):
-        keys = ", ".join(map(str, list(weights)[:4])) or "nothing"
-        sizes = "-".join(map(str, (pixels, *options.hidden, data.CLASSES)))
+        keys = ", ".join(map(str, list(saved.model)[:4])) or "nothing"
         raise UserError(
-            f"{path}: holds {keys}, which do not make the network {sizes} that its flags describe: "
-            f"the file was changed"
+            f"{saved.path}: holds {keys}, which do not make the network {plan.network} of its "
+            f"plan: the file was changed"
         ) from None
     return model

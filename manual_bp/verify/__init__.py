@@ -1,7 +1,7 @@
 """A gradient checker for anybody's Function that names the fault.
 
-    from manual_bp import verify
-    verify.check(MyFunction, (torch.randn(4, 3), torch.randn(5, 3))).raise_if_failed()
+    import manual_bp as mbp
+    mbp.verify.check(MyFunction, (torch.randn(4, 3), torch.randn(5, 3))).raise_if_failed()
 
 `python -m manual_bp.verify FILE:NAME --inputs "randn(4,3) randn(5,3)"` does the same from a
 terminal.

@@ -1,19 +1,15 @@
-"""`python -m manual_bp.verify`: check the package's own operations, or somebody's Function."""
+"""`python -m manual_bp.verify`: check somebody's Function, or the package's own operations."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from manual_bp import functional
-from manual_bp.ops.mse import REDUCTIONS, scale
 from manual_bp.verify import KINDS, Finding, Report, check
 from manual_bp.verify.inputs import parse_inputs
 from manual_bp.verify.load import load
@@ -25,17 +21,13 @@ DTYPES = {
     "float16": torch.float16,
 }
 
-OURS = (
-    ("jvp", "jvp-disagrees"),
-    ("vmap", "vmap-wrong"),
-)  # what each operation here has, and the kind if it is not so
 
+def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.verify") -> int:
+    """Run the command. Returns the exit status.
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. 0: nothing found, 1: a finding, 2: wrong usage, 3: no finding, but not all
-    was looked at.
+    0: nothing found, 1: a finding, 2: wrong usage, 3: no finding, but some checks could not run.
     """
-    parser = _parser()
+    parser = _parser(prog)
     args = parser.parse_args(argv)
     if args.kinds:
         width = max(map(len, KINDS))
@@ -56,12 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if all(report.ok for report in reports) else 3
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m manual_bp.verify",
+        prog=prog,
         description="Check the gradient of a Function, a function or a module, and name the fault. "
-        "Without an argument: linear, sigmoid, both in one, and every mean squared error of this "
-        "package.",
+        "Without an argument: linear, sigmoid and every mean squared error of this package.",
         epilog="Example: python -m manual_bp.verify my_ops.py:MyLinear --inputs "
         '"randn(4,3) randn(5,3) randn(5)". '
         "Inputs are randn(…), rand(…), ones(…), zeros(…), randint(high, …), arange(n), numbers, "
@@ -117,48 +108,22 @@ def _ours(args: argparse.Namespace) -> list[Report]:
         if getattr(args, flag) is not None:
             raise ValueError(f"--{flag} needs a MODULE_OR_FILE:NAME to go with it")
 
-    def run(
-        name: str, function: Callable[..., Any], inputs: str, reference: Callable[..., Any]
-    ) -> Report:
-        values = parse_inputs(inputs, DTYPES[args.dtype], args.seed)
-        report = check(function, values, reference=reference, compile=args.compile, seed=args.seed)
-        # a promise of this package: elsewhere an operation need not have them
+    # Only here: the checker knows nothing of the package's own operations.
+    from manual_bp.own_operations import PROMISED, operations
+
+    reports = []
+    for own in operations():
+        values = parse_inputs(own.inputs, DTYPES[args.dtype], args.seed)
+        report = check(
+            own.function, values, reference=own.reference, compile=args.compile, seed=args.seed
+        )
         missing = [
-            Finding(k, "forward", f"{t} is {report.checks.get(t)}")
-            for t, k in OURS
-            if not _made(report, t)
+            Finding(kind, "forward", f"{transform} is {report.checks.get(transform)}")
+            for transform, kind in PROMISED.items()
+            if not report.findings and report.checks.get(transform) != "ok"
         ]
-        return replace(report, name=name, findings=[*report.findings, *missing])
-
-    reports = [
-        run("linear", functional.linear, "randn(4,3) randn(5,3) randn(5)", F.linear),
-        run("linear without bias", functional.linear, "randn(4,3) randn(5,3)", F.linear),
-        run("sigmoid", functional.sigmoid, "randn(4,3)", torch.sigmoid),
-        run(
-            "linear_sigmoid",
-            functional.linear_sigmoid,
-            "randn(4,3) randn(5,3) randn(5)",
-            _sigmoid_of_linear,
-        ),
-    ]
-    for reduction in REDUCTIONS:
-        inputs = f"randn(4,3) randn(4,3) {reduction}"
-        reports.append(run(f"mse_loss {reduction}", functional.mse_loss, inputs, _spelled_out))
+        reports.append(replace(report, name=own.name, findings=[*report.findings, *missing]))
     return reports
-
-
-def _made(report: Report, transform: str) -> bool:
-    return bool(report.findings) or report.checks.get(transform) == "ok"
-
-
-def _sigmoid_of_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return torch.sigmoid(F.linear(x, weight, bias))
-
-
-def _spelled_out(a: torch.Tensor, y: torch.Tensor, reduction: str) -> torch.Tensor:
-    """The cost in tensor operations, differentiated by autograd."""
-    squared = (a - y) ** 2
-    return squared if reduction == "none" else squared.sum() * scale(reduction, a.shape)
 
 
 if __name__ == "__main__":

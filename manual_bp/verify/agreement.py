@@ -1,6 +1,4 @@
-"""When two tensors count as equal: exactly, to the last bits, to a tolerance, to the error of a
-measurement.
-"""
+"""When two tensors count as equal: exactly, to the last bits, to a tolerance, to an error."""
 
 from __future__ import annotations
 
@@ -32,8 +30,9 @@ def each_near(a: Tensor, b: Tensor) -> bool:
 
 
 def alike(a: Tensor | None, b: Tensor | None, rtol: float, floor: float = 0.0) -> bool:
-    """Two gradients with the same numbers, to rtol of the largest plus a floor; None is 0, NaN
-    equals NaN.
+    """Whether two gradients agree to rtol of the largest number plus a floor.
+
+    None counts as 0, and NaN equals NaN.
     """
     if a is None or b is None:
         there = b if a is None else a
@@ -48,8 +47,9 @@ def alike(a: Tensor | None, b: Tensor | None, rtol: float, floor: float = 0.0) -
 
 
 def close(value: Tensor, expected: Tensor, error: Tensor, rtol: float) -> bool:
-    """Whether they agree where `expected` is known, to rtol of its largest element plus the error;
-    NaN never agrees.
+    """Whether `value` is `expected` to rtol of its largest element plus three times its error.
+
+    Elements whose expected value is NaN are unknown and left out. A NaN in `value` never agrees.
     """
     known = ~torch.isnan(expected)
     if not bool(known.any()):

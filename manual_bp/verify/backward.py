@@ -1,6 +1,4 @@
-"""What one backward writes and returns, seen below autograd's engine: mutation, shapes, dtypes,
-counts.
-"""
+"""What one backward writes and returns, seen below autograd's engine."""
 
 from __future__ import annotations
 
@@ -16,8 +14,10 @@ from manual_bp.verify.subject import Subject
 
 
 def listen(case: Case, row: Tensor) -> tuple[list[Heard], list[str], CrashError | None]:
-    """One backward for a flat cotangent: what each Function in the graph got and returned, notes,
-    what was raised.
+    """Run one backward for a flat cotangent.
+
+    Returns:
+        What each Function in the graph got and returned, notes, and the error if it raised one.
     """
     graph = case.graph()
     crashed = None
@@ -50,9 +50,7 @@ def _has_place(t: Tensor) -> bool:
 
 
 def counted(heard: list[Heard]) -> str:
-    """Which Function returns another number of gradients than it takes arguments, in words; empty
-    if none does.
-    """
+    """Which Function returns fewer or more gradients than it takes arguments, or ""."""
     for event in heard:
         if event.returned is not None and len(event.returned) != len(event.needs):
             return (
@@ -85,8 +83,9 @@ def written(subject: Subject, heard: list[Heard]) -> list[Finding]:
 
 
 def shapes(experiment: Experiment, heard: list[Heard]) -> tuple[list[Finding], dict[int, str]]:
-    """Findings on shapes, and their kinds by the argument's position (negative for one of an inner
-    Function).
+    """Findings on shapes, and their kinds by the argument's position.
+
+    An inner Function's argument i has the position −1 − i.
     """
     subject, case = experiment.case.subject, experiment.case
     found, kinds = [], {}
@@ -117,8 +116,9 @@ def _oversized(raw: torch.Size, shape: torch.Size) -> str:
 
 
 def dtypes(experiment: Experiment, heard: list[Heard], given: Case) -> list[Finding]:
-    """In the dtype of the inputs; in float64 only if the forward keeps it, so that float32 inside
-    is no fault.
+    """Findings on gradients whose dtype is not their input's.
+
+    The float64 copies count only if the forward keeps float64: float32 inside is no fault.
     """
     kept = all(o.dtype == torch.float64 for o in experiment.case.graph().outputs)
     calls = list(heard) if kept or given is experiment.case else []
@@ -140,6 +140,6 @@ def dtypes(experiment: Experiment, heard: list[Heard], given: Case) -> list[Find
             text = f"its dtype is {seen}, its input's is {wanted}; autograd casts it silently"
             found.setdefault(name, Finding("wrong-dtype", name, text))
             if event.cls is experiment.case.subject.function_class and raw.is_floating_point():
-                # an error of the size of that dtype's rounding follows from it
+                # the gradient's error is now of the size of that dtype's rounding
                 experiment.rtols[i] = max(experiment.rtol, 20 * torch.finfo(raw.dtype).eps)
     return list(found.values())

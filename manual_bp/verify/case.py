@@ -1,8 +1,7 @@
-"""One function with one set of arguments in one dtype, and the two ways to run it: as values, and
-as a graph.
+"""One function with its arguments in one dtype, and two ways to run it: as values, as a graph.
 
-The arguments are never handed over themselves: every call gets fresh copies, so that a function
-which writes into them spoils nothing, and `changed` can tell.
+Every call gets fresh copies of the arguments. A function that writes into them spoils nothing, and
+`changed` tells that it did.
 """
 
 from __future__ import annotations
@@ -47,9 +46,7 @@ def stage(name: str) -> Iterator[None]:
 
 @dataclass
 class Graph:
-    """One forward with autograd on: what was passed, what came out, and the leaves to differentiate
-    by.
-    """
+    """One forward with autograd on: its leaves, what was passed, and what came out."""
 
     leaves: dict[int, Tensor]
     passed: list[Any]
@@ -60,8 +57,9 @@ class Graph:
     def gradients(
         self, cotangents: Sequence[Tensor | None], *, retain: bool = False, create: bool = False
     ) -> Gradients:
-        """Σ_o ⟨cotangent_o, output_o⟩ differentiated by each leaf; a cotangent of None leaves its
-        output out.
+        """Σ_o ⟨cotangent_o, output_o⟩ differentiated by each leaf.
+
+        An output whose cotangent is None is left out.
         """
         pairs = [
             (o, g)
@@ -85,8 +83,9 @@ class Graph:
 
 
 class Case:
-    """A subject bound to arguments in one dtype; `checked` are the positions whose gradient is
-    looked at.
+    """A subject bound to arguments in one dtype.
+
+    `checked` holds the positions of the arguments whose gradients are checked.
     """
 
     def __init__(
@@ -103,16 +102,14 @@ class Case:
         self.shapes: list[torch.Size] = []
 
     def prepare(self) -> Graph:
-        """Run once, and learn which outputs can be differentiated and whether the generators are
-        drawn from.
-        """
+        """Run once; learn the differentiable outputs, and whether random numbers are drawn."""
         before = randomness.fingerprint()
         graph = self.graph(first=True)
         self.random = randomness.fingerprint() != before or bool(self.generators)
         outputs = [_real(o) for o in graph.returned]
         usable = [i for i, o in enumerate(outputs) if o.is_floating_point() and o.requires_grad]
-        # A function that cuts the graph has no such output; the floating ones still tell what the
-        # derivative is.
+        # A function that cuts the graph has no such output. Its floating outputs still tell the
+        # derivative.
         self.differentiable = usable or [i for i, o in enumerate(outputs) if o.is_floating_point()]
         graph.outputs = [outputs[i] for i in self.differentiable]
         self.shapes = [o.shape for o in graph.outputs]
@@ -161,9 +158,7 @@ class Case:
         needs: Sequence[int] | None = None,
         first: bool = False,
     ) -> Graph:
-        """Run with autograd on. Each leaf is passed as a copy of itself, so that in-place functions
-        may write to it.
-        """
+        """Run with autograd on, each leaf passed as a copy: in-place functions may write to it."""
         leaves: dict[int, Tensor] = {}
         passed = self.copies(args)
         for i in self.checked if needs is None else needs:
@@ -193,9 +188,8 @@ class Case:
             and not any(o is a for o in returned)
         ]
         if self.random:
-            randomness.reset(
-                self.seed + 1
-            )  # a backward that draws again must not get the forward's numbers
+            # a backward that draws again must not get the forward's numbers
+            randomness.reset(self.seed + 1)
         outputs = (
             [] if first else [_real(returned[i]) for i in self.differentiable if i < len(returned)]
         )

@@ -1,6 +1,4 @@
-"""`check`: run the probes in the order in which faults explain one another, and stop where the rest
-would follow.
-"""
+"""`check`: run the checks from causes to consequences; stop at the first stage with a finding."""
 
 from __future__ import annotations
 
@@ -42,21 +40,20 @@ def check(
     compile: bool | str = False,
     seed: int = 0,
 ) -> Report:
-    """Compare a function's gradients, ∂⟨g, f(x)⟩/∂x for random g, with differences of its values;
-    say what is wrong.
+    """Compare a function's gradients, ∂⟨g, f(x)⟩/∂x for random g, with differences of its values.
 
-    Works in float64 on copies of the inputs where the function takes float64, and looks at rounding
-    in the inputs' own dtype. Nothing of the caller's is changed: not the tensors, not their
-    `.grad`, not the random generators.
+    A wrong gradient is reported with what is wrong about it. The check works on float64 copies of
+    the inputs if the function takes float64, and looks at rounding in the inputs' own dtype. The
+    caller's tensors, their `.grad` and the random generators stay as they are.
 
     Args:
         function: a `torch.autograd.Function` class or its `apply`, an `nn.Module` (its parameters
             are checked too), or any callable.
-        inputs: the positional arguments of one call: tensors, integers, None, strings. Checked are
-            the tensors that require a gradient; where none does, every floating or complex tensor.
+        inputs: the positional arguments of one call: tensors, integers, None, strings. The tensors
+            that require a gradient are checked; if none does, every floating or complex tensor is.
         reference: a callable that computes the same; its values and its gradients by autograd are
-            compared as well. A gradient that equals the reference's is accepted even where it is
-            not the derivative (straight-through).
+            compared too. A gradient that equals the reference's is accepted even if it is not the
+            derivative (straight-through).
         names: what to call the inputs; by default the parameter names of `forward`.
         compile: also run under `torch.compile(fullgraph=True)`; a string names the backend.
         seed: of the random cotangents and directions.
@@ -68,6 +65,9 @@ def check(
     Raises:
         TypeError: `function` is not callable.
         ValueError: `names` has another length than `inputs`, or the reference itself raises.
+
+        >>> check(torch.sigmoid, torch.zeros(2)).ok
+        True
     """
     subject = subject_of(function, inputs, names)
     with randomness.kept(), _one_thread(), warnings.catch_warnings(), torch.enable_grad():
@@ -80,7 +80,9 @@ def check(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Thousands of calls on small tensors: a second thread only waits, and makes sums differ in
+    """Run torch on one thread.
+
+    In thousands of calls on small tensors a second thread only waits, and it makes sums differ in
     their last bits.
     """
     threads = torch.get_num_threads()
@@ -125,8 +127,8 @@ class _Check:
             )
         experiment = Experiment(case, self.seed)
         if case is not given and experiment.lower is not None:
-            # float32 inside: on float64 copies its own casts would be judged, which the caller
-            # never meets
+            # float32 inside: on float64 copies the check would judge casts that the caller never
+            # meets
             self.record.notes = [n for n in self.record.notes if "float64 copies" not in n]
             self.record.notes.append(
                 "the function computes in a lower precision than float64: measured in the inputs' "
@@ -139,9 +141,8 @@ class _Check:
         compared = None if twin is None else twin.compare_forward()
         same_values = compared is not None and not compared.findings
         half = experiment.lower is not None and torch.finfo(experiment.lower).bits <= 16
-        if (
-            half and torch.finfo(given.dtype).bits > 16 and not same_values
-        ):  # float32 inside is often meant
+        # float32 inside is often meant, half precision is not
+        if half and torch.finfo(given.dtype).bits > 16 and not same_values:
             self.record.findings.append(self._lower(experiment))
         if compared is not None:
             self.record.take("reference", compared)
@@ -219,7 +220,7 @@ class _Check:
         return Finding("precision", "output", text)
 
     def _notes(self, experiment: Experiment) -> None:
-        """What was measured less well than usual, and why."""
+        """Note what could be measured less exactly than usual, and why."""
         notes, names = self.record.notes, self.subject.names
         missing = int((~experiment.differences.finite).sum())
         if missing:
@@ -273,9 +274,8 @@ class _Check:
             name = str(low.dtype).removeprefix("torch.")
             probe(name, lambda: precision.against_double(low, case, experiment))
         probe("double backward", lambda: second_order.second_order(experiment))
-        if (
-            experiment.by_reference
-        ):  # the reference's gradient is not that of the values, which a jvp is measured by
+        # a jvp is measured by the values, and the reference's gradient is not theirs
+        if experiment.by_reference:
             self.record.checks["jvp"] = "not looked at (the gradient is the reference's)"
         else:
             probe("jvp", lambda: transforms.forward_mode(experiment))

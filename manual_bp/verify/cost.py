@@ -1,9 +1,8 @@
-"""What one call costs, counted in operations and not on the clock, so that the same seed looks at
-the same elements.
+"""The time of one call, counted in operations: the same seed looks at the same elements anywhere.
 
-Every tensor operation that runs is counted with the elements it makes and, for products, its
-multiplications; a second is what today's single core does. Only where most of the work is not
-torch's own (NumPy, a loop in Python) is a call timed, and then roughly: to a power of 4.
+Every tensor operation is counted with the elements it makes and, for products, its multiplications.
+The constants turn counts into seconds of one present-day core. A call that does most of its work
+outside of torch (NumPy, a loop in Python) is timed instead, and rounded to a power of 4.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 CALL, OPERATION, ELEMENT, MULTIPLICATION = 4e-5, 5e-6, 2e-9, 5e-11  # seconds each
-HIDDEN = 20  # a call that takes this many times what was counted does its work elsewhere
+HIDDEN = 20  # a call that takes this many times the counted seconds works outside of torch
 
 
 class _Counter(TorchDispatchMode):

@@ -1,7 +1,7 @@
 """Hypotheses about one tensor's gradient, each tested on the evidence, the more specific first.
 
-Every hypothesis is checked with two random cotangents; one that explains the numbers for both is
-what the report says.
+Every hypothesis is checked with two random cotangents. The report gives the first hypothesis that
+explains the numbers for both.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Diagnosis:
             self._factor,
         ]
         tests += [self._transposed, self._another]
-        # what follows looks at differences of the values, which a reference's gradient need not be
+        # the next tests use differences of the values; a reference's gradient may be another
         by_values = self.position not in self.experiment.by_reference
         tests += (
             [self._point, self._unstable_factor, self._slope]
@@ -79,7 +79,7 @@ class Diagnosis:
         if self.experiment.gradients[self.position] is None:
             return "missing-gradient", "the gradient is None, the derivative is not 0"
         zero = all(bool((g == 0).all()) for g in self.gradient)
-        # with the other sign too: a rectified grad_output is another fault
+        # test −g too: a gradient that rectifies grad_output is 0 for one of the two signs
         if zero and bool((self._own(-self.experiment.cotangents[0]) == 0).all()):
             return "missing-gradient", "the gradient is 0 everywhere, the derivative is not"
         return None
@@ -111,9 +111,8 @@ class Diagnosis:
         first, second = self.experiment.cotangents[:2]
         g1, g2 = self.gradient
         total = self._own(first + second)
-        tolerance = max(
-            1e-3, self.rtol
-        )  # rounding in low precision is not linear either; that is `precision`
+        # rounding in low precision is not linear either; that is `precision`
+        tolerance = max(1e-3, self.rtol)
         zero = self._own(0 * first)
         if not near(total, g1 + g2, tolerance) or float(zero.abs().max()) > 1e-9 * float(
             g1.abs().max()
@@ -179,7 +178,7 @@ class Diagnosis:
         factor = self._ratio(self.gradient[0], self.expected[0][0])
         if not math.isfinite(factor) or abs(factor) < 1e-12 or not self.is_(self.gradient, factor):
             return None
-        # a factor near 1 is one only if the numbers agree much better with it than with 1
+        # a factor near 1 counts only if the numbers agree with it much better than with 1
         near = 0.02 * abs(factor - 1)
         agree = (
             close(g, factor * e, s, near)
@@ -189,9 +188,8 @@ class Diagnosis:
             return None
         text, plain = explain(factor, self.case)
         known = int((~torch.isnan(self.expected[0][0])).sum())
-        if (
-            known < 4 or not plain
-        ):  # few numbers have a common factor by chance: look at a second point
+        # few numbers may have a common factor by chance: look at a second point
+        if known < 4 or not plain:
             elsewhere = self._ratio_elsewhere()
             if elsewhere is None or abs(elsewhere - factor) > max(
                 1e-6, min(1e-3 * abs(factor), near)
@@ -224,9 +222,7 @@ class Diagnosis:
         return ratio if math.isfinite(ratio) else None
 
     def _unstable_factor(self) -> tuple[str, str] | None:
-        """One factor for all of at least four numbers and both cotangents, though it depends on the
-        data.
-        """
+        """One factor for at least four numbers and both cotangents, but not at other points."""
         factor = self._ratio(self.gradient[0], self.expected[0][0])
         value, error = self.expected[0]
         big = int((value.abs() > 100 * error).sum())
@@ -291,9 +287,7 @@ class Diagnosis:
         return None
 
     def _precision(self) -> tuple[str, str] | None:
-        """A small error that comes from rounding: the gradient is rough over steps over which it
-        should be smooth.
-        """
+        """A small error from rounding: the gradient is rough over small steps."""
         value, _ = self.expected[0]
         known = ~torch.isnan(value)
         off, size = (self.gradient[0] - value)[known].abs(), value[known].abs()
@@ -352,9 +346,7 @@ def locate(
     g = experiment.gradient(position, 0)
     value, error = experiment.expected(position, 0)
     row = 0
-    if close(
-        g, value, error, experiment.rtol
-    ):  # right for the first cotangent: show one for which it is not
+    if close(g, value, error, experiment.rtol):  # right for this cotangent: show another
         for row in range(1, len(experiment.cotangents)):
             g = experiment.gradient(position, row)
             value, error = experiment.expected(position, row)

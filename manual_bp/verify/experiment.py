@@ -1,8 +1,8 @@
-"""The evidence on one case: for a few cotangents, the derivative by differences and the function's
-own gradient.
+"""The evidence on one case: derivative by differences and own gradient, for a few cotangents.
 
-Rows of `cotangents` are flat gradients for all differentiable outputs together: two random ones,
-ones, and where there are several outputs the first one restricted to each output.
+Each row of `cotangents` is a flat gradient for all differentiable outputs together. Rows 0 and 1
+are random, row 2 is all ones. A function with several outputs has one more row for each output:
+row 0 restricted to it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from manual_bp.verify.truth import Differences, Truth, length, spread, unit
 from manual_bp.verify.widths import computes_in
 
 EVALUATIONS = 12000  # forwards that a full Jacobian may cost
-SECONDS = 1.2  # and the time, as `cost` counts it, which is two or three times what it takes
+SECONDS = 1.2  # of forwards, as `cost` counts them: two or three times the real time
 
 
 class Experiment:
-    """Truth and gradients at one point, and whatever else a hypothesis asks to be measured."""
+    """Truth and gradients at one point, and any other measurement that a hypothesis asks for."""
 
     def __init__(self, case: Case, seed: int) -> None:
         self.case = case
@@ -52,12 +52,9 @@ class Experiment:
         self.cost = estimate(case.vector)  # of a forward
         self.columns = self._plan()
         self.truths: dict[int, Truth] = {}
-        self.gradients: dict[
-            int, Tensor | None
-        ] = {}  # (K, n), or None where the function gives none
-        self.by_reference: set[int] = (
-            set()
-        )  # where a reference's gradient, not the derivative, is what is right
+        self.gradients: dict[int, Tensor | None] = {}  # (K, n), or None if it gives none
+        # the arguments for which the reference's gradient is right, and the derivative is not
+        self.by_reference: set[int] = set()
 
     @property
     def sampled(self) -> bool:
@@ -119,8 +116,9 @@ class Experiment:
         return torch.Size([*tensor.shape, 2]) if tensor.is_complex() else tensor.shape
 
     def floor(self, position: int) -> float:
-        """What is rounding in this argument's gradient: 100 units of ‖g‖ max|y| / |x|, or of the
-        gradient itself.
+        """The size of rounding in this argument's gradient.
+
+        100 units of rounding of ‖g‖ max|y| / |x|, or of the gradient itself, if that is larger.
         """
         x = spread(self.case.args[position])
         if not x.numel():
@@ -138,8 +136,9 @@ class Experiment:
         )
 
     def undefined(self, position: int) -> Tensor:
-        """Where the gradient is NaN though input and values are finite: at a kink any slope will
-        do, NaN is none.
+        """Where the gradient is NaN though input and values are finite.
+
+        At a kink any slope is accepted, but NaN is no slope.
         """
         shape = self.shape(position)
         found = self.gradients[position]
@@ -147,9 +146,8 @@ class Experiment:
             return torch.zeros(shape, dtype=torch.bool)
         x = self.case.args[position]
         usable = torch.isfinite((torch.view_as_real(x) if x.is_complex() else x).cpu())
-        return (
-            found[:2].isnan().any(0).reshape(shape) & usable
-        )  # the other rows hold zeros, and 0 · inf is NaN
+        # only the random rows: the others may hold zeros, and 0 · inf is NaN
+        return found[:2].isnan().any(0).reshape(shape) & usable
 
     def right(self, position: int) -> bool:
         """Whether the gradient is the derivative, for every cotangent."""
@@ -163,11 +161,10 @@ class Experiment:
         )
 
     def at(self, args: Sequence[Any], position: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Derivative, its error and gradient for one argument at another point, on at most 64
-        coordinates.
+        """Derivative, its error and gradient for one argument at another point.
 
-        Each (2, *shape), for the two random cotangents; the derivative is NaN where it is not
-        known.
+        Each is (2, *shape), for the two random cotangents. At most 64 coordinates are measured; the
+        derivative is NaN at all others.
         """
         n = length(self.case.args[position])
         limit = max(4, min(64, int(0.02 / self.cost)))
@@ -183,8 +180,9 @@ class Experiment:
         return value.reshape(shape), truth.error.reshape(shape), gradient.reshape(shape)
 
     def directional_fault(self, position: int) -> str | None:
-        """Compare along random directions through the whole argument: what a sample of coordinates
-        may miss.
+        """Compare along random directions through the whole argument.
+
+        A sample of coordinates may miss a fault in the others.
         """
         gradients = self.gradients[position]
         if gradients is None:

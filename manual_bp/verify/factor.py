@@ -1,6 +1,4 @@
-"""What a wrong constant factor usually is: a batch size, a number of outputs, ½, a constant that
-was left out.
-"""
+"""What a wrong constant factor usually is: a batch size, a number of outputs, ½, a constant."""
 
 from __future__ import annotations
 
@@ -46,8 +44,9 @@ CONSTANTS = {
 
 
 def explain(factor: float, case: Case) -> tuple[str, bool]:
-    """What the factor most likely means, and whether it is a number that comes from the shapes or
-    is a plain one.
+    """The likeliest meaning of the factor, and whether one was found.
+
+    A meaning is a plain number such as 2 or ½, or one made of the case's sizes and constants.
     """
     size = abs(factor)
     minus = " and the sign is flipped" if factor < 0 else ""
@@ -94,9 +93,7 @@ Quantity = tuple[str, str, float, dict[str, str]]
 
 
 def _quantities(case: Case) -> Iterator[Quantity]:
-    """Sizes and constants of the case, each value once: a symbol, what it is, its value, how to
-    read it.
-    """
+    """Sizes and constants of the case, each value once: symbol, meaning, value, readings."""
     seen: set[float] = set()
 
     def once(symbol: str, meaning: str, value: float, table: dict[str, str]) -> Iterator[Quantity]:

@@ -1,6 +1,4 @@
-"""The first order: what one backward writes and returns, and whether the numbers are the
-derivative.
-"""
+"""The first order: what one backward writes and returns, and whether its numbers are right."""
 
 from __future__ import annotations
 
@@ -17,8 +15,9 @@ from manual_bp.verify.report import Finding
 
 
 def has_graph(record: Record, experiment: Experiment, graph: Graph) -> bool:
-    """Whether any output requires a gradient; a graph that is cut where the derivative is not 0 is
-    a finding.
+    """Whether any output requires a gradient.
+
+    If none does although the derivative is not 0, the graph is cut, and that is a finding.
     """
     if any(o.requires_grad for o in graph.outputs):
         return True
@@ -72,9 +71,9 @@ def first_order(record: Record, experiment: Experiment, given: Case) -> bool:
         record.rows.append(replace(row, verdict=shaped[i]) if i in shaped else row)
         if finding is not None:
             found.append(finding)
-    # a shape that autograd corrects silently does less harm than a wrong number
-    # and a grad_output of ones, which a gradient that ignores it amounts to, may give another
-    # tensor a 0
+    # A shape that autograd corrects silently does less harm than a wrong number: list it later.
+    # A gradient that ignores grad_output acts as if it were all ones. For ones another tensor's
+    # gradient may rightly be 0: list the former first.
     ignored = any(f.kind == "ignores-grad-output" for f in found)
     record.findings += sorted(
         [*found, *shapes],

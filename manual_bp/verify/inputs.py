@@ -1,11 +1,10 @@
-"""The `--inputs` of the command line: a small language of its own, read without evaluating
-anything.
+"""The `--inputs` of the command line: a small language, read without evaluating anything.
 
     randn(4,3)  rand(4,3)  ones(5)  zeros(5)  randint(10, 4)  arange(6)    tensors; randint(high, …)
     3  -0.5  1e-3  None  True  False  mean  "two words"                    values and strings
 
-Commas between them and `torch.` in front of a tensor may be there. `randn`, `rand`, `ones` and
-`zeros` are floating; `randn!(4,3)` requires a gradient, and then only such are checked.
+Commas between them and `torch.` before a tensor are allowed. `randn`, `rand`, `ones` and `zeros`
+are floating. `randn!(4,3)` requires a gradient; if any tensor does, only those are checked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The documented set of kinds: what a finding can be called, and what each means in one line."""
+"""The kinds of findings: each name with its meaning in one line."""
 
 from __future__ import annotations
 

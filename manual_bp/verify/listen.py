@@ -1,8 +1,8 @@
 """What autograd's engine hides: the values a Function's backward really gets and returns.
 
-The engine sums an oversized gradient, casts one of another dtype, and fills in zeros for None. So
-the backward of every Function in a graph is wrapped for the duration of one call, and what went in
-and came out is recorded as it was.
+The engine sums an oversized gradient, casts one of another dtype, and fills in zeros for None.
+Therefore the backward of every Function in a graph is wrapped for one call, which records its
+arguments and results.
 """
 
 from __future__ import annotations
@@ -27,19 +27,15 @@ class Heard:
     cls: type[torch.autograd.Function]
     needs: tuple[bool, ...]
     returned: tuple[Any, ...] | None
-    expected: dict[int, tuple[torch.Size, torch.dtype]] = field(
-        default_factory=dict
-    )  # by the argument's position
+    # by the argument's position
+    expected: dict[int, tuple[torch.Size, torch.dtype]] = field(default_factory=dict)
     written_gradients: list[int] = field(default_factory=list)
     written_saved: list[str] = field(default_factory=list)
-    attributes: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # kept as ctx.name, past save_for_backward
+    # kept as ctx.name, past save_for_backward
+    attributes: dict[str, Tensor] = field(default_factory=dict)
 
     def tensor_name(self, subject: Subject, position: int) -> str:
-        """The argument's name in `forward`; with the Function's in front where it is inside
-        something else.
-        """
+        """The argument's name in `forward`; an inner Function's name stands before it."""
         if self.cls is subject.function_class and position < len(subject.names):
             return subject.names[position]
         names = parameter_names(self.cls)
@@ -118,9 +114,7 @@ def _saved(ctx: Any) -> dict[str, Tensor]:
     }
     try:
         saved = ctx.saved_tensors
-    except (
-        RuntimeError
-    ):  # written to since it was saved: autograd refuses, and the backward's own access will say so
+    except RuntimeError:  # written to since it was saved: the backward's own access will say so
         return found
     found.update({f"saved_tensors[{i}]": t for i, t in enumerate(saved) if isinstance(t, Tensor)})
     return found
@@ -138,8 +132,7 @@ def _expected(ctx: Any) -> dict[int, tuple[torch.Size, torch.dtype]]:
         if isinstance(variable, Tensor):
             found[position] = (variable.shape, variable.dtype)
             continue
-        # private, present since torch 2.1; without it the shapes of inner Functions are simply not
-        # looked at
+        # private, there since torch 2.1; without it the shapes of inner Functions are not checked
         metadata = getattr(node, "_input_metadata", None)
         if metadata is not None and number < len(metadata):
             found[position] = (torch.Size(metadata[number].shape), metadata[number].dtype)

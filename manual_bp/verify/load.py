@@ -10,12 +10,12 @@ from typing import Any
 
 
 def load(target: str) -> Any:
-    """Import a module, or run a file, and take a name from it; dots in the name go through classes
-    and modules.
+    """Import a module, or run a file, and take a name from it.
+
+    Dots in the name go through classes and modules.
 
     Raises:
-        ValueError: no such module, file or name, or the module raises while it is imported; the
-            message says which.
+        ValueError: no such module, file or name, or importing the module raises.
     """
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name:
@@ -36,7 +36,7 @@ def load(target: str) -> Any:
 
 
 def _meant(place: str) -> str:
-    """The names in a module that could be meant: what it defines itself and one could call."""
+    """The names in a module that could be meant: its own callables."""
     try:
         module = _module(place)
     except ValueError:
@@ -60,15 +60,14 @@ def _module(place: str) -> Any:
         if path.suffix == ".py":
             if not path.is_file():
                 raise ValueError(f"{place}: no such file")
-            # Not the stem alone: a file may be called as a module is, random.py.
+            # Not the stem alone: a file may have the name of a module, such as random.py.
             name = f"verified_{path.stem}"
             spec = importlib.util.spec_from_file_location(name, path)
             if spec is None or spec.loader is None:
                 raise ValueError(f"{place}: not a Python file")
             module = importlib.util.module_from_spec(spec)
-            sys.path.insert(
-                0, str(path.resolve().parent)
-            )  # as `python file.py` does, for what it imports itself
+            # as `python file.py` does, for the file's own imports
+            sys.path.insert(0, str(path.resolve().parent))
             sys.modules[name] = module
             spec.loader.exec_module(module)
             return module

@@ -1,6 +1,4 @@
-"""Tensors inside lists, tuples and dicts, as further arguments of the call: `x[0]`,
-`options['scale']`.
-"""
+"""Tensors inside lists, tuples and dicts as further arguments: `x[0]`, `options['scale']`."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from torch import Tensor
 
 
 def holds_tensors(value: Any) -> bool:
-    """Whether it is a container with a tensor somewhere inside."""
+    """Whether `value` is a container with a tensor somewhere inside."""
     return isinstance(value, list | tuple | dict) and any(
         isinstance(v, Tensor) or holds_tensors(v) for v in _in(value)
     )

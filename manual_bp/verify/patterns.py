@@ -1,4 +1,4 @@
-"""What a wrong gradient of no known kind still shows: where it is wrong, what was ruled out."""
+"""What to say of a wrong gradient of no known kind: where it is wrong, and what was ruled out."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _where(experiment: Experiment, position: int) -> str | None:
 
 
 def _shape_of(experiment: Experiment, position: int, expected: list[Tensor]) -> str | None:
-    """A factor or a difference with a structure that says what is missing."""
+    """A pattern in the ratio or the difference that shows what is missing."""
     gradients = [experiment.gradient(position, row) for row in (0, 1)]
     errors = [experiment.expected(position, row)[1] for row in (0, 1)]
     known = ~torch.isnan(expected[0])

@@ -1,12 +1,12 @@
 """Hypothesis: the gradient is the derivative at another point.
 
-Two slips look alike in the numbers and differ in the code. With y the output, or another tensor of
-x's shape:
+Two slips give the same kind of numbers but differ in the code. With y the output, or another tensor
+of x's shape:
 
     gradient(x) = f′(y)      evaluated at y where x is meant:  σ(a)(1 − σ(a)) with a for z
     gradient(y) = f′(x)      a formula for y, but given x:     z(1 − z) where a(1 − a) is meant
 
-The second needs no formula: run at the point y, the function's own backward gives f′(x).
+The second slip is found without a formula: at the point y the function's own backward gives f′(x).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from manual_bp.verify.experiment import Experiment
 
 
 def wrong_point(experiment: Experiment, position: int) -> str | None:
-    """What the point is and which of the two slips it is, or None."""
+    """The point and the slip in words, or None."""
     case = experiment.case
     pairs = [experiment.expected(position, row) for row in (0, 1)]
     expected, error = torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
@@ -31,8 +31,8 @@ def wrong_point(experiment: Experiment, position: int) -> str | None:
     found = _search(experiment, position, list(case.args), expected, error, gradients)
     if found is not None or case.args[position].is_complex():
         return found
-    # The output may lie where the function is not defined, as log x does below 1: then look from
-    # somewhere else.
+    # The function may not be defined at its output, as log is not at log x for x < 1: look from
+    # another point.
     for shift, stretch in ((2.0, 1.0), (-2.0, 1.0), (0.0, 0.3), (0.0, 3.0)):
         args = list(case.args)
         args[position] = args[position] * stretch + shift
@@ -56,9 +56,8 @@ def _search(
 ) -> str | None:
     name = experiment.case.subject.names[position]
     scale = expected.abs().nan_to_num().max()
-    wrong = (
-        gradients - expected
-    ).abs() > 1e-4 * scale + 3 * error  # False where the derivative is not known
+    # False where the derivative is not known
+    wrong = (gradients - expected).abs() > 1e-4 * scale + 3 * error
     for label, args, reversible in _points(experiment, position, base):
         try:
             there, there_error, own = experiment.at(args, position)
@@ -69,8 +68,7 @@ def _search(
                 f"it is the derivative at another point: evaluated with {label} where "
                 f"{name} itself is meant"
             )
-        # `own` is the gradient there; it was measured everywhere, so the mask is that of the
-        # derivative here
+        # `own`, the gradient there, is known everywhere: take the mask of the derivative here
         if reversible and _agree(own, expected, error, wrong, experiment.rtol):
             return (
                 f"it is the derivative at another point: the formula is written for {label} and is "
@@ -81,8 +79,9 @@ def _search(
 
 
 def _agree(value: Tensor, expected: Tensor, error: Tensor, wrong: Tensor, rtol: float) -> bool:
-    """Agreement that means something: also on elements where gradient and derivative differ, two if
-    there are two.
+    """Whether `value` is `expected`, and the agreement means something.
+
+    They must agree on elements where gradient and derivative differ: on two, if so many do.
     """
     usable = ~torch.isnan(expected) & torch.isfinite(value) & torch.isfinite(error)
     masked = torch.where(usable, expected, torch.nan)
@@ -99,8 +98,10 @@ def _agree(value: Tensor, expected: Tensor, error: Tensor, wrong: Tensor, rtol: 
 def _points(
     experiment: Experiment, position: int, base: list[Any]
 ) -> Iterator[tuple[str, list[Any], bool]]:
-    """Other points to look at: what stands there, the arguments, and whether the second slip is
-    possible.
+    """Other points to look at.
+
+    Yields:
+        Label, arguments, and whether the second slip is possible there.
     """
     case = experiment.case
     x = base[position]

@@ -1,5 +1,6 @@
-"""The random generators a function may draw from: kept for the caller, reset before each call of a
-random function.
+"""The random generators a function may draw from.
+
+The caller's are kept as they are; a random function's are reset before each call.
 """
 
 from __future__ import annotations
@@ -31,8 +32,7 @@ def kept() -> Iterator[None]:
 
 def reset(seed: int) -> None:
     """Put every generator at `seed`."""
-    # torch.manual_seed also queues a seed, with a stack trace, for every device that is not in use:
-    # 2 ms a call
+    # torch.manual_seed takes 2 ms: it queues a seed, with a stack trace, for every unused device
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
@@ -55,9 +55,7 @@ def fingerprint() -> tuple[Any, ...]:
 
 
 def is_generator(value: Any) -> bool:
-    """Whether it is a generator of its own, of torch, NumPy or Python, that a function may be
-    handed.
-    """
+    """Whether `value` is a generator object of torch, NumPy or Python."""
     numpy = sys.modules.get("numpy")
     kinds = (
         torch.Generator,
@@ -68,7 +66,7 @@ def is_generator(value: Any) -> bool:
 
 
 def copied(generator: Any) -> Any:
-    """A generator in the same state: each call gets its own, so that all draw the same numbers."""
+    """A generator in the same state: each call gets one, so that all draw the same numbers."""
     if not isinstance(generator, torch.Generator):
         return copy.deepcopy(generator)
     return torch.Generator(generator.device).set_state(generator.get_state())

@@ -1,4 +1,4 @@
-"""What a check has gathered so far, and the one place where a probe that trips is caught."""
+"""What a check has gathered so far, and the one place that catches a probe's own error."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ class Record:
         return any(f.kind == kind for f in self.findings)
 
     def probe(self, name: str, probe: Callable[[], Result]) -> bool:
-        """Run one probe; True when it found nothing. One that trips leaves the report incomplete,
-        and says so.
+        """Run one probe; True when it found nothing.
+
+        A probe that raises leaves the report incomplete, with a line that says so.
         """
         try:
             result = probe()
         except CrashError as crash:
             result = Result("incomplete")
             self.incomplete.append(f"{name}: not looked at, the {crash.stage} raises {crash.line}")
-        except (
-            Exception
-        ) as error:  # the probe, not the function: it must not take the report with it
+        except Exception as error:  # of the probe, not the function: the report must go on
             result = Result("incomplete")
             line = str(error).splitlines()[0] if str(error) else "no message"
             self.incomplete.append(

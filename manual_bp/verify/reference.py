@@ -1,4 +1,4 @@
-"""A function that is said to compute the same: its values, and its gradients through autograd."""
+"""A reference that is said to compute the same: its values, and its gradients by autograd."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ class Reference:
         self.gradients = [self.case.gradients(row) for row in self.experiment.cotangents]
 
     def adopt(self) -> None:
-        """Make the reference's gradient what the function's own is compared with.
+        """Make the reference's gradient the one that the function's own is compared with.
 
-        Where it is the derivative, as far as that was measured, it is the sharper number, and it
-        fills in what was not measured; kinks stay open. Where it is not (straight-through), it is
-        what is asked for, at every element.
+        If it is the derivative, as far as that was measured, it is the sharper number. It fills in
+        the elements that were not measured, and kinks stay open. If it is not (straight-through),
+        the function must give it at every element.
         """
         try:
             self._measure()
@@ -99,8 +99,8 @@ class Reference:
             if theirs is None:
                 continue
             finite = torch.isfinite(theirs).all(0)
-            # a softmax gives nothing but rounding for a cotangent of ones: the others say what is
-            # small
+            # for a cotangent of ones a softmax gives rounding alone: the other cotangents tell
+            # what is small
             error = torch.full_like(
                 theirs, 1e-12 * float(theirs[:, finite].abs().max() if bool(finite.any()) else 0)
             )
@@ -112,4 +112,4 @@ class Reference:
             rough = torch.zeros_like(finite) if i in self.experiment.by_reference else truth.rough
             self.experiment.truths[i] = Truth(theirs, error, finite & ~rough, rough)
             if i in self.experiment.by_reference:
-                self.experiment.columns[i] = None  # nothing is left to chance
+                self.experiment.columns[i] = None  # every element is known: no random sample

@@ -1,6 +1,4 @@
-"""What a check says: findings, one row per tensor, notes; as a terminal table, as JSON, as an
-exception.
-"""
+"""What a check says, as a terminal table, as JSON, or as an exception."""
 
 from __future__ import annotations
 
@@ -16,11 +14,9 @@ WIDTH = 110
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault: its `kind` (a key of `KINDS`), the `tensor` it concerns, and a `detail` one can
-    act on.
+    """One fault: its `kind` (a key of `KINDS`), its `tensor`, and a `detail` to act on.
 
-    `index`, `analytic`, `numeric` and `ratio` are those of the worst element, where the fault has
-    one.
+    `index`, `analytic`, `numeric` and `ratio` are those of the worst element, if there is one.
     """
 
     kind: str
@@ -39,8 +35,8 @@ class Finding:
 class Row:
     """One tensor's gradient against the derivative.
 
-    `max_abs` is the largest |analytic − numeric|, `max_rel` that divided by the largest |numeric|
-    of the tensor.
+    `max_abs` is the largest |analytic − numeric|; `max_rel` is `max_abs` divided by the tensor's
+    largest |numeric|.
     """
 
     tensor: str
@@ -56,11 +52,10 @@ class VerificationError(AssertionError):
 
 @dataclass(frozen=True)
 class Report:
-    """The result of `check`: `findings` with the likeliest cause first, and in `incomplete` what it
-    did not come to.
+    """The result of `check`.
 
-    `ok` is true when both are empty: a check that looked at nothing, or tripped on the way, is not
-    ok.
+    `findings` has the likeliest cause first, `incomplete` the checks that could not run. `ok` is
+    true if both are empty: a check that looked at nothing is not ok.
     """
 
     name: str
@@ -72,23 +67,21 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found, and all was looked at."""
+        """Whether every check ran and found nothing."""
         return not self.findings and not self.incomplete
 
     def raise_if_failed(self) -> None:
         """Do nothing when `ok`.
 
         Raises:
-            VerificationError: there is a finding, or the check is incomplete; an AssertionError, so
-                pytest shows it as a failed assertion.
+            VerificationError: there is a finding, or the check is incomplete. pytest shows it as a
+                failed assertion, because it is an AssertionError.
         """
         if not self.ok:
             raise VerificationError("\n" + self.render(colour=False))
 
     def to_json(self, indent: int | None = 2) -> str:
-        """The whole report as JSON. A number that JSON cannot hold (NaN, infinity) is written as a
-        string.
-        """
+        """The whole report as JSON; NaN and infinity, which JSON lacks, as strings."""
         content = {"ok": self.ok, **asdict(self)}
         return json.dumps(_plain(content), indent=indent, ensure_ascii=False)
 

@@ -1,5 +1,6 @@
-"""Hypotheses about a gradient whose shape is not its input's, seen below the engine before it sums
-or refuses.
+"""Hypotheses about a gradient whose shape is not its input's.
+
+The gradient is seen below autograd's engine, before the engine sums or refuses it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ from manual_bp.verify.experiment import Experiment
 
 
 def wrong_shape(experiment: Experiment, position: int, raw: Tensor) -> tuple[str, str]:
-    """Kind and explanation for a gradient `raw` (for cotangent 0) whose shape differs from its
-    argument's.
-    """
+    """Kind and explanation for a gradient `raw`, for cotangent 0, of another shape."""
     shape = experiment.shape(position)
     expected, error = experiment.expected(position, 0)
     raw = raw.detach().to_dense().to("cpu", torch.float64)
@@ -89,7 +88,7 @@ def _summable(shape: torch.Size, target: torch.Size) -> bool:
 
 
 def _sum_to(raw: Tensor, expected: Tensor, error: Tensor, rtol: float) -> tuple[int, ...] | None:
-    """The dimensions to sum over, dropped or kept as 1, that give the derivative."""
+    """The dimensions to sum `raw` over, dropped or kept as 1, so that it is the derivative."""
     if raw.dim() > 6:
         return None
     for count in range(1, raw.dim() + 1):

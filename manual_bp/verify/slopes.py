@@ -1,12 +1,11 @@
-"""Hypothesis: the fault is in the slope of a last elementwise step y = f(z), such as a layer's
-activation.
+"""Hypothesis: the fault is in the slope of a last elementwise step y = f(z), as of an activation.
 
 Then every row of the Jacobian is the true one times a factor of its own, the same for all inputs:
 
     gradient for e_o = r_o · derivative for e_o          e_o: 1 at output element o, 0 elsewhere
 
-and r_o says what was done, once f is known. For each common activation z follows from y, and with
-it the values of
+Once f is known, r_o tells the fault. For each common activation z follows from y, and z gives the
+values of
 
     f′(y) / f′(z)      the slope was taken at the output                 σ(a)(1 − σ(a))
     f′(f⁻¹(z)) / f′(z) the formula for the output was given z            z(1 − z)
@@ -42,7 +41,7 @@ OUTPUTS = 24
 
 
 def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None:
-    """Kind and explanation, or None where the rows are not proportional."""
+    """Kind and explanation, or None if the rows are not proportional."""
     measured = _factors(experiment, position)
     if measured is None:
         return None

@@ -1,4 +1,4 @@
-"""Copies that lie in memory as the original does, and other ways to lay the same values out."""
+"""Copies with the original's layout in memory, and other layouts of the same values."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ def kept(tensor: Tensor) -> bool:
 
 
 def copy(tensor: Tensor) -> Tensor:
-    """A differentiable copy with the same strides and offset; the gaps between its elements hold
-    NaN.
-    """
+    """A differentiable copy with the same strides and offset; gaps between elements hold NaN."""
     if kept(tensor) or not tensor.numel() or not (tensor.is_floating_point() and injective(tensor)):
         return tensor.clone()
     return like(tensor, tensor)
 
 
 def injective(tensor: Tensor) -> bool:
-    """Whether no two elements share a place: sorted by stride, each stride is beyond what the
-    smaller ones reach.
+    """Whether no two elements share a place.
+
+    Sorted by stride, each stride must be beyond the reach of the smaller ones.
     """
     reach = 0
     for stride, n in sorted(
@@ -40,14 +39,12 @@ def injective(tensor: Tensor) -> bool:
 
 
 def like(values: Tensor, other: Tensor) -> Tensor:
-    """The same values laid out as `other` is, which must be `injective`; differentiable."""
+    """The same values in the layout of `other`, which must be `injective`; differentiable."""
     return cast(Tensor, _LaidOut.apply(values, other))
 
 
 class _LaidOut(torch.autograd.Function):
-    """Not as_strided: autograd's derivative of that takes no sparse gradient, and its result is a
-    view.
-    """
+    """A copy, and no as_strided: that gives a view, and its derivative takes no sparse gradient."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, other: Tensor) -> Tensor:
@@ -69,7 +66,7 @@ def transposed(t: Tensor) -> Tensor:
 
 
 def every_second(t: Tensor) -> Tensor:
-    """Every second element of a larger tensor, not from its first on; the others are NaN."""
+    """Every second element of a larger tensor, from its second on; the others are NaN."""
     if t.dim() == 0:
         return t
     wide = t.new_full((*t.shape, 2), torch.nan)

@@ -1,6 +1,4 @@
-"""What is under check: a Function, a function or a module, as one positional call whose arguments
-have names.
-"""
+"""What is under check: a Function, a function or a module, as one call of named arguments."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ from manual_bp.verify.nested import holds_tensors, pack, unpack
 
 @dataclass(frozen=True)
 class Subject:
-    """A callable with the names of its arguments; `function_class` is set where it is an autograd
-    Function.
-    """
+    """A callable with the names of its arguments; an autograd Function has a `function_class`."""
 
     name: str
     call: Callable[..., Any]
@@ -28,14 +24,13 @@ class Subject:
     args: tuple[Any, ...]
     requires_grad: tuple[bool, ...]
     inputs: int  # how many of the arguments the caller gave; a module's parameters follow them
-    packed: Callable[
-        [Sequence[Any]], list[Any]
-    ]  # these arguments as the caller gave them, tensors inside lists
+    # these arguments as the caller gave them, tensors inside lists
+    packed: Callable[[Sequence[Any]], list[Any]]
     function_class: type[torch.autograd.Function] | None = None
     parameters: tuple[str, ...] = ()  # the names of all that the function takes, given or not
 
     def called(self) -> str:
-        """The call in words, for whoever gave it the wrong arguments."""
+        """The call in words, for a caller who gave the wrong arguments."""
         given = list(zip(self.names, self.args, strict=True))[: self.inputs]
         seen = ", ".join(f"{name} {_kind(value)}" for name, value in given) or "no arguments"
         takes = f" It takes {', '.join(self.parameters)}." if self.parameters else ""
@@ -46,15 +41,13 @@ class Subject:
 
     @property
     def offers_jvp(self) -> bool:
-        """Whether a forward-mode rule is written down. A plain function may have one; trying it
-        tells.
-        """
+        """Whether a Function has a forward-mode rule. For a plain function only a call can tell."""
         cls = self.function_class
         return cls is not None and getattr(cls, "jvp", None) is not torch.autograd.Function.jvp
 
     @property
     def offers_vmap(self) -> bool:
-        """Whether a vmap rule is written down or asked for."""
+        """Whether a Function has a vmap rule, or asks PyTorch to generate one."""
         cls = self.function_class
         if cls is None:
             return False
@@ -94,8 +87,7 @@ def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -
     called = names or parameters[: len(args)] + [
         f"input {i}" for i in range(len(parameters), len(args))
     ]
-    # autograd gives no gradient to a tensor in a list that is handed to a Function: there it counts
-    # as a constant
+    # autograd gives no gradient to a tensor inside a list that a Function takes: it is a constant
     loose = [not holds_tensors(a) or cls is None for a in args]
     leaves = [
         (*leaf, free)
@@ -114,8 +106,7 @@ def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -
         return _module(function, labels, values, flags, packed, tuple(parameters))
     plain = function if cls is None else cls.apply
     call = (lambda *flat: plain(*packed(flat))) if nested else plain
-    # with tensors in lists its arguments are no longer the Function's own: it is looked at as any
-    # callable
+    # with tensors in lists the arguments are no longer the Function's own: treat it as a callable
     own = None if nested else cls
     return Subject(
         _name(function, cls),
@@ -131,8 +122,9 @@ def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -
 
 
 def _flags(args: tuple[Any, ...], free: tuple[bool, ...]) -> tuple[bool, ...]:
-    """Which arguments to check: those that require a gradient; where none does, every floating
-    tensor that is free.
+    """Which arguments to check: those that require a gradient.
+
+    If none does, every floating or complex tensor is checked that is `free`, no constant.
     """
     asked = [isinstance(a, Tensor) and a.requires_grad for a in args]
     if any(asked):
@@ -161,17 +153,14 @@ def _module(
     packed: Callable[[Sequence[Any]], list[Any]],
     takes: tuple[str, ...],
 ) -> Subject:
-    """A module as a function of its inputs and its parameters; its buffers are copied for every
-    call.
-    """
+    """A module as a function of inputs and parameters; every call gets copies of its buffers."""
     parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
     every = [
         *module.named_parameters(remove_duplicate=False),
         *module.named_buffers(remove_duplicate=False),
     ]
-    tied = len(every) > len(parameters) + len(
-        buffers
-    )  # to look for it in every call takes as long as a small layer
+    # found once: to look for tied weights in every call takes as long as a small layer
+    tied = len(every) > len(parameters) + len(buffers)
     count = len(args)
 
     def call(*values: Any) -> Any:

@@ -1,5 +1,4 @@
-"""The derivative as the function's own values give it: central differences, extrapolated, each with
-its error.
+"""The derivative from the function's own values: extrapolated central differences with errors.
 
 For a step h along a coordinate, f(x ± h) and f(x ± h/2) give two central differences C(h), C(h/2)
 and
@@ -7,9 +6,8 @@ and
     derivative  ≈ (4 C(h/2) − C(h)) / 3                    Richardson's extrapolation, error O(h⁴)
     jump        ≈ 2 J(h/2) − J(h),  J = D⁺ − D⁻            0 if smooth, the slope's jump at a kink
 
-|derivative − C(h/2)|/50 + |jump| + rounding is the error. Where no step makes it small, f is
-not differentiable there, or too rough to measure: the coordinate is `rough`, and no verdict is
-based on it.
+The error is |derivative − C(h/2)|/50 + |jump| + rounding. If no step makes it small, f is not
+differentiable there, or too rough to measure. Such a coordinate is `rough`, and no verdict uses it.
 """
 
 from __future__ import annotations
@@ -25,17 +23,14 @@ from manual_bp.verify.case import Case, CrashError
 
 FINE = (1e-3, 1e-4, 1e-5, 1e-6, 1e-2, 1e-7)
 COARSE = (2e-2, 5e-3, 1e-1)  # for values with the rounding of float32
-CONVERGED = (
-    1e-8  # an error below this, relative to the tensor's largest derivative, needs no further step
-)
+# an error below this, relative to the tensor's largest derivative, needs no further step
+CONVERGED = 1e-8
 ROUGH = 1e-4
 
 
 @dataclass
 class Truth:
-    """For one argument: the derivative for each of K cotangents, flat; its error; which coordinates
-    to trust.
-    """
+    """For one argument: the derivative for each of K cotangents, flat, with its error."""
 
     value: Tensor  # (K, n)
     error: Tensor  # (K, n)
@@ -76,18 +71,14 @@ class Differences:
 
     @property
     def relative_noise(self) -> float:
-        """The noise of the function's values relative to their size; 1e−16 in float64, 1e−7 with
-        float32 inside.
-        """
+        """The relative noise of the values: 1e−16 in float64, 1e−7 with float32 inside."""
         used = self.magnitude > 0
         return (
             float((self.noise[used] / self.magnitude[used]).max()) if bool(used.any()) else 2.3e-16
         )
 
     def _change(self, position: int, direction: Callable[[Tensor], None]) -> Tensor:
-        """f(x + change) − f(x), where `direction` writes the change into a flat copy of the
-        argument. (N,)
-        """
+        """f(x + change) − f(x); `direction` adds the change to a flat copy of the argument. (N,)"""
         original = self.args[position]
         moved = torch.view_as_real(original).clone() if original.is_complex() else original.clone()
         moved = moved.contiguous()
@@ -118,25 +109,28 @@ class Differences:
         return [step(h), step(-h), step(h / 2), step(-h / 2)]
 
     def _slopes(self, position: int, moves: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives and errors of C stencils at once. `moves` is (4 C, K), h is (C,); both
-        results (K, C).
+        """Derivatives and errors of C stencils at once, both (K, C).
+
+        Args:
+            position: of the argument.
+            moves: (4 C, K), as `_moves` gives them.
+            h: the steps, (C,).
         """
         p1, m1, p2, m2 = moves.reshape(len(h), 4, -1).permute(1, 2, 0)  # each (K, C)
         value, error = _extrapolate(p1, m1, p2, m2, h)
-        # Not the least change: what happened may have been rounded away beside numbers of the
-        # input's size.
+        # All four differences are exactly 0: the real change may be below one rounding unit of the
+        # input's size. Add that to the error.
         still = (p1 == 0) & (m1 == 0) & (p2 == 0) & (m2 == 0)
         return value, error + still * (2.3e-16 * self.sizes[position] / h)
 
     def measure_noise(
         self, positions: Sequence[int], generator: torch.Generator, *, stairs: bool = False
     ) -> None:
-        """Raise `noise` to the roughness of the values over tiny steps: third differences, which
-        kill smooth change.
+        """Raise `noise` to the values' roughness over tiny steps, by their third differences.
 
-        Half and bfloat16 do not move at all over tiny steps: with `stairs` their steps are looked
-        for from further away. Only for a function that is known to compute in such a dtype: a
-        quantiser has stairs on purpose.
+        Smooth change has almost no third difference. Half and bfloat16 do not move at all over tiny
+        steps: with `stairs`, larger steps look for theirs. Use it only for a function that computes
+        in such a dtype, because a quantiser has stairs on purpose.
         """
         found = torch.zeros_like(self.noise)
         for position in positions:
@@ -167,9 +161,7 @@ class Differences:
         return torch.stack([self._change(position, _adding(v, h * t)) for t in range(1, 8)])
 
     def _common(self, rough: Tensor) -> Tensor:
-        """Without the few elements of an output that jump where the rest does not: rounding is in
-        all of them.
-        """
+        """Roughness without the few elements that jump alone: rounding is in all elements."""
         sizes = [s.numel() for s in self.case.shapes]
         parts = list(zip(rough.split(sizes), self.start.abs().split(sizes), strict=True))
         for own, y in parts:
@@ -178,14 +170,14 @@ class Differences:
         return torch.cat([own for own, _ in parts] or [rough])
 
     def _projected(self, rough: Tensor) -> Tensor:
-        """The noise of ⟨cotangent, f⟩ that the noise of each output element makes. (K, 1)"""
+        """The noise of ⟨cotangent, f⟩ from the noise of each output element. (K, 1)"""
         return (self.cotangents * rough.nan_to_num(0, 0, 0)).square().sum(1, keepdim=True).sqrt()
 
     def truth(self, position: int, columns: Sequence[int] | None, evaluations: int) -> Truth:
         """The derivative by every coordinate of one argument, or by those in `columns`.
 
-        Each is measured with one step; what is not sharp then is tried with others, until
-        `evaluations` are spent.
+        Each coordinate is measured with one step. Those that are not sharp are tried with other
+        steps, until `evaluations` are spent.
         """
         n = length(self.args[position])
         k = len(self.cotangents)
@@ -242,8 +234,8 @@ def _extrapolate(
     best = (4 * fine - coarse) / 3
     jump = 2 * (p2 + m2) / (h / 2) - (p1 + m1) / h
     off = (coarse - fine).abs()
-    # O(h⁴) is left of a difference that is O(h²), if it is: at a step of the function the
-    # differences grow as 1/h
+    # If coarse − fine is O(h²), an error of O(h⁴) is left. At a step of the function the
+    # differences grow as 1/h instead.
     settled = off <= 0.2 * fine.abs()
     return best, torch.where(settled, 0.01 * off, off) + jump.abs()
 
@@ -251,11 +243,9 @@ def _extrapolate(
 def slope(
     function: Callable[[float], Tensor], noise: float, magnitude: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """d/dt of a vector-valued function at t = 0, and its error, elementwise; steps as for a
-    coordinate.
+    """d/dt of a vector-valued function at t = 0, and its error, elementwise.
 
-    `noise` is the rounding of its values relative to `magnitude`, which is by default the values
-    themselves.
+    `noise` is the rounding of the values relative to `magnitude`, by default their own size.
     """
     start = function(0.0)
     magnitude = start.abs() if magnitude is None else torch.maximum(magnitude, start.abs())
@@ -269,7 +259,7 @@ def slope(
         d, e = _extrapolate(p1, m1, p2, m2, h)
         e = (e + 8 * noise * magnitude / h).nan_to_num(torch.inf)
         better = (e < error) & ~flat_here
-        # a staircase that does not move may look like a slope over the larger steps that follow
+        # a staircase that does not move here may look like a slope over larger steps
         flat_here |= (p1 == 0) & (m1 == 0) & (p2 == 0) & (m2 == 0)
         value, error = torch.where(better, d, value), torch.where(better, e, error)
         if bool((error <= 1e-7 * value.abs().max()).all()):
@@ -278,9 +268,7 @@ def slope(
 
 
 def _robust_scale(value: Tensor, error: Tensor, which: Sequence[int]) -> Tensor:
-    """The largest |derivative| among the coordinates that converged: at a jump the differences have
-    no bound.
-    """
+    """The largest |derivative| among the converged coordinates: at a jump it has no bound."""
     inside, wrong = value[:, which].abs(), error[:, which]
     good = wrong <= 0.01 * inside
     return (
@@ -293,15 +281,12 @@ def _robust_scale(value: Tensor, error: Tensor, which: Sequence[int]) -> Tensor:
 def third_difference(walk: Tensor) -> Tensor:
     """The size of a walk's third differences in units of one value's noise; dim 0 is the walk."""
     third = walk[3:] - 3 * walk[2:-1] + 3 * walk[1:-2] - walk[:-3]
-    return (
-        third.abs().amax(0) / 4.5
-    )  # the standard deviation of 1, 3, 3, 1 independent errors is √20
+    # the standard deviation of 1, 3, 3, 1 independent errors is √20
+    return third.abs().amax(0) / 4.5
 
 
 def spread(tensor: Tensor) -> Tensor:
-    """A natural step for each element, flat: its own size, but not far below what is typical of the
-    tensor.
-    """
+    """A natural step for each element, flat: its own size, or the median size if that is larger."""
     x = (
         (torch.view_as_real(tensor) if tensor.is_complex() else tensor)
         .detach()

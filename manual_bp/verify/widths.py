@@ -1,4 +1,4 @@
-"""The dtype in which rounding is looked at, and the one in which the function computes."""
+"""The dtype in which rounding is checked, and the dtype in which the function computes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,12 @@ from torch import Tensor
 from manual_bp.verify.agreement import same
 from manual_bp.verify.case import Case, CrashError
 
-NEARER = (
-    1.0,
-    0.6,
-    0.35,
-    0.2,
-)  # the inputs times this: a quantiser's grid is absolute, that of a dtype shrinks along
+# The inputs are scaled by these: a dtype's grid shrinks with them, a quantiser's does not.
+NEARER = (1.0, 0.6, 0.35, 0.2)
 
 
 def narrower(given: Case) -> Case | None:
-    """The case in the inputs' own dtype; for float64 inputs in float32, where its range holds them
-    comfortably.
-    """
+    """The case in the inputs' own dtype; for float64 inputs in float32, if its range holds them."""
     if given.dtype != torch.float64:
         return given
     floats = [a for a in given.args if isinstance(a, Tensor) and a.is_floating_point()]
@@ -41,12 +35,13 @@ def narrower(given: Case) -> Case | None:
 
 
 def computes_in(case: Case) -> torch.dtype | None:
-    """float32, half or bfloat16, if the function computes in it though its inputs are wider;
-    otherwise None.
+    """float32, half or bfloat16, if the function computes in it though its inputs are wider.
 
-    Stairs alone do not tell: rounding and quantisation have them on purpose. It does, if at every
-    point that is tried the function of the inputs rounded to that dtype is the same while some
-    units more change it; or if every output fits the dtype and uses its last bit.
+    Stairs alone do not tell: rounding and quantisation have them on purpose. Either of these does:
+
+    - At every point tried, rounding the inputs to the dtype changes no output, and a few units
+      more do change it.
+    - Every output fits the dtype and uses its last bit.
     """
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         if torch.finfo(dtype).eps > torch.finfo(case.dtype).eps and (
@@ -57,7 +52,7 @@ def computes_in(case: Case) -> torch.dtype | None:
 
 
 def _points(case: Case) -> Iterator[list[object]]:
-    """Arguments around the given ones, and nearer to 0; more of them for few outputs."""
+    """Arguments around the given ones, and nearer to 0; more of them if there are few outputs."""
     generator = torch.Generator().manual_seed(9)
     rounds = max(2, -(-16 // max(1, sum(s.numel() for s in case.shapes))))
     yield from (_moved(case, case.args, t, 0.02, generator) for _ in range(rounds) for t in NEARER)
@@ -106,7 +101,7 @@ def _to(a: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _fits(case: Case, dtype: torch.dtype) -> bool:
-    """Whether the dtype has all numbers that come out, and every third needs its last bit."""
+    """Whether the dtype holds every output exactly, and every third output needs its last bit."""
     bits = 1 - int(torch.tensor(torch.finfo(dtype).eps).log2())
     seen = []
     for args in _points(case):

@@ -1,6 +1,6 @@
 """The documents' example networks, runnable: `python -m manual_bp.worked_examples [NAME]`.
 
-Each function's docstring works its example by hand; the function computes the same values from the
+Each function's docstring works its example by hand. The function computes the same values from the
 document's formulas and returns them beside autograd's answer.
 """
 

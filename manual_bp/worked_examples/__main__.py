@@ -1,6 +1,4 @@
-"""`python -m manual_bp.worked_examples [NAME]`: the hand computation, the values computed, and
-autograd's answer.
-"""
+"""`python -m manual_bp.worked_examples [NAME]`: worked by hand, by the code, and by autograd."""
 
 from __future__ import annotations
 
@@ -10,29 +8,23 @@ import io
 import sys
 from collections.abc import Sequence
 
+from manual_bp.notation import minus
 from manual_bp.worked_examples import EXAMPLES, Worked
-from manual_bp.worked_examples.networks import minus
 
 
 def report(name: str) -> str:
-    """One example as text: its docstring, the sums over paths where it has them, and every value
-    beside autograd's.
-    """
+    """One example as text: its docstring, its sums over paths, each value beside autograd's."""
     example = EXAMPLES[name]
     work = example()
     title, by_hand = (inspect.getdoc(example) or "").partition("\nArgs:")[0].split("\n\n", 1)
-    lines = [f"=== {name} ===", "", title.replace("\n", " ")]
+    lines = [f"=== {name} ===", "", title]
     if "λ" in by_hand:
         lines += ["", "λ = ln 3 ≈ 1.0986"]
     lines += ["", by_hand.rstrip(), ""]
     if work.partials:
         lines += ["Every path, term by term:", "", *map(str, work.partials), ""]
-        counts = " + ".join(str(partial.terms) for partial in work.partials)
-        lines += [
-            f"partial-derivative terms: {counts} = "
-            f"{sum(partial.terms for partial in work.partials)}",
-            "",
-        ]
+        terms = [partial.terms for partial in work.partials]
+        lines += [f"partial-derivative terms: {' + '.join(map(str, terms))} = {sum(terms)}", ""]
     return "\n".join([*lines, *_table(work), ""])
 
 
@@ -40,19 +32,17 @@ def _table(work: Worked) -> list[str]:
     width = max(map(len, work.values))
     lines = [f"{'computed':<{width}}  {'value':>18}  {'autograd':>18}"]
     for symbol, value in work.values.items():
-        other = minus(f"{work.autograd[symbol]:18.12g}") if symbol in work.autograd else ""
-        lines.append(f"{symbol:<{width}}  {minus(f'{value:18.12g}')}  {other}".rstrip())
-    return [
-        *lines,
-        f"largest relative error against autograd: {minus(f'{work.max_relative_error:.1e}')}",
-    ]
+        other = f"{work.autograd[symbol]:18.12g}" if symbol in work.autograd else ""
+        lines.append(f"{symbol:<{width}}  " + minus(f"{value:18.12g}  {other}").rstrip())
+    error = minus(f"{work.max_relative_error:.1e}")
+    return [*lines, f"largest relative error against autograd: {error}"]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.worked_examples"
+) -> int:
     """Print one example, or all of them. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m manual_bp.worked_examples", description="The documents' networks, worked."
-    )
+    parser = argparse.ArgumentParser(prog=prog, description="The documents' networks, worked.")
     parser.add_argument(
         "name",
         nargs="?",
@@ -68,7 +58,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            encoding="utf-8"
-        )  # σ, δ and ∂ are in no other common encoding of a redirected output
+        sys.stdout.reconfigure(encoding="utf-8")  # the only common encoding with σ, δ and ∂
     sys.exit(main())

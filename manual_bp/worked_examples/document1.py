@@ -11,29 +11,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manual_bp.notation import Document1
 from manual_bp.worked_examples.networks import NETWORKS, Network, tensor
-from manual_bp.worked_examples.paths import SUBSCRIPT, SUPERSCRIPT, partials_by_paths
+from manual_bp.worked_examples.paths import partials_by_paths
 from manual_bp.worked_examples.worked import Worked, gradients
 
 
 @dataclass(frozen=True)
 class Backpropagation:
-    """One forward and one backward pass; lists run from the first layer to the last.
+    """One forward and one backward pass; lists run from the first layer to the last."""
 
-    Attributes:
-        a: activations a⁽¹⁾ = x, …, a⁽ᴸ⁾, each (m, n).
-        delta: error signals δ⁽²⁾, …, δ⁽ᴸ⁾, each (m, n).
-        gradients: ∂J/∂Θ⁽¹⁾, …, ∂J/∂Θ⁽ᴸ⁻¹⁾, each (n_out, n_in).
-    """
-
-    a: list[Tensor]
-    delta: list[Tensor]
-    gradients: list[Tensor]
+    a: list[Tensor]  # activations a⁽¹⁾ = x, …, a⁽ᴸ⁾, each (m, n)
+    delta: list[Tensor]  # error signals δ⁽²⁾, …, δ⁽ᴸ⁾, each (m, n)
+    gradients: list[Tensor]  # ∂J/∂Θ⁽¹⁾, …, ∂J/∂Θ⁽ᴸ⁻¹⁾, each (n_out, n_in)
 
 
 def backpropagate(weights: list[Tensor], x: Tensor, y: Tensor) -> Backpropagation:
-    """Document 1's seven steps, mended (see the README's table of slips): the δ recursion over a
-    sigmoid network.
+    """Document 1's seven steps, mended (see the table of slips in README.md here).
 
     Args:
         weights: Θ⁽¹⁾, …, Θ⁽ᴸ⁻¹⁾, each (n_out, n_in); no bias, as in the document.
@@ -43,21 +37,18 @@ def backpropagate(weights: list[Tensor], x: Tensor, y: Tensor) -> Backpropagatio
     a = [x]
     for theta in weights:  # step 1: forward
         a.append(torch.sigmoid(a[-1] @ theta.t()))  # a⁽ˡ⁺¹⁾ = f(a⁽ˡ⁾ Θ⁽ˡ⁾ᵀ)  (m, n_out)
-    delta = [
-        (a[-1] - y) / len(y) * a[-1] * (1 - a[-1])
-    ]  # step 2: δ⁽ᴸ⁾ = 1/m (a⁽ᴸ⁾ − y) ⊙ f′(z⁽ᴸ⁾)  (m, n_out)
+    # step 2: δ⁽ᴸ⁾ = 1/m (a⁽ᴸ⁾ − y) ⊙ f′(z⁽ᴸ⁾)  (m, n_out)
+    delta = [(a[-1] - y) / len(y) * a[-1] * (1 - a[-1])]
     for layer in reversed(range(1, len(weights))):  # steps 4 and 7: go back one layer
         slope = a[layer] * (1 - a[layer])  # f′(z⁽ˡ⁾)  (m, n)
-        delta.insert(
-            0, delta[0] @ weights[layer] * slope
-        )  # step 5: δ⁽ˡ⁾ = δ⁽ˡ⁺¹⁾ Θ⁽ˡ⁾ ⊙ f′(z⁽ˡ⁾)  (m, n)
+        # step 5: δ⁽ˡ⁾ = δ⁽ˡ⁺¹⁾ Θ⁽ˡ⁾ ⊙ f′(z⁽ˡ⁾)  (m, n)
+        delta.insert(0, delta[0] @ weights[layer] * slope)
     # steps 3 and 6: ∂J/∂Θ⁽ˡ⁻¹⁾ = (δ⁽ˡ⁾)ᵀ a⁽ˡ⁻¹⁾  (n_out, n_in)
     return Backpropagation(a, delta, [d.t() @ before for d, before in zip(delta, a, strict=False)])
 
 
 def one_neuron_per_layer() -> Worked:
-    """x → z⁽²⁾, a⁽²⁾ → z⁽³⁾, a⁽³⁾ → J: two partial derivatives, eight partial-derivative terms
-    (document 1).
+    """x → z⁽²⁾, a⁽²⁾ → z⁽³⁾, a⁽³⁾ → J: two derivatives, eight terms (document 1).
 
     x = 2, y = 1, θ₁ = λ/2, θ₂ = 8λ/3, J = ½ (y − a⁽³⁾)².
 
@@ -72,11 +63,10 @@ def one_neuron_per_layer() -> Worked:
 
 
 def two_two_two() -> Worked:
-    """Two inputs, two hidden and two output neurons without bias: 8 partials, 52 partial-derivative
-    terms (document 1).
+    """Two inputs, two hidden, two output neurons: 8 partials, 52 terms (document 1).
 
-    x = (1, 2), y = (1, 0), Θ⁽¹⁾ = λ [[3, −1], [1, −1]], Θ⁽²⁾ = λ [[2, −2], [2, 2]], J = ½ Σ (y −
-    a⁽³⁾)².
+    x = (1, 2), y = (1, 0), Θ⁽¹⁾ = λ [[3, −1], [1, −1]], Θ⁽²⁾ = λ [[2, −2], [2, 2]], no bias,
+    J = ½ Σ (y − a⁽³⁾)².
 
         z₁⁽²⁾ = 3λ − 2λ = λ         a₁⁽²⁾ = 3/4     slope 3/16
         z₂⁽²⁾ = λ − 2λ = −λ         a₂⁽²⁾ = 1/4     slope 3/16
@@ -88,19 +78,19 @@ def two_two_two() -> Worked:
         δ₁⁽²⁾ = (−3/64 · 2λ + 81/1000 · 2λ)(3/16)  = 3λ/8 ·  273/8000 =  819λ/64000 = 0.01405880413
         δ₂⁽²⁾ = ( 3/64 · 2λ + 81/1000 · 2λ)(3/16)  = 3λ/8 · 1023/8000 = 3069λ/64000 = 0.05268189240
 
-        ∂J/∂Θ⁽²⁾ = [[δ₁⁽³⁾ · 3/4, δ₁⁽³⁾ · 1/4], [δ₂⁽³⁾ · 3/4, δ₂⁽³⁾ · 1/4]] = [[−9/256, −3/256],
-        [243/4000, 81/4000]] ∂J/∂Θ⁽¹⁾ = [[δ₁⁽²⁾ · 1, δ₁⁽²⁾ · 2], [δ₂⁽²⁾ · 1, δ₂⁽²⁾ · 2]] = λ/64000
-        [[819, 1638], [3069, 6138]]
+        ∂J/∂Θ⁽²⁾ = [[δ₁⁽³⁾ · 3/4, δ₁⁽³⁾ · 1/4], [δ₂⁽³⁾ · 3/4, δ₂⁽³⁾ · 1/4]]
+                 = [[−9/256, −3/256], [243/4000, 81/4000]]
+        ∂J/∂Θ⁽¹⁾ = [[δ₁⁽²⁾ · 1, δ₁⁽²⁾ · 2], [δ₂⁽²⁾ · 1, δ₂⁽²⁾ · 2]]
+                 = λ/64000 [[819, 1638], [3069, 6138]]
 
-    Terms: 4 weights of layer 2, one path of 3 factors each, and 4 weights of layer 1, two paths of
-    5 factors each: 4 · 3 + 4 · 2 · 5 = 52.
+    Terms: each of the 4 weights in Θ⁽²⁾ has one path of 3 factors, each of the 4 weights in Θ⁽¹⁾
+    two paths of 5 factors: 4 · 3 + 4 · 2 · 5 = 52.
     """
     return _by_paths(NETWORKS["two-two-two"])
 
 
 def symmetry(steps: int = 500, seed: int = 0) -> Worked:
-    """Equal weights keep every hidden unit equal for ever; random ones break the symmetry (document
-    1).
+    """Equal weights keep all hidden units equal; random ones break the symmetry (document 1).
 
     two-two-two with x = (1, 2), y = (1, 0), every θ⁽¹⁾ = λ/3, every θ⁽²⁾ = 2λ/3:
 
@@ -111,64 +101,55 @@ def symmetry(steps: int = 500, seed: int = 0) -> Worked:
         ∂J/∂Θ⁽²⁾ = [[−9/256, −9/256], [27/256, 27/256]]
         ∂J/∂Θ⁽¹⁾ = λ/256 [[3, 6], [3, 6]]
 
-    Both hidden units have the same row of Θ⁽¹⁾ and the same column of Θ⁽²⁾, so the same a, δ and
-    gradient; the update leaves the rows and the columns equal, and the argument starts again. It
-    does not reach further: the two output units differ as soon as their targets do, and the two
-    columns of ∂J/∂Θ⁽¹⁾ differ as their inputs do.
+    Both hidden units have the same row of Θ⁽¹⁾ and the same column of Θ⁽²⁾. Therefore their a, δ
+    and gradient are equal, and the update leaves the rows and the columns equal. The two output
+    units differ, because their targets do. The two columns of ∂J/∂Θ⁽¹⁾ differ, because their inputs
+    do.
 
-    What that costs shows with a second example, x = (2, 1), y = (0, 1): the first with its units
-    swapped. Now all four weights of a layer stay equal, both outputs of both examples are one
-    number a, and J = ½ (1 − a)² + ½ a² is ¼ at best. Weights drawn from [−0.1, 0.1] part in the
-    same updates, with η = ½, and learn both examples.
+    A second example, x = (2, 1), y = (0, 1), is the first with its units swapped. With both, all
+    four weights of a layer stay equal, and all outputs are one number a. Then
+    J = ½ (1 − a)² + ½ a² is ¼ at best. Weights drawn from [−0.1, 0.1] part in as many updates, with
+    η = ½, and learn both examples.
 
     Args:
         steps: how many updates both networks get.
         seed: of the random weights.
     """
     network = NETWORKS["symmetry"]
-    first = _recursion(network)
+    values = _named(network, _recursion(network))
     generator = torch.Generator().manual_seed(seed)
     random = [
         torch.rand(2, 2, generator=generator, dtype=torch.float64) * 0.2 - 0.1
         for _ in network.weights
     ]
-    values = _named(network, first)
     x, y = tensor([network.x, (2.0, 1.0)]), tensor([network.y, (0.0, 1.0)])
     for kind, weights in (("equal", _weights(network)), ("random", random)):
-        told = list(updates(weights, x, y, lr=network.lr, steps=steps))
-        for when, (theta1, theta2) in (
-            ("at the start", told[0]),
-            (f"after {steps} updates", told[-1]),
-        ):
-            a = torch.sigmoid(torch.sigmoid(x @ theta1.t()) @ theta2.t())
-            values[f"|Θ⁽¹⁾ row 1 − row 2|, {kind} weights, {when}"] = float(
-                (theta1[0] - theta1[1]).abs().max()
-            )
-            values[f"J of both examples, {kind} weights, {when}"] = float(
-                ((y - a) ** 2).sum() / (2 * len(y))
-            )
-    return Worked(values, _autograd(network))
+        first, *_, last = updates(weights, x, y, lr=network.lr, steps=steps)
+        for when, thetas in (("at the start", first), (f"after {steps} updates", last)):
+            rows, a = thetas[0], backpropagate(thetas, x, y).a[-1]
+            spread, cost = (rows[0] - rows[1]).abs().max(), ((y - a) ** 2).sum() / (2 * len(y))
+            values[f"|Θ⁽¹⁾ row 1 − row 2|, {kind} weights, {when}"] = float(spread)
+            values[f"J of both examples, {kind} weights, {when}"] = float(cost)
+    return Worked(values, _partials(network, gradients(network)))
 
 
 def updates(
     weights: list[Tensor], x: Tensor, y: Tensor, *, lr: float, steps: int
 ) -> Iterator[list[Tensor]]:
-    """The weights before the first and after each of `steps` updates Θ := Θ − η ∂J/∂Θ; shapes as in
-    `backpropagate`.
+    """The weights at the start and after each of `steps` updates Θ := Θ − η ∂J/∂Θ.
+
+    Shapes as in `backpropagate`.
     """
     yield weights
     for _ in range(steps):
-        gradients = backpropagate(weights, x, y).gradients
-        weights = [
-            theta - lr * gradient for theta, gradient in zip(weights, gradients, strict=True)
-        ]
+        moves = backpropagate(weights, x, y).gradients
+        weights = [theta - lr * move for theta, move in zip(weights, moves, strict=True)]
         yield weights
 
 
 def _by_paths(network: Network) -> Worked:
-    return Worked(
-        _named(network, _recursion(network)), _autograd(network), tuple(partials_by_paths(network))
-    )
+    values, exact = _named(network, _recursion(network)), _partials(network, gradients(network))
+    return Worked(values, exact, tuple(partials_by_paths(network)))
 
 
 def _weights(network: Network) -> list[Tensor]:
@@ -181,44 +162,26 @@ def _recursion(network: Network) -> Backpropagation:
 
 def _named(network: Network, passes: Backpropagation) -> dict[str, float]:
     """The values of both passes by document 1's symbols."""
+    n = Document1(network.sizes)
+
+    def row(letter: str, layer: int, values: Tensor) -> dict[str, float]:
+        return {n.symbol(letter, layer, u): value for u, value in enumerate(values[0].tolist())}
+
     values: dict[str, float] = {}
-    for number, a in enumerate(passes.a[1:], start=2):
-        values.update(_rows("a", number, a))
+    for layer, a in enumerate(passes.a[1:], start=1):
+        values |= row("a", layer, a)
     values["J"] = float(((tensor(network.y) - passes.a[-1]) ** 2).sum() / 2)
-    for number, delta in reversed(list(enumerate(passes.delta, start=2))):
-        values.update(_rows("δ", number, delta))
-    values.update(_partials(network, passes.gradients))
-    return values
-
-
-def _autograd(network: Network) -> dict[str, float]:
-    return _partials(network, gradients(network))
-
-
-def _rows(letter: str, layer: int, row: Tensor) -> dict[str, float]:
-    n = row.shape[-1]
-    layer_mark = f"⁽{str(layer).translate(SUPERSCRIPT)}⁾"
-    return {
-        f"{letter}{str(unit + 1).translate(SUBSCRIPT) if n > 1 else ''}{layer_mark}": float(
-            row[0, unit]
-        )
-        for unit in range(n)
-    }
+    for layer in range(n.last, 0, -1):
+        values |= row("δ", layer, passes.delta[layer - 1])
+    return values | _partials(network, passes.gradients)
 
 
 def _partials(network: Network, matrices: list[Tensor]) -> dict[str, float]:
-    """Entries of the gradient matrices by their symbol, the last layer's first, as
-    `partials_by_paths` orders them.
-    """
-    single = max(network.sizes) == 1
+    """Entries of the gradients by their symbols, the last layer's first, as by paths."""
+    n = Document1(network.sizes)
     return {
-        (
-            f"∂J/∂θ{str(layer).translate(SUBSCRIPT)}"
-            if single
-            else f"∂J/∂θ{f'{i + 1}{j + 1}'.translate(SUBSCRIPT)}"
-            f"⁽{str(layer).translate(SUPERSCRIPT)}⁾"
-        ): float(matrix[i, j])
-        for layer, matrix in reversed(list(enumerate(matrices, start=1)))
-        for i in range(matrix.shape[0])
-        for j in range(matrix.shape[1])
+        n.derivative(n.weight(layer, (i, j))): value
+        for layer in range(n.last, 0, -1)
+        for i, row in enumerate(matrices[layer - 1].tolist())
+        for j, value in enumerate(row)
     }

@@ -1,5 +1,4 @@
-"""Document 3: the output layer's partial derivatives, the vector form, and the three kinds of
-descent as one rule.
+"""Document 3: the output layer's derivatives, the vector form, three kinds of descent as one rule.
 
 Every number is worked by hand; λ = ln 3 = 1.0986122886681098 (see `networks`).
 """
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from manual_bp.worked_examples.networks import LN3, NETWORKS, Network, tensor
+from manual_bp.worked_examples.networks import LN3, NETWORKS, Network, sigma, tensor
 from manual_bp.worked_examples.worked import Worked, gradients
 
 
@@ -34,19 +33,14 @@ def single_layer() -> Worked:
     values: dict[str, float] = {}
     cost = 0.0
     for j in range(L_n):
-        z = (
-            sum(w[j][k] * a_before[k] for k in range(len(a_before))) + b[j]
-        )  # z_j = Σ_k w_jk a_k + b_j
-        a = float(torch.sigmoid(tensor([z])))  # a_j = σ(z_j)
+        # z_j = Σ_k w_jk a_k + b_j
+        z = sum(w[j][k] * a_before[k] for k in range(len(a_before))) + b[j]
+        a = sigma(z)  # a_j = σ(z_j)
         cost += (a - y[j]) ** 2 / (2 * L_n)  # C = 1/L_n Σ_j ½(a_j − y_j)²
         dC_da = (a - y[j]) / L_n  # ∂C/∂a_j = 1/L_n (a_j − y_j)
         da_dz = a * (1 - a)  # ∂a_j/∂z_j = a_j (1 − a_j)
-        values |= {
-            f"z_{j + 1}": z,
-            f"a_{j + 1}": a,
-            f"∂C/∂a_{j + 1}": dC_da,
-            f"∂a_{j + 1}/∂z_{j + 1}": da_dz,
-        }
+        values |= {f"z_{j + 1}": z, f"a_{j + 1}": a}
+        values |= {f"∂C/∂a_{j + 1}": dC_da, f"∂a_{j + 1}/∂z_{j + 1}": da_dz}
         for k in range(len(a_before)):
             values[f"∂C/∂w_{j + 1}{k + 1}"] = dC_da * da_dz * a_before[k]  # ∂z_j/∂w_jk = a_k
         values[f"∂C/∂b_{j + 1}"] = dC_da * da_dz * 1  # ∂z_j/∂b_j = 1
@@ -58,8 +52,8 @@ def single_layer() -> Worked:
 def vector_form() -> Worked:
     """δᴸ, δˡ = (Wˡ⁺¹)ᵀ δˡ⁺¹ ⊙ σ′(zˡ), ∇Wˡ = δˡ (aˡ⁻¹)ᵀ, ∇bˡ = δˡ with column vectors (document 3).
 
-    x = a⁰ = (1, 2), y = (1, 0), W¹ = λ [[1, −1], [2, −1]], b¹ = λ (2, −1), W² = λ [[2, −2], [2,
-    2]], b² = λ (1, −1).
+    x = a⁰ = (1, 2), y = (1, 0), W¹ = λ [[1, −1], [2, −1]], b¹ = λ (2, −1),
+    W² = λ [[2, −2], [2, 2]], b² = λ (1, −1).
 
         z¹ = λ (1 − 2 + 2, 2 − 2 − 1) = λ (1, −1)          a¹ = (3/4, 1/4)     σ′ = (3/16, 3/16)
         z² = λ (3/2 − 1/2 + 1, 3/2 + 1/2 − 1) = λ (2, 1)   a² = (9/10, 3/4)    σ′ = (9/100, 3/16)
@@ -90,18 +84,16 @@ def vector_form() -> Worked:
 def descent(
     weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, *, lr: float, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """W := W − η · (average of ∇W over a batch), b likewise: one pass over the examples (document
-    3).
+    """W := W − η · (average of ∇W over a batch), b likewise, for one epoch (document 3).
 
-    One rule for the document's three descents: `batch_size` 1 is stochastic, N (all examples)
-    batch, and anything between mini-batch gradient descent. The cost of one example is 1/L_n Σ ½(a
-    − y)², so the averaged gradient is that of the cost `half_per_element` over the batch.
+    One rule for the document's three descents: `batch_size` 1 is stochastic gradient descent, N
+    (all examples) is batch, and a size between them mini-batch gradient descent. The cost of one
+    example is 1/L_n Σ ½(a − y)². Its average over the batch is the cost `half_per_element`.
 
     Args:
         weight: W (n_out, n_in) of a single sigmoid layer.
         bias: b (n_out,).
-        x: examples (N, n_in), taken in this order; the document selects them at random, so shuffle
-            first.
+        x: examples (N, n_in), taken in this order; the document draws them at random: shuffle them.
         y: targets (N, n_out).
         lr: η.
         batch_size: how many examples are averaged for one update; the last batch may be smaller.
@@ -116,21 +108,18 @@ def descent(
         raise ValueError(f"descent: batch_size {batch_size}: at least one example makes a batch")
     for x_batch, y_batch in zip(x.split(batch_size), y.split(batch_size), strict=True):
         a = torch.sigmoid(x_batch @ weight.t() + bias)  # a = σ(x Wᵀ + b)  (m, n_out)
-        delta = (
-            (a - y_batch) / y.shape[1] * a * (1 - a)
-        )  # δ of each example = 1/L_n (a − y) ⊙ σ′(z)  (m, n_out)
-        weight = weight - lr * (delta.t() @ x_batch) / len(
-            x_batch
-        )  # W − η · average of ∇W  (n_out, n_in)
+        # δ = 1/L_n (a − y) ⊙ σ′(z) of each example  (m, n_out)
+        delta = (a - y_batch) / y.shape[1] * a * (1 - a)
+        # W − η · average of ∇W  (n_out, n_in)
+        weight = weight - lr * (delta.t() @ x_batch) / len(x_batch)
         bias = bias - lr * delta.mean(0)  # b − η · average of ∇b  (n_out,)
         yield weight, bias
 
 
 def three_descents() -> Worked:
-    """The first update of stochastic, mini-batch and batch gradient descent by one rule (document
-    3).
+    """The first update of stochastic, mini-batch and batch descent by one rule (document 3).
 
-    Each averages ∇w and ∇b over its batch and steps against them; only the size of the batch
+    Each averages ∇w and ∇b over its batch and steps against them. Only the size of the batch
     differs.
 
     One neuron with one input, w = λ, b = 0, η = 1, N = 4 examples (x, y): (−1, 0), (0, 1), (1, 1),
@@ -148,15 +137,16 @@ def three_descents() -> Worked:
     """
     w, b = tensor([[LN3]]), tensor([0.0])
     x, y = tensor([[-1.0], [0.0], [1.0], [2.0]]), tensor([[0.0], [1.0], [1.0], [0.0]])
-    values, by_autograd = {}, {}
+    values: dict[str, float] = {}
+    by_autograd: dict[str, float] = {}
     for name, size in (("stochastic", 1), ("mini-batch", 2), ("batch", 4)):
         new_w, new_b = next(descent(w, b, x, y, lr=1.0, batch_size=size))
         values[f"w − λ, {name}"], values[f"b, {name}"] = (new_w - w).item(), new_b.item()
         network = Network(
-            name, 3, name, ((tuple(w[0].tolist()),),), (0.0,), (0.0,), "half_per_element", ((0.0,),)
+            name, 3, name, (((LN3,),),), (0.0,), (0.0,), "half_per_element", biases=((0.0,),)
         )
         dw, db = gradients(network, x[:size], y[:size])
-        by_autograd[f"w − λ, {name}"], by_autograd[f"b, {name}"] = -dw.item(), -db.item()
+        by_autograd |= {f"w − λ, {name}": -dw.item(), f"b, {name}": -db.item()}
     return Worked(values, by_autograd)
 
 
@@ -166,13 +156,11 @@ def _gradients(matrices: list[Tensor]) -> dict[str, float]:
 
 
 def _named(symbol: str, values: Tensor) -> dict[str, float]:
-    """Entries by document 3's indices: row j, column k; one index for a vector, be it (n,) or (n,
-    1).
-    """
+    """Entries by document 3's indices: row j, column k; a vector (n,) or (n, 1) has only j."""
     if values.dim() == 1 or values.shape[1] == 1:
-        return {f"{symbol}{j + 1}": float(value) for j, value in enumerate(values.flatten())}
+        return {f"{symbol}{j}": value for j, value in enumerate(values.flatten().tolist(), start=1)}
     return {
-        f"{symbol}{j + 1}{k + 1}": float(values[j, k])
-        for j in range(values.shape[0])
-        for k in range(values.shape[1])
+        f"{symbol}{j}{k}": value
+        for j, row in enumerate(values.tolist(), start=1)
+        for k, value in enumerate(row, start=1)
     }

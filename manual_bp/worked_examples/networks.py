@@ -1,8 +1,7 @@
 """The documents' example networks as data: weights, one example, cost and learning rate.
 
-The documents give no numbers. Here every weight is a rational multiple of λ = ln 3, or rational,
-chosen so that each pre-activation is a whole multiple of λ. Then everything can be worked by hand
-without rounding:
+The documents give no numbers. Here every weight is rational or a rational multiple of λ = ln 3, and
+each pre-activation is a whole multiple of λ. Then everything can be worked by hand, unrounded:
 
     σ(kλ) = 3ᵏ / (1 + 3ᵏ):  σ(−λ) = 1/4   σ(0) = 1/2   σ(λ) = 3/4   σ(2λ) = 9/10
     σ′(kλ) = a(1 − a):      σ′(±λ) = 3/16  σ′(0) = 1/4  σ′(2λ) = 9/100
@@ -17,10 +16,11 @@ from fractions import Fraction
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from manual_bp import functional
-from manual_bp.modules import MLP, Linear
+from manual_bp.linear import Linear
+from manual_bp.mlp import MLP
+from manual_bp.notation import minus
 
 LN3 = math.log(3)  # λ
 
@@ -30,33 +30,19 @@ Matrix = tuple[Row, ...]
 
 @dataclass(frozen=True)
 class Network:
-    """One network of the documents with the example it is worked for.
+    """One network of the documents with the example it is worked for."""
 
-    Attributes:
-        name: what `python -m manual_bp.trace` and `python -m manual_bp.worked_examples` call it.
-        document: 1, 2 or 3.
-        title: one line about it.
-        weights: W of each layer, (n_out, n_in), rows first.
-        x: the input, (n_in,).
-        y: the target, (n_out,).
-        cost: a `reduction` of `manual_bp.functional.mse_loss`.
-        biases: b of each layer, or None for a network without.
-        output: whether the output layer has a sigmoid.
-        lr: the learning rate η.
-        units: document 2's name of every unit, layer by layer, the input's first.
-    """
-
-    name: str
+    name: str  # as the commands of trace and worked_examples take it
     document: Literal[1, 2, 3]
     title: str
-    weights: tuple[Matrix, ...]
-    x: Row
-    y: Row
-    cost: str
-    biases: tuple[Row, ...] | None = None
+    weights: tuple[Matrix, ...]  # W of each layer, (n_out, n_in), rows first
+    x: Row  # (n_in,)
+    y: Row  # (n_out,)
+    cost: str = "half_per_example"  # a `reduction` of `manual_bp.functional.mse_loss`
+    biases: tuple[Row, ...] | None = None  # b of each layer, if the network has any
     output: Literal["sigmoid", "linear"] = "sigmoid"
-    lr: float = 0.5
-    units: tuple[tuple[str, ...], ...] | None = None
+    lr: float = 0.5  # η
+    units: tuple[tuple[str, ...], ...] | None = None  # document 2's names, the input's first
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -64,9 +50,7 @@ class Network:
         return (len(self.x), *(len(matrix) for matrix in self.weights))
 
     def model(self, seed: int | None = None) -> MLP:
-        """The network as our layers in float64, with its own weights, or with torch's random ones
-        from `seed`.
-        """
+        """Our layers in float64 with the network's weights, or with random ones from `seed`."""
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
             torch.manual_seed(0 if seed is None else seed)
             model = MLP(
@@ -83,28 +67,17 @@ class Network:
 
 
 def tensor(values: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
-    """A float64 tensor: the worked examples are exact, so nothing is rounded to float32."""
+    """A float64 tensor: the worked examples are exact, and float32 would round them."""
     return torch.tensor(values, dtype=torch.float64)
 
 
-def autograd(model: nn.Module, x: Tensor, y: Tensor, cost: str) -> dict[str, Tensor]:
-    """The gradients of the cost by `.backward()` through `model`, by parameter name (`0.weight`,
-    `0.bias`, …).
-    """
-    model.zero_grad()
-    functional.mse_loss(model(x), y, cost).backward()
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
-
-def minus(number: str) -> str:
-    """A number with the minus sign of the formulas, which is no hyphen."""
-    return number.replace("-", "−")
+def sigma(z: float) -> float:
+    """σ(z) of a number."""
+    return 1 / (1 + math.exp(-z))
 
 
 def exactly(value: float) -> str:
-    """A weight as it is meant: 3 ln 3, −ln 3, 8/3 ln 3, or, where it is no multiple of ln 3, the
-    number: 2.
-    """
+    """A weight as it is meant: 3 ln 3, −ln 3, 8/3 ln 3; or 2, which is no multiple of ln 3."""
     multiple = Fraction(value / LN3).limit_denominator(9)
     if value == 0 or abs(multiple * LN3 - value) > 1e-12:
         return minus(f"{value:g}")
@@ -127,7 +100,6 @@ NETWORKS: dict[str, Network] = {
             weights=(_lambdas([[1 / 2]]), _lambdas([[8 / 3]])),
             x=(2.0,),
             y=(1.0,),
-            cost="half_per_example",
         ),
         Network(
             name="two-two-two",
@@ -136,7 +108,6 @@ NETWORKS: dict[str, Network] = {
             weights=(_lambdas([[3, -1], [1, -1]]), _lambdas([[2, -2], [2, 2]])),
             x=(1.0, 2.0),
             y=(1.0, 0.0),
-            cost="half_per_example",
         ),
         Network(
             name="symmetry",
@@ -148,7 +119,6 @@ NETWORKS: dict[str, Network] = {
             ),
             x=(1.0, 2.0),
             y=(1.0, 0.0),
-            cost="half_per_example",
         ),
         Network(
             name="one-path",
@@ -157,7 +127,6 @@ NETWORKS: dict[str, Network] = {
             weights=(_lambdas([[1 / 2]]), _lambdas([[8 / 3]]), ((2.0,),)),
             x=(2.0,),
             y=(1.0,),
-            cost="half_per_example",
             output="linear",
             units=(("i",), ("j",), ("k",), ("o",)),
         ),
@@ -168,7 +137,6 @@ NETWORKS: dict[str, Network] = {
             weights=(_lambdas([[2, -1]]), ((3.0,),)),
             x=(2.0, 3.0),
             y=(1.0,),
-            cost="half_per_example",
             output="linear",
             units=(("i", "j"), ("k",), ("o",)),
         ),
@@ -179,7 +147,6 @@ NETWORKS: dict[str, Network] = {
             weights=(_lambdas([[1 / 2]]), _lambdas([[4 / 3], [8 / 3]]), ((2.0, -1.0),)),
             x=(2.0,),
             y=(1.0,),
-            cost="half_per_example",
             output="linear",
             units=(("in",), ("i",), ("j", "k"), ("o",)),
         ),

@@ -2,7 +2,7 @@
 
     ∂J/∂θ_ij^(l) = Σ over the paths from unit i of layer l+1 to an output  Π of the factors along it
 
-Nothing is reused from one path to the next: that is what the δ recursion saves.
+Nothing is reused from one path to the next. The δ recursion saves that work.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from manual_bp.worked_examples.networks import Network, minus
-
-SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+from manual_bp.notation import Document1, minus
+from manual_bp.worked_examples.networks import Network, sigma
 
 
 @dataclass(frozen=True)
@@ -28,15 +26,10 @@ class Factor:
 
 @dataclass(frozen=True)
 class Partial:
-    """∂J/∂θ as a sum over paths of products of factors.
+    """∂J/∂θ as a sum over paths of products of factors."""
 
-    Attributes:
-        symbol: ∂J/∂θ₁₁⁽¹⁾.
-        paths: one chain of factors for each path, the cost's end first.
-    """
-
-    symbol: str
-    paths: tuple[tuple[Factor, ...], ...]
+    symbol: str  # ∂J/∂θ₁₁⁽¹⁾
+    paths: tuple[tuple[Factor, ...], ...]  # one chain of factors for each, the cost's end first
 
     @property
     def value(self) -> float:
@@ -49,12 +42,9 @@ class Partial:
         return sum(len(path) for path in self.paths)
 
     def __str__(self) -> str:
-        chains = (" ".join(f"({factor.symbol})" for factor in path) for path in self.paths)
-        numbers = (" · ".join(f"({factor.value:.6g})" for factor in path) for path in self.paths)
-        return minus(
-            f"{self.symbol} = {' + '.join(chains)}\n    = {' + '.join(numbers)}\n    = "
-            f"{self.value:.10g}"
-        )
+        chains = " + ".join(" ".join(f"({f.symbol})" for f in path) for path in self.paths)
+        numbers = " + ".join(" · ".join(f"({f.value:.6g})" for f in path) for path in self.paths)
+        return minus(f"{self.symbol} = {chains}\n    = {numbers}\n    = {self.value:.10g}")
 
 
 def partials_by_paths(network: Network) -> list[Partial]:
@@ -65,19 +55,19 @@ def partials_by_paths(network: Network) -> list[Partial]:
     Raises:
         ValueError: a network of another kind.
     """
-    if (
-        network.biases is not None
-        or network.output != "sigmoid"
-        or network.cost != "half_per_example"
-    ):
+    kind = (network.biases, network.output, network.cost)
+    if kind != (None, "sigmoid", "half_per_example"):
         raise ValueError(
             f"partials_by_paths: {network.name}: a network of document 1 is needed (sigmoids, no "
             f"bias)"
         )
-    a = _activations(network)
+    n = Document1(network.sizes)
+    a = [list(network.x)]  # a⁽¹⁾ = x
+    for matrix in network.weights:  # a⁽ˡ⁺¹⁾ = σ(Θ⁽ˡ⁾ a⁽ˡ⁾)
+        a.append([sigma(sum(w * v for w, v in zip(row, a[-1], strict=True))) for row in matrix])
     return [
-        Partial(f"∂J/∂{_weight(network, i, j, layer)}", tuple(_chains(network, a, i, j, layer)))
-        for layer in reversed(range(1, len(network.weights) + 1))
+        Partial(n.derivative(n.weight(layer, (i, j))), tuple(_chains(network, a, i, j, layer)))
+        for layer in range(n.last, 0, -1)
         for i in range(network.sizes[layer])
         for j in range(network.sizes[layer - 1])
     ]
@@ -86,50 +76,23 @@ def partials_by_paths(network: Network) -> list[Partial]:
 def _chains(
     network: Network, a: Sequence[Sequence[float]], i: int, j: int, layer: int
 ) -> Iterator[tuple[Factor, ...]]:
-    """The chains of θ_ij^(layer): one for each way from unit i of the next layer to an output."""
-    last = len(network.sizes)
-    widths = network.sizes[layer + 1 :]
-    for onward in product(*(range(width) for width in reversed(widths))):
-        units = (*onward, i)  # from the output back to unit i of layer + 1
-        o = units[0]
-        output = _unit(network, "a", o, last)
-        chain = [Factor(f"∂J/∂{output}", a[-1][o] - network.y[o])]  # ∂J/∂a = a − y
+    """The chains of one θ_ij: one for each way from unit i of its layer to an output.
+
+    Layers are counted from the input, which is 0, as `Document1` takes them.
+    """
+    n = Document1(network.sizes)
+    for onward in product(*map(range, network.sizes[:layer:-1])):
+        units = (*onward, i)  # from the output back to unit i
+        output = n.symbol("a", n.last, units[0])
+        chain = [Factor(n.derivative(output), a[-1][units[0]] - network.y[units[0]])]  # a − y
         for step, unit in enumerate(units):
-            level = last - step  # the documents count layers from 1
-            here = a[level - 1][unit]
-            name, z = _unit(network, "a", unit, level), _unit(network, "z", unit, level)
-            chain.append(Factor(f"∂{name}/∂{z}", here * (1 - here)))  # σ′(z) = a(1 − a)
-            if step + 1 < len(units):
+            at = n.last - step
+            z, here = n.symbol("z", at, unit), a[at][unit]
+            chain.append(Factor(f"∂{n.symbol('a', at, unit)}/∂{z}", here * (1 - here)))  # σ′(z)
+            if at > layer:
                 before = units[step + 1]
-                weight = network.weights[level - 2][unit][before]
-                chain.append(Factor(f"∂{z}/∂{_unit(network, 'a', before, level - 1)}", weight))  # θ
-            else:
-                chain.append(
-                    Factor(f"∂{z}/∂{_weight(network, i, j, layer)}", a[layer - 1][j])
-                )  # the input
+                theta = network.weights[at - 1][unit][before]
+                chain.append(Factor(f"∂{z}/∂{n.symbol('a', at - 1, before)}", theta))  # ∂z/∂a = θ
+            else:  # ∂z/∂θ = a
+                chain.append(Factor(f"∂{z}/∂{n.weight(layer, (i, j))}", a[layer - 1][j]))
         yield tuple(chain)
-
-
-def _activations(network: Network) -> list[list[float]]:
-    """a^(1) = x, a^(l+1) = σ(Θ^(l) a^(l))."""
-    a = [list(network.x)]
-    for matrix in network.weights:
-        a.append([_sigma(sum(w * v for w, v in zip(row, a[-1], strict=True))) for row in matrix])
-    return a
-
-
-def _sigma(z: float) -> float:
-    return 1 / (1 + math.exp(-z))
-
-
-def _unit(network: Network, letter: str, unit: int, layer: int) -> str:
-    """a₁⁽³⁾, or a⁽³⁾ where every layer has one neuron."""
-    index = "" if max(network.sizes) == 1 else str(unit + 1).translate(SUBSCRIPT)
-    return f"{letter}{index}⁽{str(layer).translate(SUPERSCRIPT)}⁾"
-
-
-def _weight(network: Network, i: int, j: int, layer: int) -> str:
-    """θ₂₁⁽¹⁾, to neuron 2 from neuron 1; θ₁ where every layer has one neuron."""
-    if max(network.sizes) == 1:
-        return f"θ{str(layer).translate(SUBSCRIPT)}"
-    return f"θ{f'{i + 1}{j + 1}'.translate(SUBSCRIPT)}⁽{str(layer).translate(SUPERSCRIPT)}⁾"

@@ -7,35 +7,28 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from manual_bp.worked_examples.networks import Network, autograd, tensor
+from manual_bp.functional import mse_loss
+from manual_bp.worked_examples.networks import Network, tensor
 from manual_bp.worked_examples.paths import Partial
 
 
 @dataclass(frozen=True)
 class Worked:
-    """A worked example.
-
-    Attributes:
-        values: every computed value by its symbol in the document.
-        autograd: for the gradients among them, what `.backward()` through our layers gives.
-        partials: the partial derivatives as sums over paths, where the document writes them so.
-    """
+    """A worked example, its values by their symbols in the document."""
 
     values: Mapping[str, float]
-    autograd: Mapping[str, float] = field(default_factory=dict)
-    partials: tuple[Partial, ...] = ()
+    autograd: Mapping[str, float] = field(default_factory=dict)  # of the gradients among them
+    partials: tuple[Partial, ...] = ()  # as sums over paths, where the document writes them so
 
     @property
     def max_relative_error(self) -> float:
         """The largest |value − autograd| / |autograd|; 0 where nothing is compared."""
-        return max(
-            (_relative(self.values[name], exact) for name, exact in self.autograd.items()),
-            default=0.0,
-        )
+        errors = (abs(self.values[name] - g) / (abs(g) or 1) for name, g in self.autograd.items())
+        return max(errors, default=0.0)
 
 
 def gradients(network: Network, x: Tensor | None = None, y: Tensor | None = None) -> list[Tensor]:
-    """Autograd's gradients of the network's parameters in the order of `model.parameters()`.
+    """The gradients of W and b, layer by layer, by `.backward()` through our layers.
 
     Args:
         network: its weights, cost and, where no batch is given, its own example.
@@ -44,8 +37,6 @@ def gradients(network: Network, x: Tensor | None = None, y: Tensor | None = None
     """
     x = tensor([network.x]) if x is None else x
     y = tensor([network.y]) if y is None else y
-    return list(autograd(network.model(), x, y, network.cost).values())
-
-
-def _relative(value: float, exact: float) -> float:
-    return abs(value - exact) / abs(exact) if exact else abs(value)
+    model = network.model()
+    mse_loss(model(x), y, network.cost).backward()
+    return [p.grad for p in model.parameters() if p.grad is not None]

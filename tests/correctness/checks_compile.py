@@ -65,9 +65,9 @@ def _our_rule_ran(function: Function, inputs: tuple[Tensor, ...]) -> None:
 
 
 def judge(seen: Sequence[Tensor], poisonous: Sequence[Tensor], right: Sequence[Tensor]) -> None:
-    """`seen` must be the poisonous derivative. Where it is the right one, PyTorch went round our
-    rule.
-    """
+    """`seen` must be the poisonous derivative; the right one tells that our rule did not run."""
+    if _agree(poisonous, right):
+        raise AssertionError("the poison changes nothing, so that it cannot show what ran")
     if _agree(seen, poisonous):
         return
     where = "does not show" if _agree(seen, right) else "shows in part"
@@ -129,9 +129,7 @@ def _leaves() -> list[list[Tensor]]:
 
 @cache
 def _inductor() -> dict[str, tuple[Tensor, tuple[Tensor, ...], Tensor]]:
-    """Each operation's value, gradients and cotangent: one forward and one backward pass of
-    generated code.
-    """
+    """Each operation's value, gradients and cotangent, by generated code for both passes."""
     leaves = _leaves()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
@@ -154,9 +152,7 @@ def inductor(op: Operation) -> None:
 
 
 def double_backward(op: Operation) -> None:
-    """A gradient of a gradient through a compiled graph: torch refuses it, for its own operations
-    too.
-    """
+    """A gradient of a gradient through a compiled graph, which torch refuses for its own too."""
 
     def second(value: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
         first = torch.autograd.grad(value, leaves, compare.make_cotangent(value), create_graph=True)

@@ -1,6 +1,4 @@
-"""Columns of the matrix: the ways PyTorch can run, store, copy, ship and distribute a
-differentiable operation.
-"""
+"""Columns of the matrix: the ways PyTorch runs, stores, copies, ships and distributes code."""
 
 from __future__ import annotations
 
@@ -106,9 +104,7 @@ def autocast_float16(op: Operation) -> None:
 
 
 def grad_scaler(op: Operation, device: str = "cpu") -> None:
-    """A step under autocast float16 with GradScaler: unscaled gradients as the twin's, and an
-    overflow is skipped.
-    """
+    """A GradScaler step gives the twin's unscaled gradients, and skips an overflow."""
 
     def step(function: Function, scale: float) -> tuple[list[Tensor], list[Tensor], float]:
         parameters = [nn.Parameter(t) for t in op.inputs(torch.float32, device=device)]
@@ -209,9 +205,7 @@ class _Everything(nn.Module):
 
 @cache
 def _onnx() -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Tensor]]:
-    """All trained modules exported as one ONNX model, evaluated by onnx's own reference
-    implementation.
-    """
+    """All trained modules in one ONNX model, evaluated by onnx's own reference implementation."""
     from onnx.reference import ReferenceEvaluator
 
     everything = _Everything()

@@ -20,9 +20,7 @@ _ROUNDINGS = 16  # rounding units allowed between two orders of adding a few ten
 
 
 def same(actual: Tensor, expected: Tensor, *, ulps: int = 0, zero: bool = False) -> None:
-    """Equal dtype, shape, device, and each element within `ulps` units in the last place of the
-    expected one.
-    """
+    """Equal in dtype, shape and device, and each element within `ulps` units in the last place."""
     _same_kind(actual, expected)
     _not_vacuous(expected, zero)
     if ulps == 0:
@@ -106,9 +104,7 @@ def value_and_gradients(
 
 
 def make_cotangent(value: Tensor) -> Tensor:
-    """A fixed grad_output without symmetry: 0.3, 1.3, 2.3, … times alternating signs, of the
-    value's shape.
-    """
+    """A fixed grad_output without symmetry: 0.3, −0.425, 0.55, 0.675, …, of the value's shape."""
     count = torch.arange(value.numel(), device=value.device, dtype=torch.float64)
     return (
         ((0.3 + count / 8) * (1 - 2 * (count % 3 == 1).double()))

@@ -1,6 +1,4 @@
-"""DistributedDataParallel over gloo with two processes: every operation, clean and poisoned, in one
-start.
-"""
+"""DistributedDataParallel over gloo with two processes: every operation, clean and poisoned."""
 
 from __future__ import annotations
 
@@ -8,8 +6,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext
-from functools import cache
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -18,17 +16,21 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from manual_bp import SigmoidFunction
 from tests.correctness import compare
 from tests.correctness.operations import OPERATIONS, Operation
 from tests.correctness.poison import poisoned
 
 PROCESSES = 2
+STATES: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "clean": nullcontext,
+    "poisoned": poisoned,
+    "sigmoid poisoned": partial(poisoned, SigmoidFunction),
+}
 
 
 class Trainable(nn.Module):
-    """An operation whose inputs are its parameters; the data of a process is one factor on the
-    first of them.
-    """
+    """An operation whose inputs are parameters; a process's data is a factor on the first."""
 
     def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> None:
         super().__init__()
@@ -59,7 +61,7 @@ def _work(rank: int, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=PROCESSES
     )
     results = {}
-    for kind, state in (("clean", nullcontext), ("poisoned", poisoned)):
+    for kind, state in STATES.items():
         for op in OPERATIONS:
             with state():
                 results[kind, op.name] = gradients(
@@ -76,9 +78,7 @@ def _work(rank: int, folder: str) -> None:
 
 @cache
 def ran() -> dict[tuple[str, str], list[Tensor]]:
-    """The gradients of every operation, clean and poisoned, as process 0 saw them after the
-    all-reduce.
-    """
+    """Every operation's gradients in every state, as process 0 has them after the all-reduce."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_work, args=(folder,), nprocs=PROCESSES)
         results: dict[tuple[str, str], list[Tensor]] = torch.load(Path(folder) / "results.pt")
@@ -86,8 +86,6 @@ def ran() -> dict[tuple[str, str], list[Tensor]]:
 
 
 def alone(op: Operation, function: Callable[..., Tensor]) -> list[Tensor]:
-    """What DistributedDataParallel has to give: the mean over the processes' data, computed in this
-    one.
-    """
+    """What DistributedDataParallel must give: the mean over the processes' data, computed here."""
     each = [gradients(Trainable(function, op.inputs()), rank) for rank in range(PROCESSES)]
     return [torch.stack(pair).mean(0) for pair in zip(*each, strict=True)]

@@ -1,9 +1,8 @@
-"""The composability matrix: every operation against every way PyTorch differentiates, transforms or
-runs it.
+"""The composability matrix: each operation against each way PyTorch transforms or runs it.
 
-`python -m tests.correctness.matrix` runs all cells and prints the table; `--write README.md` puts
-it between the markers there. A cell is PASS, or the error that is expected of it: one of `HOLES`,
-each with its reason.
+`python -m tests.correctness.matrix` runs all cells and prints the table;
+`--write tests/correctness/README.md` puts it between the markers there. A cell is PASS, or
+the error that is expected of it: one of `HOLES`, each with its reason.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from functools import cache
 
 import torch
 
+from tests import test_gradients as gradients
+from tests import test_transforms as transforms
 from tests.correctness import checks_compile as compiled
 from tests.correctness import checks_execution as execution
 from tests.correctness import checks_shapes as shapes
 from tests.correctness.operations import OPERATIONS, Operation
 from tests.correctness.readme import write
-from tests.ops import test_gradients as gradients
-from tests.ops import test_transforms as transforms
 
 ROWS = OPERATIONS
 VERSION = torch.__version__.split("+")[0]
@@ -42,9 +41,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Hole:
-    """An expected failure: the error's class and a part of its message, why it is not ours to mend,
-    what is shown.
-    """
+    """An expected failure: the error's class, a part of its message, the reason, what is shown."""
 
     error: str
     says: str
@@ -69,6 +66,7 @@ COLUMNS = (
     Column("func.jvp, every subset of tangents", transforms.check_jvp_subsets),
     Column("func.vmap, of and under grad and jvp", transforms.test_vmap_over_the_batched_arguments),
     Column("func.vmap nested", transforms.test_vmap_nested),
+    Column("func.vmap nested, one input unmapped", transforms.check_vmap_nested_with_one_unmapped),
     Column("func.jacrev", transforms.check_jacrev),
     Column("func.jacfwd", transforms.check_jacfwd),
     Column("func.hessian", _nest("hessian")),
@@ -135,8 +133,7 @@ _INLINED = Hole(
     "BuiltinDerivativeError",
     "the poisoned derivative does not show",
     "torch.compile inlines the Function's forward here and differentiates that: the numbers are "
-    "right, "
-    "but the built-in rule made them, not ours.",
+    "right, but the built-in rule made them, not ours.",
     "built-in rule",
 )
 _OLD_HESSIAN = Hole(
@@ -149,11 +146,10 @@ _OLD_PART = Hole(
     "BuiltinDerivativeError",
     "the poisoned derivative shows in part",
     "Before torch 2.15 torch.compile of func.grad inlines the forward of some of the Functions and "
-    "not of others: "
-    "the numbers are right, but the built-in rule made some of them, not ours.",
+    "not of others: the numbers are right, but the built-in rule made some of them, not ours.",
     "built-in rule in part",
 )
-_LINEAR_ROWS = ("linear", "linear, no bias", "linear_sigmoid", "network")
+_LINEAR_ROWS = ("linear", "linear, no bias", "network")
 HOLES: dict[str, Callable[[Operation], Hole]] = {
     "compile by inductor, double backward": lambda op: _NO_DOUBLE,
     "compile of vmap of grad": lambda op: _NO_VMAP,

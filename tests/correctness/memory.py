@@ -1,7 +1,7 @@
 """What each operation keeps for its backward, in bytes, measured through saved_tensors_hooks.
 
-`python -m tests.correctness.memory` prints the table; `--write README.md` puts it between the
-markers there.
+`python -m tests.correctness.memory` prints the table;
+`--write tests/correctness/README.md` puts it between the markers there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from torch import Tensor
 from tests.correctness.operations import (
     LINEAR,
     LINEAR_NO_BIAS,
-    LINEAR_SIGMOID,
     MSE,
     NETWORK,
     SIGMOID,
@@ -88,30 +87,6 @@ CASES = (
     ),
     Case("sigmoid", SIGMOID, ((M, HIDDEN),), (True,), FLOAT * A1, "a"),
     Case("sigmoid, z needs no gradient", SIGMOID, ((M, HIDDEN),), (False,), 0, "nothing"),
-    Case(
-        "linear_sigmoid",
-        LINEAR_SIGMOID,
-        _LINEAR,
-        (True, True, True),
-        FLOAT * (X + W1 + A1),
-        "x, W and a",
-    ),
-    Case(
-        "linear_sigmoid, W frozen",
-        LINEAR_SIGMOID,
-        _LINEAR,
-        (True, False, True),
-        FLOAT * (W1 + A1),
-        "W and a",
-    ),
-    Case(
-        "linear_sigmoid, b alone trained",
-        LINEAR_SIGMOID,
-        _LINEAR,
-        (False, False, True),
-        FLOAT * A1,
-        "a",
-    ),
     *(Case(op.name, op, _COST, (True, False), FLOAT * 2 * A2, "a and y") for op in MSE.values()),
     Case("mse mean, y trained", MSE["mean"], _COST, (False, True), FLOAT * 2 * A2, "a and y"),
     Case("mse mean, nothing trained", MSE["mean"], _COST, (False, False), 0, "nothing"),

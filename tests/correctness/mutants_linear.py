@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from manual_bp.ops import LinearFunction
-from manual_bp.ops.linear import LinearForwardMode
+from manual_bp import LinearFunction, linear
+from tests import test_modules, test_transforms
 from tests.correctness import test_memory
 from tests.correctness.mutant import (
     ACCURACY,
@@ -31,10 +32,9 @@ from tests.correctness.mutant import (
     detached,
     each,
     examples,
-    spoil_jvp,
+    spoil_rule,
 )
 from tests.correctness.operations import LINEAR
-from tests.ops import test_transforms
 
 L = LinearFunction
 REAL = LinearFunction.backward
@@ -81,8 +81,8 @@ def _scaled_in_place(g: Tensor) -> Tensor:
 
 
 def _needs_everything(ctx: Any, inputs: Any, output: Any) -> None:
-    x, weight, _ = inputs
-    ctx.save_for_backward(x, weight, None)
+    x, W, _ = inputs
+    ctx.save_for_backward(x, W)
 
 
 def _give_what_is_not_needed(ctx: Any, g: Tensor, gradients: list[Any]) -> None:
@@ -90,6 +90,23 @@ def _give_what_is_not_needed(ctx: Any, g: Tensor, gradients: list[Any]) -> None:
 
 
 MUTANTS = (
+    Mutant(
+        "linear: z is a view",
+        L,
+        "forward",
+        staticmethod(F.linear),
+        test_modules.test_what_a_linear_gives_may_be_written_to,
+        ((2, 5), True),
+        until="2.15",
+    ),
+    Mutant(
+        "linear: the rows of a jagged tensor counted by its shape",
+        linear,
+        "rows",
+        lambda t: t.reshape(-1, t.shape[-1]),
+        test_modules.test_linear_and_sigmoid_train_on_jagged_nested_tensors,
+        ((), True),
+    ),
     Mutant(
         "linear: dW transposed where W is square",
         L,
@@ -105,13 +122,7 @@ MUTANTS = (
         _linear_on(
             lambda c: Context(
                 c,
-                saved_tensors=(
-                    c.saved_tensors[0],
-                    None
-                    if c.saved_tensors[1] is None
-                    else _transposed_if_square(c.saved_tensors[1]),
-                    c.saved_tensors[2],
-                ),
+                saved_tensors=(c.saved_tensors[0], _transposed_if_square(c.saved_tensors[1])),
             )
         ),
         SQUARE,
@@ -187,7 +198,7 @@ MUTANTS = (
                     c.saved_tensors[0]
                     if c.saved_tensors[0] is None or c.saved_tensors[0].dim() < 3
                     else c.saved_tensors[0].flip(0),
-                    *c.saved_tensors[1:],
+                    c.saved_tensors[1],
                 ),
             )
         ),
@@ -328,37 +339,33 @@ MUTANTS = (
     ),
     Mutant(
         "linear: forward-mode rule without ḃ",
-        LinearForwardMode,
-        "jvp",
-        spoil_jvp(LinearForwardMode.jvp, lambda real, c, x, w, b: real(c, x, w, None)),
+        L,
+        "tangent_rule",
+        spoil_rule(L, lambda real, c, x, w, b: real(c, x, w, None)),
         GRADCHECK,
         (LINEAR,),
     ),
     Mutant(
         "linear: forward-mode rule without x Ẇᵀ",
-        LinearForwardMode,
-        "jvp",
-        spoil_jvp(
-            LinearForwardMode.jvp, lambda real, c, x, w, b: real(c, x, torch.zeros_like(w), b)
-        ),
+        L,
+        "tangent_rule",
+        spoil_rule(L, lambda real, c, x, w, b: real(c, x, torch.zeros_like(w), b)),
         GRADCHECK,
         (LINEAR,),
     ),
     Mutant(
         "linear: forward-mode rule disagrees with the backward",
-        LinearForwardMode,
-        "jvp",
-        spoil_jvp(LinearForwardMode.jvp, lambda real, c, *t: -real(c, *t)),
+        L,
+        "tangent_rule",
+        spoil_rule(L, lambda real, c, *t: -real(c, *t)),
         test_transforms.test_forward_and_reverse_mode_agree,
         (LINEAR,),
     ),
     Mutant(
         "linear: forward-mode rule without ẋ Wᵀ",
-        LinearForwardMode,
-        "jvp",
-        spoil_jvp(
-            LinearForwardMode.jvp, lambda real, c, x, w, b: real(c, torch.zeros_like(x), w, b)
-        ),
+        L,
+        "tangent_rule",
+        spoil_rule(L, lambda real, c, x, w, b: real(c, torch.zeros_like(x), w, b)),
         GRADCHECK,
         (LINEAR,),
     ),

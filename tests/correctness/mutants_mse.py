@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.ops import MSELossFunction
-from manual_bp.ops.mse import MSELossForwardMode, scale
+from manual_bp import MSELossFunction, mse
+from manual_bp.normalisation import scale
+from tests import test_functional, test_transforms
 from tests.correctness import test_second_order, test_tolerances
 from tests.correctness.mutant import (
     F64,
@@ -23,9 +24,9 @@ from tests.correctness.mutant import (
     detached,
     each,
     examples,
-    spoil_jvp,
+    spoil_rule,
 )
-from tests.correctness.operations import MSE
+from tests.correctness.operations import MSE, twin_mse
 
 C = MSELossFunction
 HALF = MSE["half_per_example"]
@@ -60,6 +61,22 @@ def _scale_rounded_first(ctx: Any, g: Tensor) -> tuple[Any, ...]:
 
 
 MUTANTS = (
+    Mutant(
+        "mse: targets broadcast",
+        mse,
+        "_check",
+        lambda *_: None,
+        test_functional.test_bad_input_gets_one_clear_line,
+        next(row for row in test_functional.REFUSED if "broadcast" in row[2]),
+    ),
+    Mutant(
+        "mse: forward by torch's own, which nested vmap does not take",
+        C,
+        "forward",
+        staticmethod(twin_mse),
+        test_transforms.check_vmap_nested_with_one_unmapped,
+        (HALF,),
+    ),
     Mutant("mse: 1/m dropped", C, "backward", _times(examples), VALUES, (HALF, (5,))),
     Mutant(
         "mse: 1/m taken from the first dimension alone",
@@ -159,19 +176,17 @@ MUTANTS = (
     ),
     Mutant(
         "mse: forward-mode rule without ẏ",
-        MSELossForwardMode,
-        "jvp",
-        spoil_jvp(
-            MSELossForwardMode.jvp, lambda real, c, a, y, r: real(c, a, torch.zeros_like(y), r)
-        ),
+        C,
+        "tangent_rule",
+        spoil_rule(C, lambda real, c, a, y, r: real(c, a, torch.zeros_like(y), r)),
         GRADCHECK,
         (HALF,),
     ),
     Mutant(
         "mse: forward-mode rule without the sum",
-        MSELossForwardMode,
-        "jvp",
-        spoil_jvp(MSELossForwardMode.jvp, lambda real, c, a, y, r: real(c, a, y, r) / 2),
+        C,
+        "tangent_rule",
+        spoil_rule(C, lambda real, c, a, y, r: real(c, a, y, r) / 2),
         GRADCHECK,
         (MSE["sum"],),
     ),

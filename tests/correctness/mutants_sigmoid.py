@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp import functional
-from manual_bp.ops import SigmoidFunction
-from manual_bp.ops.sigmoid import SigmoidForwardMode
-from tests import test_functional
+from manual_bp import SigmoidFunction
+from tests import test_functional, test_transforms
 from tests.correctness import test_second_order
 from tests.correctness.mutant import (
     ACCURACY,
@@ -21,10 +19,9 @@ from tests.correctness.mutant import (
     NO_ALIASING,
     VALUES,
     Mutant,
-    spoil_jvp,
+    spoil_rule,
 )
 from tests.correctness.operations import SIGMOID
-from tests.ops import test_transforms
 
 S = SigmoidFunction
 
@@ -34,13 +31,12 @@ def _sigmoid(formula: Callable[[Tensor, Tensor], Tensor]) -> Any:
     return staticmethod(lambda ctx, g: formula(g, ctx.saved_tensors[0]))
 
 
-def _wrong_batch_dimension(info: Any, in_dims: tuple[Any, ...], z: Tensor) -> Any:
-    return SigmoidFunction.apply(z), 0
-
-
-class _VmapIgnoringInDims(SigmoidFunction):
+class _VmapIgnoringInDims(S.transformed):  # type: ignore[misc, name-defined]
     generate_vmap_rule = False
-    vmap = staticmethod(_wrong_batch_dimension)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], z: Tensor) -> Any:
+        return S.apply(z), 0
 
 
 MUTANTS = (
@@ -149,17 +145,17 @@ MUTANTS = (
         (SIGMOID, torch.float32, (64,)),
     ),
     Mutant(
-        "sigmoid: forward-mode rule with a twice the slope",
-        SigmoidForwardMode,
-        "jvp",
-        spoil_jvp(SigmoidForwardMode.jvp, lambda real, c, z: 2 * real(c, z)),
+        "sigmoid: forward-mode rule with twice the slope",
+        S,
+        "tangent_rule",
+        spoil_rule(S, lambda real, c, z: 2 * real(c, z)),
         GRADCHECK,
         (SIGMOID,),
     ),
     Mutant(
         "sigmoid: vmap rule that takes the batch to be dimension 0",
-        functional,
-        "SigmoidFunction",
+        S,
+        "transformed",
         _VmapIgnoringInDims,
         test_transforms.test_vmap_over_every_choice_of_in_dims,
         (SIGMOID, (1,)),

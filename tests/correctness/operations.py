@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import manual_bp as mbp
 from manual_bp import functional
-from manual_bp.ops.mse import REDUCTIONS
+from manual_bp.normalisation import REDUCTIONS
 
 M, N_IN, N_OUT = 5, 3, 4
 
@@ -56,9 +56,7 @@ class Operation:
 
 
 def twin_mse(a: Tensor, y: Tensor, reduction: str) -> Tensor:
-    """C = s Σ (a − y)² by torch alone: its mean, times the factor that the name of the reduction
-    implies.
-    """
+    """C = s Σ (a − y)² by torch alone: its mean or sum, times the factor of the reduction."""
     if reduction == "half_per_example":
         return F.mse_loss(a, y, reduction="sum") / 2 / (a[..., 0].numel() if a.dim() else 1)
     if reduction == "half_per_element":
@@ -94,22 +92,6 @@ def twin_mlp(sizes: list[int]) -> nn.Sequential:
     for n_in, n_out in pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), nn.Sigmoid()]
     return nn.Sequential(*layers)
-
-
-class LinearSigmoid(nn.Linear):
-    """`functional.linear_sigmoid` as a module: an MLP would run its layers one by one where it is
-    exported.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.linear_sigmoid(input, self.weight, self.bias)
-
-
-class TwinLinearSigmoid(nn.Linear):
-    """torch's sigmoid of its linear, as a module."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return torch.sigmoid(super().forward(input))
 
 
 def _mse(reduction: str) -> Operation:
@@ -151,15 +133,6 @@ SIGMOID = Operation(
     twin_module=nn.Sigmoid,
     batched=(True,),
 )
-LINEAR_SIGMOID = Operation(
-    name="linear_sigmoid",
-    ours=functional.linear_sigmoid,
-    twin=lambda x, weight, bias: torch.sigmoid(F.linear(x, weight, bias)),
-    shapes=LINEAR.shapes,
-    module=lambda: LinearSigmoid(N_IN, N_OUT),
-    twin_module=lambda: TwinLinearSigmoid(N_IN, N_OUT),
-    batched=LINEAR.batched,
-)
 MSE = {reduction: _mse(reduction) for reduction in REDUCTIONS}
 NETWORK = Operation(
     name="network",
@@ -170,4 +143,4 @@ NETWORK = Operation(
     twin_module=lambda: twin_mlp([N_IN, N_OUT, 2]),
     batched=(True, False, False, False, False, True),
 )
-OPERATIONS = (LINEAR, LINEAR_NO_BIAS, SIGMOID, LINEAR_SIGMOID, *MSE.values(), NETWORK)
+OPERATIONS = (LINEAR, LINEAR_NO_BIAS, SIGMOID, *MSE.values(), NETWORK)

@@ -10,50 +10,48 @@ from unittest.mock import patch
 
 from torch import Tensor
 
-from manual_bp import ops
-from manual_bp.ops.function import HandDerivedFunction
+from manual_bp import functional
+from manual_bp.function import HandDerivedFunction
 
-FUNCTIONS: tuple[type[HandDerivedFunction], ...] = tuple(getattr(ops, name) for name in ops.__all__)
+assert functional  # its import makes every Function
+FUNCTIONS: tuple[type[HandDerivedFunction], ...] = tuple(
+    kind
+    for kind in HandDerivedFunction.__subclasses__()
+    if kind.__module__.startswith("manual_bp.")
+)
 FACTOR = 3
 
 
 @contextmanager
-def poisoned() -> Iterator[None]:
-    """Every gradient and every tangent that our Functions give is three times too large; nine,
-    where one is two.
-    """
+def poisoned(*functions: type[HandDerivedFunction]) -> Iterator[None]:
+    """Make every gradient and tangent of these Functions, or of all, three times too large."""
     with ExitStack() as stack:
-        for function in FUNCTIONS:
-            factor = FACTOR**2 if function is ops.LinearSigmoidFunction else FACTOR
-            stack.enter_context(
-                patch.object(function, "backward", _wrong_backward(function.backward, factor))
-            )
-            forward_mode = function.forward_mode
-            stack.enter_context(
-                patch.object(forward_mode, "jvp", _wrong_jvp(forward_mode.jvp, factor))
-            )
+        for function in functions or FUNCTIONS:
+            wrong = {
+                "backward": _wrong_backward(function.backward),
+                "tangent_rule": _wrong_rule(function.tangent_rule),
+            }
+            stack.enter_context(patch.multiple(function, **wrong))
         yield
 
 
-def _wrong_backward(real: Any, factor: int) -> Any:
+def _wrong_backward(real: Any) -> Any:
     def backward(ctx: Any, g: Tensor) -> Any:
         gradients = real(ctx, g)
         if isinstance(gradients, tuple):
-            return tuple([None if d is None else factor * d for d in gradients])
-        return factor * gradients
+            return tuple([None if d is None else FACTOR * d for d in gradients])
+        return FACTOR * gradients
 
     return staticmethod(backward)
 
 
-def _wrong_jvp(real: Any, factor: int) -> Any:
-    return staticmethod(lambda ctx, *tangents: factor * real(ctx, *tangents))
+def _wrong_rule(real: Any) -> Any:
+    return staticmethod(lambda ctx, *tangents: FACTOR * real(ctx, *tangents))
 
 
 @contextmanager
 def counted() -> Iterator[Counter[str]]:
-    """How often the backward of each of our Functions was called. Eager only: a compiled graph
-    calls no Python.
-    """
+    """How often the backward of each Function ran. Eager only: a compiled graph calls no Python."""
     calls: Counter[str] = Counter()
 
     def counting(function: type[HandDerivedFunction]) -> Any:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.correctness.mutants import MUTANTS, Mutant, lives
+from tests.correctness.mutant import Mutant, lives
+from tests.correctness.mutants import MUTANTS
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_mutant_is_killed(mutant: Mutant) -> None:
+    if mutant.harmless:
+        pytest.skip(f"torch {mutant.until} mended what this fault needs")
     assert not lives(mutant), (
         f"{mutant.killer.__module__}.{mutant.killer.__name__} passed with it: a test is missing"
     )

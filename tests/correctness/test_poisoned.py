@@ -1,5 +1,4 @@
-"""Did the hand-derived backward run? A poisoned twin, a call counter, and a walk over the graph
-answer.
+"""A poisoned twin, a counter and a walk over the graph show that our backward ran.
 
 The matrix poisons each operation under each way to run it; here whole models are trained, and the
 places where PyTorch goes round a Function's backward are named.
@@ -7,17 +6,19 @@ places where PyTorch goes round a Function's backward are named.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint_sequential
 
 import manual_bp as mbp
-from tests.correctness import compare
-from tests.correctness.operations import OPERATIONS, SIGMOID, Operation, twin_mlp
+from manual_bp.function import HandDerivedFunction
+from tests.correctness import compare, distributed
+from tests.correctness.operations import NETWORK, OPERATIONS, SIGMOID, Operation, twin_mlp
 from tests.correctness.poison import counted, is_ours, nodes, poisoned
 
 SIZES = [3, 4, 3, 2]  # no two neighbours equal, or a transposed gradient would fit
@@ -65,6 +66,67 @@ def test_the_poison_shows_in_training(make: Callable[[], nn.Module], way: str) -
             compare.agree(p, c)
 
 
+@pytest.mark.parametrize(
+    ("function", "factors"),
+    [
+        (mbp.SigmoidFunction, (9, 3)),  # the error signal passes two sigmoids, or one
+        (mbp.LinearFunction, (9, 3)),  # δ W of the second layer, and then ∂C/∂W or ∂C/∂b
+        (mbp.MSELossFunction, (3, 3)),
+    ],
+    ids=["sigmoid", "linear", "mse"],
+)
+def test_each_poison_shows_in_every_layer_of_an_mlp(
+    function: type[HandDerivedFunction], factors: tuple[int, int]
+) -> None:
+    model = mbp.MLP([3, 4, 2]).double()
+    x, y = torch.rand(5, 3, dtype=torch.float64), torch.rand(5, 2, dtype=torch.float64)
+
+    def gradients() -> tuple[Tensor, ...]:
+        cost = mbp.functional.mse_loss(model(x), y)
+        return torch.autograd.grad(cost, list(model.parameters()))
+
+    clean = gradients()
+    with poisoned(function):
+        poisonous = gradients()
+    expected = [f * g for f, g in zip((factors[0],) * 2 + (factors[1],) * 2, clean, strict=True)]
+    compare.all_of(compare.agree, poisonous, expected)
+
+
+@pytest.mark.slow
+def test_a_poisoned_sigmoid_shows_under_distributed_data_parallel() -> None:
+    results = distributed.ran()
+    with poisoned(mbp.SigmoidFunction):
+        wrong = distributed.alone(NETWORK, NETWORK.ours)
+    poisonous, clean = results["sigmoid poisoned", "network"], results["clean", "network"]
+    compare.all_of(compare.agree, poisonous, wrong)
+    for p, c in zip(poisonous[:-1], clean[:-1], strict=True):  # ∂C/∂y passes no sigmoid
+        with pytest.raises(AssertionError, match="further apart"):
+            compare.agree(p, c)
+
+
+@pytest.mark.parametrize("op", OPERATIONS, ids=str)
+def test_the_poison_shows_in_each_variant(op: Operation) -> None:
+    """Eager mode and torch.func run subclasses; a rule put on the class itself reaches both."""
+    inputs = op.inputs()
+    tangents = tuple((t + 1).sin() for t in inputs)
+
+    def derivatives() -> Iterator[Tensor]:
+        yield from compare.value_and_gradients(op.ours, inputs)[1]
+        with forward_ad.dual_level():
+            dual = [forward_ad.make_dual(t, d) for t, d in zip(inputs, tangents, strict=True)]
+            yield forward_ad.unpack_dual(op.ours(*dual)).tangent
+        value, pull = torch.func.vjp(op.ours, *inputs)
+        yield from pull(compare.make_cotangent(value))
+        yield torch.func.jvp(op.ours, inputs, tangents)[1]
+
+    clean = list(derivatives())
+    with poisoned():
+        for poisonous, right in zip(derivatives(), clean, strict=True):
+            with pytest.raises(AssertionError, match="further apart"):
+                compare.agree(poisonous, right)
+    compare.all_of(compare.same, derivatives(), clean)
+
+
 def test_the_poison_leaves_nothing_behind() -> None:
     with poisoned():
         pass
@@ -81,7 +143,7 @@ def test_backward_is_called_once_a_layer() -> None:
     layers = len(SIZES) - 1
     with counted() as calls:
         mbp.functional.mse_loss(model(torch.rand(5, 3)), torch.rand(5, 2)).backward()
-    assert calls == {"LinearSigmoidFunction": layers, "MSELossFunction": 1}
+    assert calls == {"LinearFunction": layers, "SigmoidFunction": layers, "MSELossFunction": 1}
 
 
 def test_backward_is_called_twice_where_autograd_asks_twice() -> None:
@@ -130,7 +192,8 @@ def walk(value: Tensor) -> tuple[list[str], list[str]]:
 def test_every_layer_of_a_model_is_ours() -> None:
     model = mbp.MLP(SIZES)
     ours, theirs = walk(mbp.MSELoss("half_per_example")(model(torch.rand(5, 3)), torch.rand(5, 2)))
-    assert ours == ["MSELossFunctionBackward"] + ["LinearSigmoidFunctionBackward"] * 3
+    layer = ["SigmoidFunctionBackward", "LinearFunctionBackward"]
+    assert ours == ["MSELossFunctionBackward", *layer * 3]
     assert theirs == []
 
 

@@ -1,6 +1,4 @@
-"""Second derivatives in closed form, by hand: the sigmoid's curvature, the cost's Hessian, the
-network's H v.
-"""
+"""Second derivatives by hand: σ″, the cost's Hessian, the network's H v."""
 
 from __future__ import annotations
 
@@ -84,8 +82,7 @@ def test_mixed_second_derivative_of_linear() -> None:
 def hessian_vector_product_by_hand(
     x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, y: Tensor, v: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    """H v of C = 1/(2m) Σ (a2 − y)² over (W1, b1, W2, b2), by differentiating the backward pass
-    along v (Pearlmutter).
+    """H v of C = 1/(2m) Σ (a2 − y)² over (W1, b1, W2, b2), by Pearlmutter's method.
 
     R{·} is the derivative along v. Forward: R{z1} = x V1ᵀ + c1, R{a1} = σ′ ⊙ R{z1}, R{z2} = R{a1}
     W2ᵀ + a1 V2ᵀ + c2. Backward: δ2 = (a2 − y)/m ⊙ σ′(z2), δ1 = δ2 W2 ⊙ σ′(z1), and R{δ2}, R{δ1} by
@@ -114,9 +111,7 @@ def hessian_vector_product_by_hand(
 
 
 def test_hessian_vector_product_of_the_network() -> None:
-    """By hand, reverse over reverse, forward over reverse, and the whole Hessian times v: all the
-    same.
-    """
+    """By hand, reverse over reverse, forward over reverse, and by the whole Hessian."""
     x, *parameters, y = NETWORK.inputs()
     v = tuple((p + 1).sin() for p in parameters)
     expected = hessian_vector_product_by_hand(x, *parameters, y, v)

@@ -1,6 +1,4 @@
-"""Accuracy: at most twice the built-in's error in the same precision, and proof that the assertion
-can fail.
-"""
+"""The error is at most twice the built-in's in the same precision; that assertion can fail."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ DRAWS = 8  # inputs pooled in one comparison: in a single draw the built-in may 
 
 
 def check_accuracy(op: Operation, dtype: torch.dtype, leading: tuple[int, ...] = (64,)) -> None:
-    """Value and gradients of `op` in `dtype`, beside the twin's, against the twin in float64 on the
-    same numbers.
-    """
+    """`op` and the twin in `dtype` against the twin in float64 on the same numbers."""
     ours, twin, exact = [], [], []
     for seed in range(DRAWS):
         inputs = op.inputs(dtype, leading, seed)
@@ -65,9 +61,7 @@ def test_at_most_twice_the_builtins_error_in_a_layer_of_mnists_size(dtype: torch
 
 
 def test_a_scaled_float16_gradient_of_a_million_elements_does_not_underflow() -> None:
-    """2 s = 2e-6 is subnormal in float16; multiplied by GradScaler's factor first, the gradient
-    loses nothing to it.
-    """
+    """2 s = 2e-6 is subnormal in float16, but GradScaler's factor is multiplied first."""
     generator = torch.Generator().manual_seed(0)
     a, y = (
         torch.rand(100_000, 10, generator=generator, dtype=torch.float64).half() for _ in range(2)

@@ -1,5 +1,4 @@
-"""PyTorch's own sample inputs for linear, sigmoid and mse_loss, fed to ours: equal values and
-gradients.
+"""PyTorch's own sample inputs, fed to ours: equal values and gradients.
 
 Where the built-in raises or warns, ours raises and names the shapes. Integers and complex numbers
 are refused: they have no gradient here, and a refusal says so.
@@ -74,9 +73,7 @@ def _run(
 
 
 def _near(ours: Tensor, twin: Tensor, exact: Tensor) -> None:
-    """As accurate as the twin where both are finite, with 1½ units for a sample that the twin has
-    exact by luck.
-    """
+    """As accurate as the twin, or within 1½ units where the twin is exact by luck."""
     assert (ours.shape, ours.dtype) == (twin.shape, twin.dtype)
     dtype = ours.dtype
     assert torch.equal(ours.isnan(), twin.isnan())

@@ -1,6 +1,4 @@
-"""What PyTorch gets wrong and this package goes round: strict expected failures, which tell when it
-is mended.
-"""
+"""What PyTorch gets wrong and this package goes round; strict xfails tell when it is mended."""
 
 from __future__ import annotations
 

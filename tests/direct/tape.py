@@ -1,9 +1,8 @@
-"""CUDA graphs on the CPU: what is captured is put on a tape instead of being done, and replayed on
-the same tensors.
+"""CUDA graphs on the CPU: a capture puts calls on a tape, and a replay makes them.
 
-Of CUDA it keeps what a program can get wrong without noticing: a replay sees no Python, only the
-tensors of the capture; a value that is read in a capture, or a capture on another device's stream,
-is an error.
+The tape keeps what a program can get wrong without noticing. A replay sees no Python, only the
+tensors of the capture. A value that is read in a capture is an error, and so is a capture on
+another device's stream.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ WAITING = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero"}
 
 
 class Tape(TorchDispatchMode):
-    """In the place of torch.cuda.CUDAGraph."""
+    """Stands in for torch.cuda.CUDAGraph."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -44,13 +43,13 @@ class Tape(TorchDispatchMode):
         return out
 
     def capture_end(self) -> None:
-        """Nothing has been done."""
+        """Undo the captured calls: a capture does nothing."""
         for tensor, value in reversed(self._before):
             tensor.copy_(value)
         self._before = []
 
     def replay(self) -> None:
-        """Do it, and leave the version counters of the tensors as they are, as a kernel does."""
+        """Make the calls. The tensors' version counters stay, as they do for a kernel."""
         self.replays += 1
         for func, args, kwargs, outputs in self._calls:
             written = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
@@ -62,7 +61,7 @@ class Tape(TorchDispatchMode):
 
 
 class Stream:
-    """In the place of torch.cuda.Stream: of the device that is current when it is made."""
+    """Stands in for torch.cuda.Stream. It belongs to the device that is current when it is made."""
 
     def __init__(self) -> None:
         self.device = Machine.device
@@ -71,16 +70,14 @@ class Stream:
 
 
 class Machine:
-    """What is current."""
+    """The current device and stream, and every capture."""
 
     device = "cuda:0"
     stream: Stream | None = None  # the default stream
-    capture_stream: Stream | None = (
-        None  # that of captures which name none, for ever on the device of the first
-    )
-    tapes: list[Tape] = []  # noqa: RUF012 of all captures, in their order
-    captures: list[dict[str, Any]] = []  # noqa: RUF012 what each was asked for
-    failure: str | None = None  # says every capture
+    capture_stream: Stream | None = None  # of captures that name none; on the first one's device
+    tapes: list[Tape] = []  # noqa: RUF012 of all captures, in order
+    captures: list[dict[str, Any]] = []  # noqa: RUF012 the options of each
+    failure: str | None = None  # the error of every capture
 
 
 @contextlib.contextmanager

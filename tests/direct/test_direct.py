@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as every_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import manual_bp as mbp
@@ -54,9 +55,7 @@ def twin(network: nn.Module) -> nn.Module:
 
 
 class Reference:
-    """The same training by autograd through our Functions and torch.optim.SGD, with what direct
-    reports.
-    """
+    """The same training through our Functions and torch.optim.SGD, and the same statistics."""
 
     def __init__(self, network: nn.Module, reduction: str, batch_size: int, **sgd: float) -> None:
         self.network, self.reduction, self.batch_size = network, reduction, batch_size
@@ -73,18 +72,21 @@ class Reference:
     def step(self, x: Tensor, y: Tensor) -> float:
         signals: dict[str, Tensor] = {}
         a = x
-        for name, module in self.network.named_children():
+        for module in self.network:  # type: ignore[attr-defined]
             a = module(a)
             if isinstance(module, nn.Linear):
                 a.retain_grad()
-                signals[name] = a
+                signals[f"layer{len(signals) + 1:02d}"] = a
         cost = mbp.functional.mse_loss(a, y, self.reduction)
         self.optimizer.zero_grad()
         cost.backward()
         self.squared_error += float((a - y).detach().square().sum())
         self.correct += int((a.argmax(1) == y.argmax(1)).sum())
         self.steps += 1
-        gradients = {name: p.grad for name, p in self.network.named_parameters()}
+        gradients: dict[str, Tensor | None] = {}
+        linear = (module for module in self.network.modules() if isinstance(module, nn.Linear))
+        for tag, module in zip(signals, linear, strict=True):
+            gradients |= {f"{tag}.{name}": p.grad for name, p in module.named_parameters()}
         gradients["total"] = torch.cat([g.flatten() for g in gradients.values() if g is not None])
         gradients |= {f"delta {name}": z.grad for name, z in signals.items()}
         for name, gradient in gradients.items():
@@ -136,7 +138,7 @@ def test_backward_takes_any_sequence_of_linear_and_sigmoid() -> None:
     torch.manual_seed(0)
     shared = nn.Linear(4, 4)
     network = nn.Sequential(
-        nn.Sigmoid(), shared, nn.Sequential(mbp.Sigmoid(), nn.Sigmoid(), shared), mbp.Linear(4, 2)
+        shared, nn.Sequential(mbp.Sigmoid(), shared, nn.Sigmoid()), mbp.Linear(4, 2)
     )
     network.double()
     expected = twin(network)
@@ -293,10 +295,40 @@ def test_norms_can_be_left_out(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_what_is_launched_is_read_at_once(
+    backend: str, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trainer() -> direct.Trainer:
+        network = model([50, 34, 10], bias=bias)
+        return direct.Trainer(network, lr=0.5, batch_size=50, backend=backend)
+
+    launched = trainer().launch(images(120, 50), labels(120, 10))
+    expected = trainer().run(images(120, 50), labels(120, 10))
+    parts = ["weight", "bias"] if bias else ["weight"]
+    assert list(launched.grad_norm) == [f"layer0{k}.{part}" for k in (1, 2) for part in parts]
+    assert list(launched.delta_norm) == ["layer01", "layer02"]
+    figures = [launched.squared_error, launched.cost, launched.correct, launched.grad_norm_total]
+    figures += [*launched.grad_norm.values(), *launched.delta_norm.values()]
+    assert all(isinstance(figure, Tensor) and figure.shape == () for figure in figures)
+    waits: list[int] = []
+    real = Tensor.tolist
+
+    def tolist(tensor: Tensor) -> object:
+        waits.append(tensor.numel())
+        return real(tensor)
+
+    monkeypatch.setattr(Tensor, "tolist", tolist)
+    monkeypatch.setattr(Tensor, "item", None)
+    found = launched.read()
+    assert waits == [len(figures)]
+    assert found == expected
+    assert isinstance(found.cost, float)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_gradient_that_cancels_has_a_norm(backend: str) -> None:
-    """Equal inputs and errors that add up to 0: a norm found as the root of a sum must not be that
-    of less than 0.
-    """
+    """Equal inputs, and errors that add up to 0. Rounding must not bring ‖∂C/∂W‖² below 0."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
         network = mbp.MLP([7, 3], output="linear")
@@ -308,7 +340,7 @@ def test_a_gradient_that_cancels_has_a_norm(backend: str) -> None:
         norm = (
             direct.Trainer(network, lr=0.0, batch_size=4, backend=backend)
             .run(x, y)
-            .grad_norm["0.weight"]
+            .grad_norm["layer01.weight"]
         )
         assert 0 <= norm < 1e-3
 
@@ -329,12 +361,6 @@ class Squashed(nn.Linear):
     pass
 
 
-def hooked() -> nn.Module:
-    network = model([4, 3])
-    network[0].register_forward_hook(lambda *_: None)
-    return network
-
-
 def frozen() -> nn.Module:
     network = model([4, 3])
     network[0].bias.requires_grad_(False)
@@ -349,12 +375,6 @@ def shared() -> nn.Module:
 def shared_by_address() -> nn.Module:
     network = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 4))
     network[2].weight.data = network[0].weight.data
-    return network
-
-
-def patched() -> nn.Module:
-    network = model([4, 3])
-    network[0].forward = lambda x: x[:, :3]
     return network
 
 
@@ -377,26 +397,24 @@ def no_inputs() -> nn.Module:
     [
         (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU()), TypeError, "'1' is a ReLU"),
         (lambda: nn.Sequential(Squashed(4, 3)), TypeError, "'0' is a Squashed"),
-        (lambda: nn.Sequential(nn.Sigmoid()), TypeError, "no Linear"),
+        (lambda: nn.Sequential(nn.Sequential()), TypeError, "no Linear"),
         (
             lambda: nn.Sequential(nn.Sigmoid(), nn.Linear(4, 3)),
             TypeError,
-            "'0' does not follow a Linear",
+            "'0': a Sigmoid must follow a Linear",
         ),
         (lambda: mbp.MLP([4, 3]).half(), TypeError, r"the model is torch\.float16"),
-        (hooked, RuntimeError, "'0' has hooks"),
-        (frozen, RuntimeError, r"0\.bias is frozen"),
-        (shared, RuntimeError, "shared by two layers"),
-        (shared_by_address, RuntimeError, "shared by two layers"),
-        (patched, RuntimeError, "'0' has a forward of its own"),
-        (one_bias_for_all, RuntimeError, r"bias \(1,\) of layer '0': \(3,\) is expected"),
+        (frozen, RuntimeError, r"layer 1 \(4→3\): bias is frozen"),
+        (shared, RuntimeError, "two layers share a parameter"),
+        (shared_by_address, RuntimeError, "two layers share a parameter"),
+        (one_bias_for_all, RuntimeError, r"layer 1 \(4→3\): bias \(1,\): \(3,\) is expected"),
         (
             lambda: nn.Sequential(nn.Linear(4, 3), nn.Sigmoid(), nn.Linear(5, 2)),
             RuntimeError,
-            r"weight \(2, 5\) of layer '2': \(2, 3\) is expected, "
+            r"layer 2 \(5→2\): weight \(2, 5\): \(2, 3\) is expected, "
             r"as the layer before it has 3 outputs",
         ),
-        (no_inputs, RuntimeError, r"weight \(3, 0\) of layer '0': \(n_out, n_in\), none of them 0"),
+        (no_inputs, RuntimeError, r"layer 1: weight \(3, 0\): \(n_out, n_in\), none of them 0"),
     ],
 )
 def test_models_without_a_direct_pass_are_refused(
@@ -425,7 +443,7 @@ def test_bad_data_is_refused() -> None:
         ((x, y + 1), RuntimeError, r"labels from \d to 3: 0 … 2 is expected"),
         ((x, -y), RuntimeError, r"labels from -2 to \d: 0 … 2 is expected"),
         ((x, y[:5]), RuntimeError, r"target \(5, 3\): \(6, 3\) is expected"),
-        ((x, y, torch.tensor([0, 6])), RuntimeError, "indices outside 0 … 5"),
+        ((x, y, torch.tensor([0, 6])), RuntimeError, "indices from 0 to 6: 0 … 5 is expected"),
         ((x, y, torch.tensor([0, 1], dtype=torch.int32)), RuntimeError, "order torch.int32"),
         ((x, y, None, [0.1]), ValueError, "1 learning rates for 3 steps"),
     ):
@@ -461,7 +479,8 @@ def test_a_model_that_was_converted_since_is_refused(backend: str) -> None:
     trainer = direct.Trainer(network, lr=0.1, batch_size=2, backend=backend)
     network.double()
     with pytest.raises(
-        TypeError, match=r"0\.weight is torch\.float64, the first layer was torch\.float32"
+        TypeError,
+        match=r"layer 1 \(4→3\): weight is torch\.float64, layer 1 was torch\.float32",
     ):
         trainer.step(torch.rand(2, 4), torch.rand(2, 3))
 
@@ -516,6 +535,19 @@ def test_layers_without_a_sigmoid_may_lie_inside(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_parameters_may_be_parts_of_one_tensor(backend: str) -> None:
+    network = model([8, 5, 3])
+    reference = Reference(twin(network), "mean", 4)
+    flat = nn.utils.parameters_to_vector(network.parameters()).detach()
+    nn.utils.vector_to_parameters(flat, network.parameters())  # each is a view of it now
+    pixels, y = images(20, 8), torch.rand(20, 3, dtype=torch.float64)
+    direct.Trainer(network, lr=0.5, batch_size=4, backend=backend).run(pixels, y)
+    reference.run(pixels.double() / 255, y, torch.arange(20), [0.5] * 5)
+    assert_same_parameters(network, reference.network, 1e-12)
+    assert torch.equal(nn.utils.parameters_to_vector(network.parameters()), flat)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_saved_state_does_not_change_with_the_training(backend: str) -> None:
     trainer = direct.Trainer(model([8, 3]), lr=0.5, momentum=0.9, batch_size=4, backend=backend)
     trainer.run(images(20, 8), labels(20, 3))
@@ -528,13 +560,13 @@ def test_a_saved_state_does_not_change_with_the_training(backend: str) -> None:
 
 
 def test_steps_and_runs_of_a_wide_layer_take_turns_on_one_state() -> None:
-    """By default they run in different loops there, on the same parameters and momentum."""
+    """With "auto" they run in two loops there, on the same parameters and momentum."""
     network, reference = (
         model([800, 40, 10]),
         Reference(model([800, 40, 10]), "mean", 8, momentum=0.9),
     )
     trainer = direct.Trainer(network, lr=0.1, momentum=0.9, batch_size=8)
-    assert trainer._step_engine is not trainer._engine
+    assert trainer._step_loop is not trainer._loop
     pixels, y = images(40, 800), torch.rand(40, 10, dtype=torch.float64)
     x = pixels.double() / 255
     for _ in range(2):
@@ -564,7 +596,7 @@ def test_a_model_that_was_resized_since_is_refused(backend: str) -> None:
         3, 60, dtype=torch.float64
     )  # the same parameter, with other memory
     with pytest.raises(
-        RuntimeError, match=r"0\.weight is \(3, 60\), it was \(3, 4\): make a new Trainer"
+        RuntimeError, match=r"layer 1 \(60→3\): weight \(3, 60\), it was \(3, 4\): make a new"
     ):
         trainer.step(torch.rand(2, 60), torch.rand(2, 3))
 
@@ -579,7 +611,10 @@ def test_what_a_trainer_was_made_with_cannot_be_changed(name: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_lone_linear_is_a_model(backend: str) -> None:
     trainer = direct.Trainer(nn.Linear(4, 3), lr=0.1, batch_size=2, backend=backend)
-    assert set(trainer.run(images(6, 4), labels(6, 3)).grad_norm) == {"weight", "bias"}
+    assert set(trainer.run(images(6, 4), labels(6, 3)).grad_norm) == {
+        "layer01.weight",
+        "layer01.bias",
+    }
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -602,14 +637,104 @@ def test_a_lazy_minus_sign_counts(backend: str) -> None:
     assert costs[0] == costs[1]
 
 
-@pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
-def test_hooks_on_parameters_are_refused(kind: str) -> None:
-    network = model([4, 3])
-    getattr(network[0].bias, kind)(lambda _: None)
-    with pytest.raises(RuntimeError, match=r"parameter '0\.bias' has hooks"):
+def nothing(*_: object) -> None:
+    return None
+
+
+GLOBAL_HOOKS = [
+    every_module.register_module_forward_pre_hook,
+    every_module.register_module_forward_hook,
+    every_module.register_module_full_backward_pre_hook,
+    every_module.register_module_full_backward_hook,
+]
+MODULE_HOOKS = [
+    "register_forward_pre_hook",
+    "register_forward_hook",
+    "register_full_backward_pre_hook",
+    "register_full_backward_hook",
+]
+PARAMETER_HOOKS = ["register_hook", "register_post_accumulate_grad_hook"]
+
+
+def assert_refused(network: nn.Module, trainer: direct.Trainer, words: str) -> None:
+    """A new Trainer, one made before, and backward refuse `network`, and leave it as it is."""
+    before = copy.deepcopy(network.state_dict())
+    x, y = torch.rand(2, 4, dtype=torch.float64), torch.rand(2, 3, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=words):
         direct.Trainer(network, lr=0.1, batch_size=2)
-    with pytest.raises(RuntimeError, match=r"parameter '0\.bias' has hooks"):
-        direct.backward(network, torch.rand(2, 4), torch.rand(2, 3))
+    with pytest.raises(RuntimeError, match=words):
+        trainer.step(x, y)
+    with pytest.raises(RuntimeError, match=words):
+        trainer.run(x, y)
+    with pytest.raises(RuntimeError, match=words):
+        direct.backward(network, x, y)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize("register", GLOBAL_HOOKS, ids=lambda hook: hook.__name__)
+def test_hooks_on_all_modules_are_refused(register: Any) -> None:
+    network = model([4, 3])
+    trainer = direct.Trainer(network, lr=0.1, batch_size=2)
+    handle = register(nothing)
+    try:
+        assert_refused(network, trainer, "hooks on all modules would not run")
+    finally:
+        handle.remove()
+    trainer.step(torch.rand(2, 4), torch.rand(2, 3))
+
+
+@pytest.mark.parametrize("register", MODULE_HOOKS)
+@pytest.mark.parametrize("name", ["model", "0", "1"])
+def test_hooks_on_a_module_are_refused(register: str, name: str) -> None:
+    network = model([4, 3])
+    trainer = direct.Trainer(network, lr=0.1, batch_size=2)
+    getattr(network.get_submodule(name) if name != "model" else network, register)(nothing)
+    assert_refused(network, trainer, f"module '{name}' has hooks")
+
+
+@pytest.mark.parametrize("register", PARAMETER_HOOKS)
+def test_hooks_on_a_parameter_are_refused(register: str) -> None:
+    network = model([4, 3])
+    trainer = direct.Trainer(network, lr=0.1, batch_size=2)
+    getattr(network[0].bias, register)(nothing)
+    assert_refused(network, trainer, "parameter 'bias' of module '0' has hooks")
+
+
+@pytest.mark.parametrize("name", ["model", "0", "1"])
+def test_a_forward_of_its_own_is_refused(name: str) -> None:
+    network = model([4, 3])
+    trainer = direct.Trainer(network, lr=0.1, batch_size=2)
+    module = network.get_submodule(name) if name != "model" else network
+    module.forward = nothing  # type: ignore[assignment]
+    assert_refused(network, trainer, f"module '{name}' has a forward of its own")
+
+
+@pytest.mark.parametrize("kind", [mbp.Linear, mbp.Sigmoid, nn.Linear, nn.Sigmoid])
+def test_a_class_whose_forward_was_replaced_is_refused(
+    kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = kind in (mbp.Linear, mbp.Sigmoid)
+    network = model([4, 3]) if ours else nn.Sequential(nn.Linear(4, 3), nn.Sigmoid()).double()
+    trainer = direct.Trainer(network, lr=0.1, batch_size=2)
+    monkeypatch.setattr(kind, "forward", nothing)
+    assert_refused(network, trainer, rf"{kind.__name__}\.forward was replaced")
+
+
+def test_a_sequence_that_runs_otherwise_is_refused() -> None:
+    class Twice(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(super().forward(x))  # type: ignore[no-any-return]
+
+    network = Twice(mbp.Linear(4, 4))
+    for use in (
+        lambda: direct.Trainer(network, lr=0.1, batch_size=2),
+        lambda: direct.backward(network, torch.rand(2, 4), torch.rand(2, 4)),
+    ):
+        with pytest.raises(
+            TypeError, match=r"module 'model': Twice\.forward is not nn\.Sequential\.forward"
+        ):
+            use()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -672,7 +797,7 @@ def test_what_is_no_image_or_no_number_is_refused() -> None:
     for dtype in (torch.bool, torch.int64, torch.complex64):
         with pytest.raises(TypeError, match="uint8 or a floating dtype"):
             trainer.run(torch.ones(2, 4, dtype=dtype), labels(2, 3))
-    with pytest.raises(RuntimeError, match=r"input \(4,\): examples of shape"):
+    with pytest.raises(RuntimeError, match=r"input \(4,\): \(N, 4\) is expected"):
         trainer.run(torch.ones(4), labels(2, 3))
     for rate in (math.nan, -0.1):
         with pytest.raises(ValueError, match=f"a learning rate of {rate} is not a number"):

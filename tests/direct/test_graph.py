@@ -1,4 +1,4 @@
-"""The CUDA engine: on any machine with graphs that are tapes; on CUDA where it is."""
+"""The loop of CUDA graphs: with tapes for graphs on any machine, and on CUDA where there is one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import manual_bp as mbp
-from manual_bp import direct
-from manual_bp.direct import eager
-from manual_bp.direct.graph import GraphEngine
-from manual_bp.direct.layers import layers
+from manual_bp import backprop, direct
+from manual_bp.direct import torch_loop
+from manual_bp.direct.cuda_graph import GraphLoop
+from manual_bp.direct.task import Descent
 from tests.direct import tape
 
 OPTIONS = [{}, {"momentum": 0.9}, {"weight_decay": 0.01}, {"momentum": 0.5, "weight_decay": 0.01}]
@@ -26,20 +26,13 @@ def data(device: str = "cpu") -> tuple[Tensor, Tensor]:
 
 
 def graph_trainer(model: mbp.MLP, batch_size: int, **options: float) -> direct.Trainer:
-    """A trainer with the graph engine, on the CPU too."""
+    """A trainer with the graph loop, on the CPU too."""
     if next(model.parameters()).is_cuda:
         trainer = direct.Trainer(model, lr=0.0, batch_size=batch_size, **options)  # type: ignore[arg-type]
         assert trainer.backend == "graph"
         return trainer
     trainer = direct.Trainer(model, lr=0.0, batch_size=batch_size, backend="torch", **options)  # type: ignore[arg-type]
-    trainer._engine = GraphEngine(
-        layers(model),
-        trainer._engine.buffers,  # type: ignore[attr-defined]
-        reduction="mean",
-        momentum=options.get("momentum", 0.0),
-        weight_decay=options.get("weight_decay", 0.0),
-        batch_size=batch_size,
-    )
+    trainer._loop = GraphLoop(trainer._descent)
     return trainer
 
 
@@ -49,9 +42,7 @@ def network(device: str = "cpu") -> mbp.MLP:
 
 
 def assert_same_training(device: str, batch_size: int, options: dict[str, float]) -> None:
-    """Two epochs against the loop of PyTorch calls; 700 examples leave a shorter chunk and a
-    smaller batch.
-    """
+    """Two epochs against `TorchLoop`. 700 examples leave a shorter chunk and a smaller batch."""
     expected, got = network(device), network(device)
     reference = direct.Trainer(expected, lr=0.0, batch_size=batch_size, backend="torch", **options)  # type: ignore[arg-type]
     trainer = graph_trainer(got, batch_size, **options)
@@ -77,7 +68,7 @@ def assert_same_training(device: str, batch_size: int, options: dict[str, float]
 def machine(monkeypatch: pytest.MonkeyPatch) -> type[tape.Machine]:
     """Graphs are tapes, and a chunk is shorter, so that an epoch has several."""
     tape.insert(monkeypatch)
-    monkeypatch.setattr(eager, "CHUNK_EXAMPLES", 200)
+    monkeypatch.setattr(torch_loop, "CHUNK_EXAMPLES", 200)
     return tape.Machine
 
 
@@ -98,14 +89,14 @@ def train(trainer: direct.Trainer, n: int = 700) -> None:
 
 
 def test_a_remainder_does_not_end_a_graph(machine: type[tape.Machine]) -> None:
-    """A smaller set without a whole chunk has no use for the graph, and leaves it as it is."""
+    """A smaller set without a whole chunk does not use the graph, and leaves it as it is."""
     trainer = graph_trainer(network(), 64)
-    for n in (700, 60, 700, 190):
+    for n in (700, 60, 700, 190, 700):
         train(trainer, n)
     assert len(machine.tapes) == 1
 
 
-def test_every_engine_records_on_a_stream_of_its_own(machine: type[tape.Machine]) -> None:
+def test_every_loop_records_on_a_stream_of_its_own(machine: type[tape.Machine]) -> None:
     one, other = graph_trainer(network(), 64), graph_trainer(network(), 64)
     train(one)
     train(one, 699)  # recorded anew
@@ -175,7 +166,7 @@ def test_recorded_on_cuda_it_is_that_of_the_loop(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(eager, "CHUNK_EXAMPLES", 200)  # several replays an epoch
+    monkeypatch.setattr(torch_loop, "CHUNK_EXAMPLES", 200)  # several replays an epoch
     assert_same_training("cuda", batch_size, options)
     assert "no CUDA graph" not in capsys.readouterr().err
 
@@ -192,14 +183,12 @@ def test_a_recorded_epoch_is_not_waited_for() -> None:
         launched = trainer.launch(pixels, labels, order, [0.1] * 11)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert launched.wait().steps == 11
+    assert launched.read().steps == 11
 
 
 @needs_cuda
-def test_a_graph_outlives_another_engine() -> None:
-    """cuBLAS's workspace is that of a stream: freed with one graph, it must not be written by
-    another.
-    """
+def test_a_graph_outlives_another_loop() -> None:
+    """cuBLAS has one workspace a stream. One graph frees it; no other may write to it then."""
     images, labels = (
         torch.rand(2048, 784, device="cuda"),
         torch.randint(0, 10, (2048,), device="cuda"),
@@ -250,7 +239,7 @@ def test_other_threads_may_use_cuda_while_it_records(capsys: pytest.CaptureFixtu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
 def test_on_each_of_several_devices(device: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whichever is current, and whichever was recorded on before."""
+    """Whichever device is current, and whichever was recorded on before."""
     for where in ("cuda:0", device):
         assert_same_training(where, 64, {})
     assert "no CUDA graph" not in capsys.readouterr().err
@@ -261,19 +250,12 @@ def test_it_needs_cuda() -> None:
         direct.Trainer(mbp.MLP([4, 3]), lr=0.1, batch_size=2, backend="graph")
 
 
-def test_an_engine_is_copied_without_its_recording() -> None:
-    """What replays a CUDA graph can neither be copied nor pickled."""
-    network = mbp.MLP([40, 20, 10])
-    engine = GraphEngine(
-        layers(network),
-        [(None, None)] * 2,
-        reduction="mean",
-        momentum=0,
-        weight_decay=0,
-        batch_size=10,
-    )
-    engine._key, engine._images, engine._replay = (), torch.zeros(3), threading.Lock().acquire
-    again = copy.deepcopy(engine)
+def test_a_loop_is_copied_without_its_recording() -> None:
+    """A CUDA graph's replay can neither be copied nor pickled."""
+    layers = backprop.read(mbp.MLP([40, 20, 10]))
+    loop = GraphLoop(Descent(layers, [(None, None)] * 2, "mean", 0, 0, 10))
+    loop._key, loop._recorded, loop._replay = (), threading.Lock(), threading.Lock().acquire  # type: ignore[assignment]
+    again = copy.deepcopy(loop)
     assert again._replay is None
     assert again._key is None
-    assert not hasattr(again, "_images")
+    assert not hasattr(again, "_recorded")

@@ -1,13 +1,13 @@
-"""The compiled loop: how it is built and where it is not, its threads, and the two ways through the
-first layer.
-"""
+"""The C++ loop: how it is built, its threads, and its two ways through the first layer."""
 
 from __future__ import annotations
 
+import ctypes
 import math
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 import manual_bp as mbp
 from manual_bp import direct
-from manual_bp.direct import native
+from manual_bp.direct import library, native
 
 BUILD = (
-    "from manual_bp.direct import native; native.load(); "
-    "print(len(list(native._cache_folder().iterdir())))"
+    "from manual_bp.direct import library, native; native.load(); "
+    "print(len(list(library.cache_folder().iterdir())))"
 )
 
 
@@ -37,12 +37,12 @@ def trained(
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int], object] = lambda _: None,
     **options: float,
-) -> tuple[nn.Module, direct.Statistics]:
+) -> tuple[nn.Module, direct.Statistics[float]]:
     torch.manual_seed(0)
     network = mbp.MLP([70, 45, 33, 10], dtype=dtype)
     trainer = direct.Trainer(network, lr=2.0, batch_size=64, backend="native", **options)  # type: ignore[arg-type]
     rates = [2.0 / (1 + step) for step in range(5)]
-    return network, trainer.launch(*data(share), lrs=rates, progress=progress).wait()
+    return network, trainer.launch(*data(share), lrs=rates, progress=progress).read()
 
 
 @pytest.mark.parametrize("share", [0.2, 1.0], ids=["sparse", "dense"])
@@ -144,9 +144,7 @@ def test_sigmoid_at_its_ends_and_in_between() -> None:
 def test_bytes_do_not_depend_on_the_slices(
     share: float, options: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """300 examples in batches of 64: a slice of two steps, another, and the last step, which is
-    smaller.
-    """
+    """300 examples in batches of 64: two slices of two steps, and the last step, a smaller one."""
     whole = trained(share, **options)
     monkeypatch.setattr(native, "SLICE_WORK", 2.5 * 64 * (70 * 45 + 45 * 33 + 33 * 10))
     calls: list[int] = []
@@ -198,7 +196,8 @@ def test_a_parameter_in_another_order_of_memory_is_refused() -> None:
     network[0].weight.data = network[0].weight.data.t().contiguous().t()
     trainer = direct.Trainer(network, lr=1.0, batch_size=10, backend="native")
     with pytest.raises(
-        RuntimeError, match=r"layer '0' has the strides \(1, 10\): the native loop needs contiguous"
+        RuntimeError,
+        match=r"layer 1 \(70→10\): a parameter \(10, 70\) has the strides \(1, 10\)",
     ):
         trainer.run(*data(0.2))
 
@@ -227,69 +226,73 @@ def test_diverged_training_shows_in_the_cost() -> None:
     assert not math.isfinite(trainer.run(*data(1.0)).cost)
 
 
+@pytest.fixture
+def not_loaded() -> Iterator[None]:
+    """The library is loaded anew within the test, and once more after it."""
+    native._load.cache_clear()
+    yield
+    native._load.cache_clear()
+
+
 def test_without_a_compiler_auto_uses_pytorch_calls(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    not_loaded: None,
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    native._load.cache_clear()
-    try:
-        with pytest.raises(RuntimeError, match="no C\\+\\+ compiler was found"):
-            direct.Trainer(mbp.MLP([4, 3]), lr=0.1, batch_size=2, backend="native")
-        trainer = direct.Trainer(mbp.MLP([4, 3]), lr=0.1, batch_size=2)
-    finally:
-        native._load.cache_clear()
+    with pytest.raises(RuntimeError, match="no C\\+\\+ compiler was found"):
+        direct.Trainer(mbp.MLP([4, 3]), lr=0.1, batch_size=2, backend="native")
+    trainer = direct.Trainer(mbp.MLP([4, 3]), lr=0.1, batch_size=2)
     assert trainer.backend == "torch"
     assert "no C++ compiler was found" in capsys.readouterr().err
 
 
 def test_a_compiler_that_fails_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    not_loaded: None,
 ) -> None:
     monkeypatch.setenv("CXX", "false")
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    native._load.cache_clear()
-    try:
-        trainer = direct.Trainer(mbp.MLP([4, 3]), lr=0.1, batch_size=2)
-    finally:
-        native._load.cache_clear()
+    trainer = direct.Trainer(mbp.MLP([4, 3]), lr=0.1, batch_size=2)
     assert trainer.backend == "torch"
-    assert "false cannot build the native loop" in capsys.readouterr().err
+    assert "false cannot build the C++ loop" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("CXX", "true", "true cannot build the native loop"),
+        ("CXX", "true", "true cannot build the C++ loop"),
         ("CXX", "nowhere -O2", "no C++ compiler was found (nowhere -O2; $CXX names another)"),
         ("TORCH_EXTENSIONS_DIR", __file__, "($TORCH_EXTENSIONS_DIR names a folder to keep it in)"),
     ],
 )
 def test_why_there_is_no_native_loop_is_said(
-    variable: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    variable: str,
+    value: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    not_loaded: None,
 ) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setenv(variable, value)
-    native._load.cache_clear()
-    try:
-        with pytest.raises(RuntimeError) as raised:
-            native.load()
-    finally:
-        native._load.cache_clear()
+    with pytest.raises(RuntimeError) as raised:
+        native.load()
     assert words in str(raised.value)
 
 
 @pytest.mark.slow
 def test_a_compiler_can_be_named_with_options(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, not_loaded: None
 ) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    monkeypatch.setenv("CXX", "c++ -O1")
-    native._load.cache_clear()
-    try:
-        native.load()
-    finally:
-        native._load.cache_clear()
+    monkeypatch.setenv("CXX", "c++ -O0")
+    monkeypatch.setattr(library, "FLAGS", [flag for flag in library.FLAGS if flag != "-O3"])
+    native.load()
 
 
 @pytest.mark.slow
@@ -311,3 +314,60 @@ def test_processes_that_build_at_once_do_not_disturb_each_other(
     assert again.stdout.strip() == "1"  # one library, nothing left over
     assert "building" in results[0][1]
     assert "building" not in again.stderr
+
+
+def refused(state: tuple[int, int, int], python: tuple[int, int, int]) -> str:
+    """The message where the two layouts are so much more than native.py's own."""
+    now = (native.LAYOUT, ctypes.sizeof(native._Layer), ctypes.sizeof(native._Run))
+    sides = ([n + k for n, k in zip(now, more, strict=True)] for more in (state, python))
+    return re.escape("state.h has the layout {}, native.py {}".format(*sides))
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("LAYOUT", (1, 0, 0)), ("_Layer", (0, 8, 0)), ("_Run", (0, 0, 8))]
+)
+def test_a_field_that_python_alone_has_is_refused(
+    name: str,
+    more: tuple[int, int, int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    not_loaded: None,
+) -> None:
+    message = refused((0, 0, 0), more)
+    now = getattr(native, name)
+    changed = {"_fields_": [("new", ctypes.c_int64)]}
+    monkeypatch.setattr(native, name, now + 1 if name == "LAYOUT" else type(name, (now,), changed))
+    with pytest.raises(RuntimeError, match=message):
+        direct.Trainer(mbp.MLP([4, 3]), lr=0.1, batch_size=2, backend="native")
+    assert direct.Trainer(mbp.MLP([4, 3]), lr=0.1, batch_size=2).backend == "torch"
+    assert "training with PyTorch calls instead" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("right", "wrong", "more"),
+    [
+        ("kLayout = 1;", "kLayout = 2;", (1, 0, 0)),
+        ("int32_t sigmoid;", "int32_t sigmoid, one, more;", (0, 8, 0)),
+        ("double two_s,", "double new_field, two_s,", (0, 0, 8)),
+    ],
+)
+def test_a_field_that_cpp_alone_has_is_refused(
+    right: str,
+    wrong: str,
+    more: tuple[int, int, int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    not_loaded: None,
+) -> None:
+    for source in library.SOURCES:
+        text = (library.FOLDER / source).read_text("utf-8")
+        if source == "state.h":
+            assert text.count(right) == 1
+            text = text.replace(right, wrong)
+        (tmp_path / source).write_text(text, "utf-8")
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    monkeypatch.setattr(library, "FLAGS", [flag for flag in library.FLAGS if flag != "-O3"])
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    with pytest.raises(RuntimeError, match=refused(more, (0, 0, 0))):
+        native.load()

@@ -1,8 +1,7 @@
-"""What logging costs: epochs of a run as train.py makes them, against epochs that only train,
-validate and save.
+"""What logging costs: whole epochs of a run against epochs that train, validate and save alone.
 
-`python -m tests.training.logging_cost` prints a line an engine. Both kinds of epoch take turns, on
-networks that start from the same weights; medians of the epochs.
+`python -m tests.training.logging_cost` prints a line an engine. The two kinds of epoch take turns,
+on networks that start from the same weights. The figures are medians over the epochs.
 """
 
 from __future__ import annotations
@@ -19,50 +18,39 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from manual_bp import direct
+from manual_bp import backprop, direct
 from manual_bp.training import data, machine, network
-from manual_bp.training.evaluation import evaluate
+from manual_bp.training.dashboard import Dashboard
+from manual_bp.training.measures import evaluate
 from manual_bp.training.options import parse
-from manual_bp.training.report import Report
+from manual_bp.training.plan import settle
 from manual_bp.training.run import Run
 from manual_bp.training.run_folder import RunFolder
 from manual_bp.training.trouble import Watch
 from manual_bp.training.world import World
 
 EPOCHS = 30
-FLAGS = [
-    "--dataset",
-    "mnist",
-    "--hidden",
-    "128",
-    "--batch-size",
-    "64",
-    "--lr",
-    "1",
-    "--epochs",
-    str(EPOCHS),
-]
+FLAGS = f"--dataset mnist --hidden 128 --batch-size 64 --lr 1 --epochs {EPOCHS}".split()
 
 
 def bare_steps(run: Run, model: nn.Sequential) -> Callable[[], None]:
-    """An epoch's shuffle and steps, and nothing beside them: no cost, no norm is looked at."""
+    """An epoch's shuffle and steps alone: no cost and no norm is measured."""
     part = run.parts.train
-    if run.engine_name == "direct":
-        trainer = direct.Trainer(
-            model, reduction=run.options.cost, lr=run.lr, batch_size=run.batch_size
-        )
+    plan = run.plan
+    if plan.engine == "direct":
+        trainer = direct.Trainer(model, reduction=plan.cost, lr=plan.lr, batch_size=plan.batch_size)
 
         def direct_steps() -> None:
             order = torch.randperm(len(part))
             trainer.run(part.images, part.labels, order, pixel_scale=data.PIXEL_SCALE, norms=False)
 
         return direct_steps
-    optimizer = torch.optim.SGD(model.parameters(), lr=run.lr)
-    cost = network.criterion(run.options.impl, run.options.cost)
+    optimizer = torch.optim.SGD(model.parameters(), lr=plan.lr)
+    cost = network.criterion(plan.impl, plan.cost)
     targets = torch.eye(data.CLASSES)
 
     def autograd_steps() -> None:
-        for rows in torch.randperm(len(part)).split(run.batch_size):
+        for rows in torch.randperm(len(part)).split(plan.batch_size):
             x = part.images[rows].to(torch.float32) * data.PIXEL_SCALE
             y = targets[part.labels[rows]]
             optimizer.zero_grad(set_to_none=True)
@@ -73,9 +61,10 @@ def bare_steps(run: Run, model: nn.Sequential) -> Callable[[], None]:
 
 
 def measure(engine: str, folder: Path) -> str:
-    options, given = parse([*FLAGS, "--engine", engine, "--logdir", str(folder)])
-    run = Run(options, given, torch.device("cpu"), "as asked", World())
-    bare = network.build(options, run.dataset.side**2, torch.device("cpu"))
+    options, _ = parse([*FLAGS, "--engine", engine])
+    mnist, cpu = data.load("mnist"), torch.device("cpu")
+    run = Run(settle(options, mnist, cpu, World(), None), mnist, World(), None)
+    bare = network.build(run.plan, cpu)
     steps = bare_steps(run, bare)
     elsewhere = RunFolder(folder / "bare")
     elsewhere.path.mkdir()
@@ -85,38 +74,33 @@ def measure(engine: str, folder: Path) -> str:
         start = time.perf_counter()
         steps()
         seconds["steps"].append(time.perf_counter() - start)
-        evaluate(bare, run.parts.validation, options.cost, run.dtype)
+        evaluate(bare, run.parts.validation, run.plan.cost, run.dtype)
         elsewhere.write_checkpoint(
             run.checkpoint(epoch, {"model": bare.state_dict(), "engine": {}})
         )
         seconds["bare"].append(time.perf_counter() - start)
 
     with (
-        machine.configured(run.threads, deterministic=False),
+        machine.configured(run.plan.threads, deterministic=False),
         contextlib.redirect_stdout(io.StringIO()),
     ):
         run.folder = RunFolder.create(
             folder, "logged", "", run.config(), run.checkpoint(0, run.state())
         )
-        report = Report(run.folder, run.config(), options, run.model, run.parts, EPOCHS, 1)
-        watch = Watch(options, run.lr, run.steps, run.dataset.train.labels)
+        dashboard = Dashboard(run.folder, run.plan, run.model, run.parts, 1)
+        watch = Watch(run.plan, backprop.read(run.model), run.dataset.train.labels)
         for epoch in range(1, EPOCHS + 1):
             bare_epoch(epoch)
             start = time.perf_counter()
-            run.one_epoch(epoch, watch, report)
+            run.one_epoch(epoch, watch, dashboard)
             seconds["logged"].append(time.perf_counter() - start)
-        report.close()
-    logged, without, alone = (
-        1e3 * statistics.median(seconds[name]) for name in ("logged", "bare", "steps")
-    )
-    share = (
-        statistics.median(b / a for a, b in zip(seconds["bare"], seconds["logged"], strict=True))
-        - 1
-    )
+        dashboard.close()
+    logged, without, alone = (1e3 * statistics.median(times) for times in seconds.values())
+    ratios = [b / a for a, b in zip(seconds["bare"], seconds["logged"], strict=True)]
     return (
         f"{engine:<9} epoch {logged:6.1f} ms with all logging, {without:6.1f} ms without, steps "
-        f"{alone:.1f} ms: "
-        f"{100 * share:.1f} % more ({100 * (logged - without) / alone:.1f} % of the steps)"
+        f"{alone:.1f} ms: {100 * (statistics.median(ratios) - 1):.1f} % more "
+        f"({100 * (logged - without) / alone:.1f} % of the steps)"
     )
 
 

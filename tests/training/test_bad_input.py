@@ -4,6 +4,7 @@ nothing overwritten.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import pickle
@@ -17,6 +18,7 @@ import torch
 
 from manual_bp.training import data
 from manual_bp.training.command import main
+from manual_bp.training.plan import Plan
 from tests.training import idx
 
 MINIMAL = ["--dataset", "digits", "--epochs", "1"]
@@ -116,8 +118,8 @@ def test_flags_that_contradict_each_other(
 
 
 CONTRADICTIONS = [
-    (["--resume", "nowhere"], "nowhere: there is no such checkpoint"),
-    (["--resume", "latest"], "no run with a checkpoint.pt"),
+    (["--resume", "nowhere"], "nowhere: there is no such run; no runs in runs: train one first"),
+    (["--resume", "latest"], "latest: there is no such run; no runs in runs: train one first"),
     (["--resume", ""], "checkpoint"),
     (["--logdir", "/dev/null"], "is not a folder"),
     (["--logdir", "/dev/null/runs"], "is not a folder"),
@@ -218,7 +220,17 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder; not to be changed."""
     logdir = tmp_path_factory.mktemp("runs")
     folder = main(
-        [*MINIMAL, "--momentum", "0.5", "--logdir", str(logdir), "--run-name", "good"]
+        [
+            *MINIMAL,
+            "--engine",
+            "direct",
+            "--momentum",
+            "0.5",
+            "--run-name",
+            "good",
+            "--logdir",
+            str(logdir),
+        ]
     ).folder
     assert folder is not None
     return folder
@@ -248,8 +260,12 @@ def _without(state: dict[str, Any], name: str) -> bytes:
     return _saved({key: value for key, value in state.items() if key != name})
 
 
-def _flags(state: dict[str, Any], **changes: Any) -> bytes:
-    return _with(state, flags={**state["flags"], **changes})
+def _plan(state: dict[str, Any], **changes: Any) -> bytes:
+    return _with(state, plan={**state["plan"], **changes})
+
+
+def _plan_without(state: dict[str, Any], name: str) -> bytes:
+    return _with(state, plan={key: value for key, value in state["plan"].items() if key != name})
 
 
 def _foreign_zip() -> bytes:
@@ -259,19 +275,8 @@ def _foreign_zip() -> bytes:
     return buffer.getvalue()
 
 
-ENTRIES = [
-    "epoch",
-    "epochs",
-    "batch_size",
-    "model",
-    "engine",
-    "engine_name",
-    "shuffle",
-    "metrics",
-    "flags",
-    "dataset",
-    "data_fingerprint",
-]
+ENTRIES = ["epoch", "model", "engine", "shuffle", "metrics", "plan"]
+PLAN = [field.name for field in dataclasses.fields(Plan)]
 CHECKPOINTS: dict[str, Callable[[bytes, dict[str, Any], str], bytes]] = {
     "empty": lambda whole, state, trap: b"",
     "one byte": lambda whole, state, trap: whole[:1],
@@ -292,6 +297,7 @@ CHECKPOINTS: dict[str, Callable[[bytes, dict[str, Any], str], bytes]] = {
     "a list": lambda whole, state, trap: _saved([1, 2]),
     "another program's": lambda whole, state, trap: _saved({"state_dict": {}, "epoch": 3}),
     "bare state dict": lambda whole, state, trap: _saved(state["model"]),
+    "format 2": lambda whole, state, trap: _with(state, format=2),
     "older format": lambda whole, state, trap: _with(state, format=0),
     "newer format": lambda whole, state, trap: _with(state, format=99),
     "format of another type": lambda whole, state, trap: _with(state, format="one"),
@@ -303,7 +309,24 @@ CHECKPOINTS: dict[str, Callable[[bytes, dict[str, Any], str], bytes]] = {
         f"{name} of another type": lambda whole, state, trap, name=name: _with(state, **{name: 1.5})
         for name in ENTRIES
     },
-    "other data": lambda whole, state, trap: _with(state, data_fingerprint="0" * 64),
+    **{
+        f"plan without {name}": lambda whole, state, trap, name=name: _plan_without(state, name)
+        for name in PLAN
+    },
+    **{
+        f"{name} in the plan of another type": lambda whole, state, trap, name=name: _plan(
+            state, **{name: ["x"]}
+        )
+        for name in PLAN
+    },
+    "a batch of no examples": lambda whole, state, trap: _plan(state, batch_size=0),
+    "no steps": lambda whole, state, trap: _plan(state, steps=-1),
+    "a rate of NaN": lambda whole, state, trap: _plan(state, lr=float("nan")),
+    "a negative rate": lambda whole, state, trap: _plan(state, lr=-1.0),
+    "a rate of text": lambda whole, state, trap: _plan(state, lr="0.5"),
+    "a layer of no units": lambda whole, state, trap: _plan(state, sizes=[64, 0, 10]),
+    "a true size": lambda whole, state, trap: _plan(state, sizes=[64, True, 10]),
+    "other data": lambda whole, state, trap: _plan(state, data_fingerprint="0" * 64),
     "other architecture": lambda whole, state, trap: _with(
         state, model={"0.weight": torch.ones(3, 3)}
     ),
@@ -318,7 +341,7 @@ CHECKPOINTS: dict[str, Callable[[bytes, dict[str, Any], str], bytes]] = {
     "momentum of another shape": lambda whole, state, trap: _with(
         state, engine={"momentum": {name: torch.ones(7) for name in state["engine"]["momentum"]}}
     ),
-    "another engine": lambda whole, state, trap: _with(state, engine_name="autograd"),
+    "another engine": lambda whole, state, trap: _plan(state, engine="autograd"),
     "shuffle too short": lambda whole, state, trap: _with(
         state, shuffle=torch.zeros(3, dtype=torch.uint8)
     ),
@@ -327,16 +350,16 @@ CHECKPOINTS: dict[str, Callable[[bytes, dict[str, Any], str], bytes]] = {
     "epoch without its metrics": lambda whole, state, trap: _with(state, epoch=40),
     "metrics of numbers": lambda whole, state, trap: _with(state, metrics=[1]),
     "metrics without figures": lambda whole, state, trap: _with(state, metrics=[{"epoch": 1}]),
-    "no flags": lambda whole, state, trap: _with(state, flags={}),
-    "a flag too many": lambda whole, state, trap: _flags(state, surprise=1),
-    "hidden a number": lambda whole, state, trap: _flags(state, hidden=30),
-    "hidden of text": lambda whole, state, trap: _flags(state, hidden=["x"]),
-    "unknown data set": lambda whole, state, trap: _flags(state, dataset="letters"),
-    "lr of text": lambda whole, state, trap: _flags(state, lr="fast"),
-    "unknown cost": lambda whole, state, trap: _flags(state, cost="hinge"),
-    "unknown init": lambda whole, state, trap: _flags(state, init="magic"),
-    "unknown dtype": lambda whole, state, trap: _flags(state, dtype="float7"),
-    "batch size of text": lambda whole, state, trap: _flags(state, batch_size="some"),
+    "no plan": lambda whole, state, trap: _with(state, plan={}),
+    "a flag too many": lambda whole, state, trap: _plan(state, surprise=1),
+    "sizes a number": lambda whole, state, trap: _plan(state, sizes=30),
+    "sizes of text": lambda whole, state, trap: _plan(state, sizes=["x", "y"]),
+    "unknown data set": lambda whole, state, trap: _plan(state, dataset="letters"),
+    "lr of text": lambda whole, state, trap: _plan(state, lr="fast"),
+    "unknown cost": lambda whole, state, trap: _plan(state, cost="hinge"),
+    "unknown init": lambda whole, state, trap: _plan(state, init="magic"),
+    "unknown dtype": lambda whole, state, trap: _plan(state, dtype="float7"),
+    "batch size of text": lambda whole, state, trap: _plan(state, batch_size="some"),
 }
 
 

@@ -107,12 +107,11 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cost", ["half_per_example", "half_per_element", "mean", "sum"])
-@pytest.mark.parametrize("engine", ["autograd", "direct"])
 def test_two_processes_walk_as_one_with_twice_the_batch(
-    forkserver: Any, train: Callable[..., Result], tmp_path: Path, cost: str, engine: str
+    forkserver: Any, train: Callable[..., Result], tmp_path: Path, cost: str
 ) -> None:
     """1,197 examples in batches of 2 · 38 leave a last batch of 57: shares of 29 and 28."""
-    flags = [*FLAGS, "--cost", cost, "--epochs", "2", "--logdir", str(tmp_path), "--engine", engine]
+    flags = [*FLAGS, "--cost", cost, "--epochs", "2", "--logdir", str(tmp_path)]
     together(forkserver, 2, [*flags, "--batch-size", "38", "--run-name", "two"])
     main([*flags, "--batch-size", "76", "--run-name", "one"])
     assert_same_run(tmp_path / "one", tmp_path / "two")

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from manual_bp import direct
+from manual_bp import direct, to_torch
 from manual_bp.training import data, network
-from manual_bp.training.engine import AutogradEngine
-from manual_bp.training.options import Options, parse
+from manual_bp.training.autograd_engine import AutogradEngine
+from manual_bp.training.options import parse
+from manual_bp.training.plan import Plan, settle
 from manual_bp.training.world import World
 
-PART = data.load("digits").train
+DIGITS = data.load("digits")
+PART = DIGITS.train
+CPU = torch.device("cpu")
 
 
-def options(*flags: str) -> Options:
-    return parse(["--dtype", "float64", "--hidden", "24", "16", *flags])[0]
+def plan(*flags: str) -> Plan:
+    options, _ = parse(["--batch-size", "10", *flags])
+    return settle(options, DIGITS, CPU, World(), None)
+
+
+def deep(*flags: str) -> Plan:
+    return plan("--dtype", "float64", "--hidden", "24", "16", *flags)
 
 
 def trajectory(flags: list[str], steps: int) -> list[list[Tensor]]:
     """The parameters after each of `steps` steps."""
-    chosen = options(*flags)
-    model = network.build(chosen, 64, torch.device("cpu"))
-    engine = AutogradEngine(model, chosen, 10, World())
+    chosen = deep(*flags)
+    model = network.build(chosen, CPU)
+    engine = AutogradEngine(chosen, model, World())
     return [
         [p.detach().clone() for p in model.parameters()]
         for rows in batches(steps)
@@ -34,8 +43,8 @@ def trajectory(flags: list[str], steps: int) -> list[list[Tensor]]:
 
 
 def direct_trajectory(flags: list[str], steps: int) -> list[list[Tensor]]:
-    chosen = options(*flags)
-    model = network.build(chosen, 64, torch.device("cpu"))
+    chosen = deep(*flags)
+    model = network.build(chosen, CPU)
     trainer = direct.Trainer(
         model,
         reduction=chosen.cost,
@@ -99,11 +108,11 @@ def test_compiled_training_walks_the_same_way() -> None:
 
 @pytest.mark.parametrize("flag", ["off", "bf16", "fp16"])
 def test_norms_are_those_of_the_gradient_and_of_delta_in_every_precision(flag: str) -> None:
-    chosen = parse(["--hidden", "24", "--amp", flag])[0]
-    model = network.build(chosen, 64, torch.device("cpu"))
-    twin = network.builtin_twin(model).double()
+    chosen = plan("--hidden", "24", "--amp", flag)
+    model = network.build(chosen, CPU)
+    twin = to_torch(copy.deepcopy(model)).double()
     rows = batches(1)[0]
-    norms, outputs = AutogradEngine(model, chosen, 10, World()).step(
+    norms, outputs = AutogradEngine(chosen, model, World()).step(
         PART.images[rows], PART.labels[rows], 0.1, 10
     )
     z1: Any = twin[0](PART.images[rows].double() / 255)

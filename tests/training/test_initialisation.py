@@ -91,9 +91,7 @@ def test_an_unknown_name_is_refused() -> None:
 
 
 def train(model: nn.Sequential, steps: int = 300) -> None:
-    """Batch gradient descent on ten random patterns, one of each class, each brighter than the one
-    before.
-    """
+    """Batch gradient descent on ten random patterns, one a class, each brighter than the last."""
     x = torch.rand(10, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     x = x * torch.linspace(0.1, 1, 10, dtype=torch.float64)[:, None]
     y = torch.eye(10, dtype=torch.float64)
@@ -105,16 +103,12 @@ def train(model: nn.Sequential, steps: int = 300) -> None:
 
 
 def spread(weight: Tensor) -> float:
-    """The largest difference between two units' weights for one input, relative to the weights'
-    size.
-    """
+    """The largest difference between two units' weights for one input, over the weights' size."""
     return ((weight.amax(0) - weight.amin(0)).max() / weight.abs().max()).item()
 
 
 def test_equal_units_stay_equal_for_ever_and_random_ones_part() -> None:
-    """Document 1: with equal weights every δ of a layer is equal, so the updates are, so the
-    weights stay so.
-    """
+    """Document 1: equal weights give equal δ in a layer, equal updates, and equal weights again."""
     equal = started("equal", 0.01)
     before = flat(equal)
     train(equal)

@@ -11,7 +11,7 @@ from manual_bp.training.run import Result
 
 DEFAULT = {
     "cost": "half_per_example",
-    "width": 128,
+    "sizes": (784, 128, 10),
     "output": "sigmoid",
     "batch_size": 10,
     "momentum": 0.0,
@@ -36,8 +36,10 @@ def test_another_normalisation_takes_the_same_step(cost: str, factor: float) -> 
 
 def test_longer_steps_of_their_own_take_a_smaller_rate() -> None:
     assert rate(momentum=0.9) < 0.1 * MNIST.lr
-    assert rate(width=30) == MNIST.lr
-    assert [rate(width=n) < 0.5 * rate(width=n // 2) for n in (256, 512, 1024)] == [True] * 3
+    assert rate(sizes=(784, 30, 10)) == MNIST.lr
+    assert [
+        rate(sizes=(784, n, 10)) < 0.5 * rate(sizes=(784, n // 2, 10)) for n in (256, 512, 1024)
+    ] == [True] * 3
     assert rate(output="linear") < 0.05 * MNIST.lr
 
 

@@ -228,6 +228,8 @@ FLAGS = [
     "digits",
     "--device",
     "cpu",
+    "--engine",
+    "direct",
     "--epochs",
     "12",
     "--momentum",
@@ -241,7 +243,7 @@ def _run(flags: list[str]) -> None:
     main(flags)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_fifty_sigkills_lose_nothing_but_the_unfinished_epoch(
     forkserver: Any, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from manual_bp.training.options import parse
+from manual_bp import MLP, backprop
 from manual_bp.training.run import Result
 from manual_bp.training.trouble import Watch
+from tests.training.plans import PLAN
 
 Train = Callable[..., Result]
 
@@ -48,7 +50,7 @@ def test_a_run_that_freezes_is_caught_in_its_first_epoch(
 ) -> None:
     result = train(*flags.split(), "--epochs", "1")
     assert result.metrics[0]["accuracy/validation"] < 0.2
-    (line,) = lines(capsys.readouterr().out, "trouble  layer 2 ")
+    (line,) = lines(capsys.readouterr().out, "trouble  layer 2 (")
     assert "saturated" in line
     assert (
         f"{result.metrics[0]['cost/validation']:.5g} on the validation images, guessing costs 0.45"
@@ -65,7 +67,7 @@ def test_weights_that_are_too_large_are_caught(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train("--init", "uniform", "--init-epsilon", "20", "--epochs", "1")
-    assert lines(capsys.readouterr().out, "trouble  layer 2 is saturated")
+    assert lines(capsys.readouterr().out, "trouble  layer 2 (128→10) is saturated")
 
 
 @pytest.mark.parametrize("seed", ["3", "4"])
@@ -93,13 +95,14 @@ def test_the_error_signal_vanishes_layer_by_layer_in_a_deep_sigmoid_network(
 ) -> None:
     result = train("--hidden", *["30"] * 6, "--epochs", "2")
     for row in result.metrics[:-1]:
-        deltas = [row[f"delta_norm/{layer}"] for layer in range(0, 14, 2)]
+        deltas = [row[f"delta_norm/layer{layer:02d}"] for layer in range(1, 8)]
         ratios = [before / after for before, after in pairwise(deltas)]
         assert all(ratio < 0.5 for ratio in ratios), ratios
         assert deltas[0] < 1e-4 * deltas[-1]
     (line,) = lines(capsys.readouterr().out, "trouble")
     assert line.startswith(
-        "trouble  layers 4, 6, 8, 10: 100 % of the units give the same output for every image"
+        "trouble  layer 3 (30→30), layer 4 (30→30), layer 5 (30→30), layer 6 (30→30): 100 % of the "
+        "units give the same output for every image"
     )
     assert "--init uniform --init-epsilon 1" in line
 
@@ -122,8 +125,8 @@ def test_a_run_stops_when_its_numbers_are_none_and_keeps_the_last_good_checkpoin
     assert stopped.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
-        "train.py: error: epoch 1: cost/train is nan, and layers 0, 2 not finite: try a smaller "
-        "--lr"
+        "train.py: error: epoch 1: cost/train is nan, and layer 1 (64→128), layer 2 (128→10) are "
+        "not finite: try a smaller --lr"
     )
     assert line.endswith("checkpoint.pt is that of epoch 0")
     folder = tmp_path / "runs" / "bad"
@@ -136,31 +139,33 @@ def test_a_run_stops_when_its_numbers_are_none_and_keeps_the_last_good_checkpoin
     assert (step, text) == (1, line.removeprefix("train.py: error: "))
 
 
-# As measured on MNIST, 784-128-10, after the first epoch; layer 2 only where the value of layer 0
-# plays no part.
+# As measured on MNIST, 784-128-10, after the first epoch. Only layer 2's measures matter here.
 GOOD = {
     "cost/train": 0.1007,
     "cost/validation": 0.0376,
-    "slope/2": 0.013,
-    "saturated/2": 0.81,
-    "passed/2": 0.15,
+    "slope/layer02": 0.013,
+    "saturated/layer02": 0.81,
+    "passed/layer02": 0.15,
 }
 FROZEN = {
     "cost/train": 0.5006,
     "cost/validation": 0.5,
-    "slope/2": 4e-7,
-    "saturated/2": 1.0,
-    "passed/2": 1e-6,
-    "stuck/2": 1.0,
+    "slope/layer02": 4e-7,
+    "saturated/layer02": 1.0,
+    "passed/layer02": 1e-6,
+    "stuck/layer02": 1.0,
 }
 HALF = {
     "cost/train": 0.4771,
     "cost/validation": 0.4164,
-    "slope/2": 1e-3,
-    "saturated/2": 0.98,
-    "passed/2": 0.016,
-    "stuck/2": 0.7,
+    "slope/layer02": 1e-3,
+    "saturated/layer02": 0.98,
+    "passed/layer02": 0.016,
+    "stuck/layer02": 0.7,
 }
+
+
+LAYERS = backprop.read(MLP(PLAN.sizes))
 
 
 def measured(**changed: float) -> dict[str, Any]:
@@ -170,21 +175,17 @@ def measured(**changed: float) -> dict[str, Any]:
         "accuracy/validation": 0.9,
         "grad_norm/total": 0.1,
     }
-    for layer in (0, 2):
-        row |= {f"{kind}/{layer}": 0.0 for kind in ("saturated", "dead", "stuck")}
-        row |= {
-            f"{kind}/{layer}": 0.1
-            for kind in ("slope", "passed", "delta_norm", "update_ratio", "grad_norm")
-        }
-        row[f"update_ratio/{layer}.weight"] = row.pop(f"update_ratio/{layer}")
-        row[f"grad_norm/{layer}.weight"] = row.pop(f"grad_norm/{layer}")
+    for layer in LAYERS:
+        row |= {f"{kind}/{layer.tag}": 0.0 for kind in ("saturated", "dead", "stuck")}
+        row |= {f"{kind}/{layer.tag}": 0.1 for kind in ("slope", "passed", "delta_norm")}
+        row |= {f"{k}/{p}": 0.1 for k in ("update_ratio", "grad_norm") for p in layer.parameters}
     return row | {"time/epoch_seconds": 1.0} | GOOD | changed
 
 
 @pytest.fixture
 def watch() -> Callable[..., Watch]:
-    def make(*flags: str, steps: int = 5000) -> Watch:
-        return Watch(parse(flags)[0], 3.0, steps, torch.arange(1000) % 10)
+    def make(**changed: Any) -> Watch:
+        return Watch(replace(PLAN, **changed), LAYERS, torch.arange(1000) % 10)
 
     return make
 
@@ -193,13 +194,16 @@ def test_measured_rows_of_good_and_frozen_runs(watch: Callable[..., Watch]) -> N
     assert watch().look(measured(), []) == []
     (frozen,) = watch().look(measured(**FROZEN), [])
     assert frozen.startswith(
-        "layer 2 is saturated: its slope σ′(z) is 4e-07 on average and lets 1e-06 of the error"
+        "layer 2 (128→10) is saturated: its slope σ′(z) is 4e-07 on average and lets 1e-06 of the "
+        "error through"
     )
     (half,) = watch().look(measured(**HALF), [])
-    assert half.startswith("layer 2: 7 of 10 output units hardly move")
+    assert half.startswith("layer 2 (128→10): 7 of 10 output units hardly move")
     early = watch(steps=240)  # an epoch of the digits
     assert early.look(measured(**HALF), []) == []
-    assert early.look(measured(**HALF, epoch=5), [measured()])[0].startswith("layer 2: 7 of 10")
+    assert early.look(measured(**HALF, epoch=5), [measured()])[0].startswith(
+        "layer 2 (128→10): 7 of 10"
+    )
     assert watch(steps=240).look(measured(**FROZEN), []) == [frozen]
 
 
@@ -211,7 +215,7 @@ def test_divergence_is_measured_in_the_runs_own_cost(
     watch: Callable[..., Watch], cost: str, factor: float
 ) -> None:
     first = measured(**{"cost/train": 0.5 * factor, "cost/validation": 0.4 * factor})
-    seen = watch("--cost", cost)
+    seen = watch(cost=cost)
     assert (
         seen.look(
             measured(**{"cost/train": 0.5 * factor, "cost/validation": 0.6 * factor}), [first]
@@ -222,15 +226,15 @@ def test_divergence_is_measured_in_the_runs_own_cost(
         **{
             "cost/train": 0.5 * factor,
             "cost/validation": 0.7 * factor,
-            "update_ratio/2.weight": 9.0,
+            "update_ratio/layer02.weight": 9.0,
         }
     )
     (line,) = seen.look(worse, [first])
     assert line.startswith(
         f"the cost diverges: {0.7 * factor:.3g} on the validation images, it was {0.4 * factor:.3g}"
     )
-    assert "layer 2 changed most, by 9 times its own size" in line
-    (line,) = watch("--cost", cost).look(
+    assert "layer 2 (128→10) changed most, by 9 times its own size" in line
+    (line,) = watch(cost=cost).look(
         measured(**{"cost/train": 6 * factor, "cost/validation": 6 * factor}), []
     )
     assert f"more than any answer between 0 and 1 can cost ({5 * factor:.3g})" in line
@@ -245,22 +249,22 @@ def test_a_slow_start_is_no_divergence(watch: Callable[..., Watch]) -> None:
     [
         ("cost/train", math.nan),
         ("cost/validation", math.inf),
-        ("grad_norm/0.weight", math.nan),
-        ("update_ratio/2.weight", math.inf),
+        ("grad_norm/layer01.weight", math.nan),
+        ("update_ratio/layer02.weight", math.inf),
     ],
 )
 def test_what_is_not_finite_is_named(watch: Callable[..., Watch], tag: str, value: float) -> None:
     (line,) = watch().not_finite(measured(**{tag: value}))
     assert line.startswith(f"epoch 1: {tag} is {value}")
-    assert ("layer 0 not finite" in line) == (tag == "grad_norm/0.weight")
+    assert (", and layer 1 (784→128) is not finite" in line) == (tag == "grad_norm/layer01.weight")
     assert watch().not_finite(measured()) == []
 
 
 def test_steps_that_gradient_scaling_leaves_out_are_no_fault(watch: Callable[..., Watch]) -> None:
-    row = measured(**{"grad_norm/total": math.nan, "delta_norm/0": math.nan})
-    assert watch("--amp", "fp16").not_finite(row) == []
+    row = measured(**{"grad_norm/total": math.nan, "delta_norm/layer01": math.nan})
+    assert watch(amp="fp16").not_finite(row) == []
     assert len(watch().not_finite(row)) == 1
-    assert len(watch("--amp", "fp16").not_finite(measured(**{"cost/train": math.nan}))) == 1
+    assert len(watch(amp="fp16").not_finite(measured(**{"cost/train": math.nan}))) == 1
 
 
 @pytest.mark.parametrize(
@@ -281,5 +285,5 @@ def test_a_run_that_learns_nothing_says_so(
 
 def test_the_update_of_a_bias_that_was_zero_is_no_huge_ratio(train: Train) -> None:
     row = train("--init", "xavier", "--epochs", "1").metrics[0]
-    assert row["update_ratio/0.bias"] == pytest.approx(1)
-    assert row["update_ratio/2.bias"] == pytest.approx(1)
+    assert row["update_ratio/layer01.bias"] == pytest.approx(1)
+    assert row["update_ratio/layer02.bias"] == pytest.approx(1)

@@ -8,7 +8,6 @@ device too.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,16 +16,18 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from manual_bp.direct import arguments, trainer
-from manual_bp.direct.native import NativeUnavailableError
-from manual_bp.direct.transfer import to_host
-from manual_bp.training import engines, probe
+from manual_bp.devices import to_host
+from manual_bp.direct import task, trainer
+from manual_bp.direct.library import NativeUnavailableError
+from manual_bp.training import data, engines, measures
 from manual_bp.training import run as run_module
 from manual_bp.training.data import Part
 from manual_bp.training.options import parse
+from manual_bp.training.plan import settle
 from manual_bp.training.run import Run
 from manual_bp.training.world import World
 
+CPU = torch.device("cpu")
 ENGINES = [
     ["direct"],
     ["direct", "--momentum", "0.5"],
@@ -40,17 +41,17 @@ class NoNative:
         raise NativeUnavailableError("left out: it works on memory, which fake tensors do not have")
 
 
-def fake_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: FakeTensorMode, flags: list[str]
-) -> Run:
+def run_of(*flags: str, device: torch.device = CPU) -> Run:
+    options, _ = parse(["--dataset", "digits", "--epochs", "2", "--engine", *flags])
+    digits = data.load("digits")
+    return Run(settle(options, digits, device, World(), None), digits, World(), None)
+
+
+def fake_run(monkeypatch: pytest.MonkeyPatch, mode: FakeTensorMode, flags: list[str]) -> Run:
     """A run on the digits whose network and data are fake tensors."""
-    monkeypatch.setattr(trainer, "NativeEngine", NoNative)
-    for check in ("_check_indices", "_check_labels"):
-        monkeypatch.setattr(arguments, check, lambda *_: None)  # looked at on the CPU alone
-    options, given = parse(
-        ["--dataset", "digits", "--logdir", str(tmp_path), "--epochs", "2", "--engine", *flags]
-    )
-    run = Run(options, given, torch.device("cpu"), "as asked", World())
+    monkeypatch.setattr(trainer, "NativeLoop", NoNative)
+    monkeypatch.setattr(task, "_check_range", lambda *_: None)  # looks at tensors on the CPU alone
+    run = run_of(*flags)
     for module in run.model:
         for name, parameter in list(module.named_parameters()):
             setattr(module, name, nn.Parameter(mode.from_tensor(parameter.detach())))
@@ -62,9 +63,7 @@ def fake_run(
         },
     )
     with mode:
-        run.engine = engines.build(
-            run.engine_name, run.model, run.options, run.batch_size, run.world
-        )
+        run.engine = engines.build(run.plan, run.model, run.world)
     return run
 
 
@@ -75,9 +74,9 @@ def mode() -> FakeTensorMode:
 
 @pytest.mark.parametrize("flags", ENGINES, ids=" ".join)
 def test_an_epoch_is_read_once(
-    flags: list[str], mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    flags: list[str], mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = fake_run(monkeypatch, tmp_path, mode, flags)
+    run = fake_run(monkeypatch, mode, flags)
     reads: list[Any] = []
 
     def read(tree: Any) -> Any:
@@ -93,25 +92,25 @@ def test_an_epoch_is_read_once(
     assert {
         "cost/train",
         "cost/validation",
-        "delta_norm/2",
-        "slope/0",
-        "update_ratio/2.bias",
+        "delta_norm/layer02",
+        "slope/layer01",
+        "update_ratio/layer02.bias",
     } <= set(row)
     assert list(state["model"]) == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
 def test_a_figure_read_on_the_way_is_found(
-    mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = fake_run(monkeypatch, tmp_path, mode, ["direct"])
-    measures = probe.measures
+    run = fake_run(monkeypatch, mode, ["direct"])
+    of_epoch = measures.of_epoch
 
     def curious(*args: Any) -> dict[str, torch.Tensor]:
-        found = measures(*args)
+        found = of_epoch(*args)
         print(found["cost/validation"].item())
         return found
 
-    monkeypatch.setattr(probe, "measures", curious)
+    monkeypatch.setattr(measures, "of_epoch", curious)
     with mode, pytest.raises(DataDependentOutputException):
         run._epoch(1)
 
@@ -124,19 +123,9 @@ def test_a_figure_read_on_the_way_is_found(
     ids=" ".join,
 )
 def test_on_cuda_an_epoch_is_waited_for_once(
-    flags: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [
-        "--dataset",
-        "digits",
-        "--logdir",
-        str(tmp_path),
-        "--epochs",
-        "2",
-        "--engine",
-        *flags,
-    ]
-    run = Run(*parse(arguments), torch.device("cuda", 0), "as asked", World())
+    run = run_of(*flags, device=torch.device("cuda", 0))
     run._epoch(1)  # records the graph; its libraries start
     reads: list[Any] = []
 

@@ -82,7 +82,7 @@ def test_every_kind_is_exhibited():
 
 
 def test_tally(capsys):
-    """The figures of the README."""
+    """The figures of manual_bp/verify/README.md."""
     found = [report(e).findings for e in FAULTY]
     detected = sum(bool(f) for f in found)
     first = sum(bool(f) and f[0].kind == e.kind for f, e in zip(found, FAULTY, strict=True))

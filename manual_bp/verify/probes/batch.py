@@ -1,7 +1,7 @@
 """Batches of size 0 and 1.
 
-Which arguments carry the batch is found by doubling them: the set is right when the function takes
-the doubled ones.
+The arguments that carry the batch are found by doubling: a set is right if the function accepts its
+arguments doubled.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def empty_batch(case: Case, positions: tuple[int, ...]) -> Result:
         found = graph.gradients([torch.ones(o.shape).double() for o in graph.outputs])
     except CrashError as crash:
         if any(bool(torch.isnan(o).any()) for o in graph.outputs):
-            # 0/0 already in the forward, as in a mean over nothing: the value has no meaning, nor
-            # has its gradient
+            # 0/0 already in the forward, as in a mean over nothing: neither the value nor its
+            # gradient has a meaning
             result.status = "not defined"
             result.notes.append(
                 f"for an empty batch the forward is NaN and the backward raises {crash.line}"
@@ -100,9 +100,7 @@ def empty_batch(case: Case, positions: tuple[int, ...]) -> Result:
 
 
 def batch_of_one(case: Case, positions: tuple[int, ...], rtol: float, noise: float) -> Result:
-    """The gradients at size 1, compared along random directions; a forward that raises at 1 is left
-    alone.
-    """
+    """Compare the gradients at size 1 with differences; a forward that raises at 1 may do so."""
     result = Result()
     args = resized(case, positions, 1)
     names = case.subject.names

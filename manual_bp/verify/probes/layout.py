@@ -1,6 +1,4 @@
-"""Strides: gradients and inputs that hold the same values in another order of memory, or one value
-for all.
-"""
+"""Strides: the same gradients and inputs in another order of memory, or one value for all."""
 
 from __future__ import annotations
 
@@ -48,7 +46,7 @@ def layout(experiment: Experiment) -> Result:
                 result.add(
                     "non-contiguous", names[i], f"a grad_output {what} gives another gradient"
                 )
-    # a mask that is drawn with the input's strides is another mask
+    # not for a random function: a mask drawn with other strides is another mask
     for i, what, own, args in () if case.random else _moved_inputs(experiment):
         moved = f"{names[i]} {what}"
         try:
@@ -83,7 +81,7 @@ def _gradients_as_given(
     experiment: Experiment, cotangents: list[Tensor]
 ) -> dict[int, Tensor | None]:
     graph = experiment.case.graph()
-    # .to(output) would lose the strides where the dtype differs; float64 against float64 keeps them
+    # `gradients` calls .to(output), which keeps the strides only if the dtypes are equal
     return graph.gradients(cotangents)
 
 
@@ -92,13 +90,13 @@ def _stride_zero(t: Tensor) -> Tensor:
 
 
 def _moved_inputs(experiment: Experiment) -> Iterator[tuple[int, str, bool, list[object]]]:
-    """Argument, what is done to it, whether that is how the caller gave it, and the call's
-    arguments.
+    """Inputs in other layouts.
+
+    Yields:
+        The argument, its new layout in words, whether the caller gave it so, the call's arguments.
     """
     case = experiment.case
-    for i, a in enumerate(
-        case.args[: case.subject.inputs]
-    ):  # a module's parameters lie as they lie
+    for i, a in enumerate(case.args[: case.subject.inputs]):  # not a module's parameters
         if not isinstance(a, Tensor) or not a.is_floating_point() or not a.numel():
             continue
         given = case.subject.args[i]

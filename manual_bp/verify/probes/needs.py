@@ -1,6 +1,4 @@
-"""Every choice of which inputs require a gradient must give the gradients that all of them together
-give.
-"""
+"""Each subset of inputs that require a gradient must get the gradients of the full set."""
 
 from __future__ import annotations
 
@@ -67,7 +65,7 @@ def _is_the(a: object, b: object, rtol: float) -> bool:
 
 
 def _subsets(positions: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """All proper subsets of up to four; of more, each alone, each pair and each left out."""
+    """All proper subsets of up to four positions; of more, single ones, pairs and all but one."""
     n = len(positions)
     sizes = range(1, n) if n <= 4 else (1, 2, n - 1) if n <= 8 else (1, n - 1)
     for size in sizes:

@@ -1,6 +1,4 @@
-"""Rounding: is the gradient computed in a lower precision than its input, and does float32 do what
-float64 does?
-"""
+"""Rounding: does the gradient have its input's precision, and does float32 do what float64 does?"""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.truth import spread, third_difference, unit
 
-POINTS = 16  # of a walk; few of them may look smooth by chance, where there are few elements too
+POINTS = 16  # of a walk: over few points few elements may look smooth by chance
 
 
 def roughness(
@@ -22,8 +20,7 @@ def roughness(
 ) -> float:
     """The noise of one argument's gradient, as the median over its elements.
 
-    A smooth gradient's third differences shrink by 8 when the step is halved; those of rounding
-    stay.
+    Halve the step, and a smooth gradient's third differences shrink by 8; those of rounding stay.
     """
     case = experiment.case
     row, other = experiment.cotangents[0], experiment.cotangents[1]
@@ -64,16 +61,13 @@ def _gradient(case: Case, position: int, row: Tensor, args: list[object] | None)
 
 
 def backward_noise(experiment: Experiment, eps: float) -> Result:
-    """A gradient that is right but rough, although the forward is smooth and the user's dtype is
-    finer.
-    """
+    """Find a gradient that is right but rougher than the forward and the user's dtype."""
     result = Result()
     for i in experiment.case.checked:
         if experiment.gradients[i] is None:
             continue
         size = float(experiment.gradient(i, 0).abs().median())
-        # only tiny steps: over larger ones a gradient that is piecewise constant, as a ReLU
-        # network's, jumps too
+        # only tiny steps: over larger ones a piecewise constant gradient (of a ReLU network) jumps
         rough = roughness(experiment, i, steps=(1e-6,))
         allowed = 200 * max(eps, experiment.differences.relative_noise)
         if size > 0 and rough > max(allowed, 1e-9) * size + experiment.floor(i):
@@ -89,10 +83,9 @@ def backward_noise(experiment: Experiment, eps: float) -> Result:
 
 
 def against_double(low: Case, high: Case, experiment: Experiment) -> Result:
-    """Values and gradients in the low dtype against float64 on the very same numbers.
+    """Compare values and gradients in the low dtype with float64 on the very same numbers.
 
-    The allowance is what one rounding of the inputs does to the float64 result, 200 times over, and
-    a floor.
+    Allowed is 200 times the change that one rounding of the inputs makes in float64, and a floor.
     """
     result = Result()
     if low.random or high.random:
@@ -109,8 +102,7 @@ def against_double(low: Case, high: Case, experiment: Experiment) -> Result:
         result.status = f"not possible in {dtype}: {crash.line}"
         return result
     floor = max(2e-4, 64 * eps)
-    # a gradient far below ‖g‖ max|y| / |x|, as behind a saturated unit, is left after a
-    # cancellation of the values
+    # a gradient far below ‖g‖ max|y| / |x|, as behind a saturated unit, comes from a cancellation
     size = float(exact["output"].abs().nan_to_num(0, 0, 0).max()) * float(row.abs().max())
     for name, true in exact.items():
         own = seen[name]
@@ -137,7 +129,7 @@ def against_double(low: Case, high: Case, experiment: Experiment) -> Result:
         i = high.subject.names.index(name) if name != "output" else None
         natural = 0.0 if i is None else size / float(spread(high.args[i]).median())
         if scale and off > max(200 * moved, floor * scale, 200 * eps * natural):
-            # what rounding makes of the values in float64, carried over to the low dtype
+            # the values' rounding in float64, scaled to the low dtype
             rounding = experiment.differences.relative_noise / 2.3e-16 * eps
             other_path = off / scale > max(0.05, 10 * rounding) and eps < 1e-6
             why = (

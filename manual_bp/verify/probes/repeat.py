@@ -1,6 +1,4 @@
-"""Calling twice: the forward, the backward, a second backward over one graph, and two graphs
-interleaved.
-"""
+"""Calling twice: forward, backward, a second backward over one graph, two interleaved graphs."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from manual_bp.verify.probes.result import Result
 
 
 def forward_twice(case: Case) -> Result:
-    """Same inputs, same seed, another value: nondeterministic."""
+    """The same inputs and the same seed must give the same values."""
     result = Result()
     first, second = case.values(), case.values()
     third = case.values()
@@ -39,8 +37,9 @@ def forward_twice(case: Case) -> Result:
 
 
 def backward_twice(experiment: Experiment) -> Result:
-    """Fresh graphs, another seed before each backward: a gradient that differs was drawn anew or
-    comes from state.
+    """Fresh graphs must give the same gradient, whatever the seed before each backward.
+
+    If they do not, the backward draws random numbers, or it uses state outside ctx.
     """
     case, result = experiment.case, Result()
     row = case.split(experiment.cotangents[0])
@@ -62,8 +61,9 @@ def backward_twice(experiment: Experiment) -> Result:
 
 
 def second_backward(experiment: Experiment) -> Result:
-    """Over one retained graph: the same gradient again, another one after it, and the first left as
-    it was.
+    """A second backward over a retained graph must give the same gradient.
+
+    A third one, for another cotangent, must leave the first gradient as it is.
     """
     case, result = experiment.case, Result()
     row, other = case.split(experiment.cotangents[0]), case.split(experiment.cotangents[1])
@@ -101,9 +101,7 @@ def second_backward(experiment: Experiment) -> Result:
 
 
 def interleaved(experiment: Experiment) -> Result:
-    """Two forwards, then the first one's backward: state kept on the class instead of on ctx shows
-    here.
-    """
+    """Two forwards, then the first one's backward: this shows state kept outside ctx."""
     case, result = experiment.case, Result()
     row = case.split(experiment.cotangents[0])
     moved = [

@@ -9,7 +9,7 @@ from manual_bp.verify.report import Finding
 
 @dataclass
 class Result:
-    """One line for the report, the findings, and notes: things to know that are no faults."""
+    """One line for the report, the findings, and notes, which are no faults."""
 
     status: str = "ok"
     findings: list[Finding] = field(default_factory=list)

@@ -1,5 +1,6 @@
-"""Differentiating the backward: S = Σ ⟨w, gradient(x, g)⟩ by x and by g, against differences of the
-gradient itself.
+"""Differentiating the backward: S = Σ ⟨w, gradient(x, g)⟩ by x and by g.
+
+The second derivatives by autograd are compared with differences of the gradient itself.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SECONDS = 1.0  # as `cost` counts them
 
 
 def second_order(experiment: Experiment) -> Result:
-    """Right, wrong without a word, unsupported, or refused on purpose."""
+    """Tell a second derivative that is right, silently wrong, unsupported or refused on purpose."""
     case, result = experiment.case, Result()
     if any(case.args[i].is_complex() for i in case.checked):
         result.status = "not looked at (complex)"
@@ -64,7 +65,7 @@ def second_order(experiment: Experiment) -> Result:
             if isinstance(error, NotImplementedError) or (
                 case.subject.function_class is None and "is not impl" in line
             ):
-                # said aloud, by an operation or on purpose: nobody gets a wrong number
+                # an error that says so: nobody gets a wrong number
                 return Result(
                     "refused (not implemented)", notes=[f"double backward is refused: {line}"]
                 )
@@ -86,9 +87,7 @@ def second_order(experiment: Experiment) -> Result:
 
 
 def _refuses(gradient: Tensor) -> bool:
-    """Whether the graph behind it has the node that once_differentiable puts there. It raises only
-    when it is run.
-    """
+    """Whether its graph has the node of once_differentiable, which raises only when it runs."""
     pending, seen = [gradient.grad_fn], {gradient.grad_fn}
     while pending:
         node = pending.pop()
@@ -142,8 +141,7 @@ def _compare(
         ]
         return torch.stack(parts)
 
-    # what the terms of S are summed from: their rounding is that of the largest part, not of the
-    # sum
+    # the parts of the terms of S: the rounding is that of the largest part, not of the sum
     parts = case.gradients(row)
     cost = estimate(lambda: case.gradients(row))
     count = int(SECONDS / (12 * cost * (len(case.checked) + len(case.shapes))))
@@ -178,7 +176,7 @@ def _compare(
         usable |= (e <= 1e-6) & (v.abs() <= 1e-6)
         if not bool(usable.any()):
             return
-        # along one direction through everything the terms may cancel, and their size is what counts
+        # along one direction through all elements the terms may cancel: compare with their size
         scale = max(float(v[usable].abs().max()), max(scales) if len(ways) == 1 else 0.0)
         off = (m - v).abs()
         bad = usable & ~(off <= max(3e-3, 10 * experiment.rtol) * scale + 10 * e + floor)
@@ -241,7 +239,7 @@ class Way(NamedTuple):
 
 
 def _ways(steps: Tensor, usable: list[int], count: int, generator: torch.Generator) -> list[Way]:
-    """Single coordinates while they are affordable, else one direction through all of them."""
+    """Single coordinates if they are affordable, else one direction through all of them."""
     if count < 2 < len(usable):
         v = torch.zeros_like(steps)
         v[usable] = unit(len(usable), generator) * steps[usable]
@@ -255,7 +253,7 @@ def _ways(steps: Tensor, usable: list[int], count: int, generator: torch.Generat
 
 
 def _why(experiment: Experiment, cut: bool) -> str:
-    """What most likely cut it, or made it another number."""
+    """The likeliest reason why the second derivative is cut or wrong."""
     if cut:
         return (
             "it is None: the graph from it to the gradient is cut, "

@@ -20,7 +20,7 @@ COPIES = 3
 
 
 def forward_mode(experiment: Experiment) -> Result:
-    """The jvp for tangents on each argument and on all, against differences of the forward."""
+    """Compare the jvp, for tangents on each argument and on all, with differences."""
     case, result = experiment.case, Result()
     offered = case.subject.offers_jvp
     if case.subject.function_class is not None and not offered:
@@ -96,8 +96,9 @@ def _jvp(case: Case, tangents: dict[int, Tensor]) -> Tensor:
 
 
 def vmap(experiment: Experiment) -> Result:
-    """vmap over dimension 0 of all arguments, and of each alone, against a loop; values and
-    gradients.
+    """Compare vmap over dimension 0 of all arguments, and of each alone, with a loop.
+
+    Values and gradients must be equal.
     """
     case = experiment.case
     offered = case.subject.offers_vmap
@@ -126,7 +127,7 @@ def vmap(experiment: Experiment) -> Result:
             try:
                 _one_vmap(experiment, stacked, subset, dim, result)
             except CrashError as crash:
-                if not offered:  # a plain function whose operations vmap refuses, aloud
+                if not offered:  # a plain function with operations that vmap refuses
                     return Result("not offered")
                 who = ", ".join(case.subject.names[i] for i in subset)
                 result.add("vmap-wrong", who, f"{crash.stage} raises {crash.line}")
@@ -196,7 +197,7 @@ def _one_vmap(
 
 
 def compiled(experiment: Experiment, backend: str) -> Result:
-    """torch.compile(fullgraph=True): values and gradients against the plain call."""
+    """Compare values and gradients under torch.compile(fullgraph=True) with the plain call."""
     case, result = experiment.case, Result()
     if case.random:
         return Result("not looked at (random)")

@@ -1,0 +1,282 @@
+"""The default engine: the Functions' forward pass, their backward passes, and the update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from manual_bp import backprop
+from manual_bp.devices import wide
+from manual_bp.normalisation import scale
+from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
+from manual_bp.training.measures import cost_per_example
+from manual_bp.training.network import criterion
+from manual_bp.training.plan import Plan
+from manual_bp.training.world import World
+
+_FLUSH_STEPS = 128  # the scalars and outputs of so many steps are held before they are reduced
+
+
+class AutogradEngine:
+    """SGD with the gradients that autograd collects from the layers' backward passes.
+
+    With several processes each takes its share of every batch, and DistributedDataParallel adds the
+    gradients up: N processes with batches of B walk the same way as one with batches of N · B.
+
+    Args:
+        plan: cost, batch size, momentum, weight decay, precision, compilation.
+        model: Linear and Sigmoid layers, ours or torch.nn's.
+        world: the processes.
+    """
+
+    def __init__(self, plan: Plan, model: nn.Sequential, world: World) -> None:
+        self._plan, self._world = plan, world
+        self._layers = backprop.read(model)
+        self._parameters = list(model.parameters())
+        first = self._parameters[0]
+        self._dtype, self._device = first.dtype, first.device
+        self._targets = torch.eye(CLASSES, dtype=self._dtype, device=self._device)
+        self._cost = criterion(plan.impl, plan.cost if world.size == 1 else "sum")
+        self._descent: Any = _Descent(self._parameters, plan.momentum, plan.weight_decay)
+        self._low_precision = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[plan.amp]
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=plan.amp == "fp16")
+        self._layers_apart = _Forward(model, retain=world.size > 1)
+        forward: Any = self._layers_apart.forward  # its __call__ would cost a small step a percent
+        if plan.compile:
+            forward = torch.compile(self._layers_apart)
+        if world.size > 1:
+            forward = DistributedDataParallel(forward if plan.compile else self._layers_apart)
+        self._forward = forward
+
+    def train_epoch(
+        self,
+        part: Part,
+        order: Tensor,
+        learning_rates: Sequence[float],
+        progress: Callable[[int], object],
+    ) -> dict[str, Tensor]:
+        """As `Engine.train_epoch`."""
+        # GradScaler leaves out a step whose gradient overflowed in float16; so do the averages.
+        tally = _Tally(len(self._parameters), self._targets, self._world, self._scaler.is_enabled())
+        batches = order.split(self._plan.batch_size)
+        for rows, learning_rate in zip(batches, learning_rates, strict=True):
+            mine = self._world.share(rows)
+            labels = part.labels[mine]
+            norms, outputs = self.step(part.images[mine], labels, learning_rate, len(rows))
+            tally.add(norms, outputs, labels)
+            progress(1)
+        squared_error, correct, *norms = tally.values().unbind()
+        parameters = [name for layer in self._layers for name in layer.parameters]
+        deltas = [layer.tag for layer in self._layers]
+        tags = ["grad_norm/total", *(f"grad_norm/{name}" for name in parameters)]
+        tags += [f"delta_norm/{name}" for name in deltas]
+        return {
+            "cost/train": cost_per_example(self._plan.cost, squared_error, len(order)),
+            "accuracy/train": correct / len(order),
+            **dict(zip(tags, norms, strict=True)),
+        }
+
+    def step(
+        self, images: Tensor, labels: Tensor, learning_rate: float, batch: int
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """One step, W ← W − η ∂C/∂W, on this process's share of a batch of `batch` examples.
+
+        Args:
+            images: uint8 (m, pixels).
+            labels: int64 (m,).
+            learning_rate: η.
+            batch: the examples of the whole batch, over all processes.
+
+        Returns:
+            The norms of every parameter's gradient and of every layer's δ (scalars), and the
+            outputs (m, n_out).
+        """
+        x = images.to(self._dtype) * PIXEL_SCALE  # (m, pixels)
+        offsets = self._offsets(len(x)) if self._plan.compile else None
+        with self._precision():
+            outputs, pre_activations = self._forward(x, offsets)
+            cost = self._cost(outputs, self._targets[labels])
+        if self._world.size > 1:
+            # Each share is Σ (a − y)² over its rows, and s is that of the whole batch.
+            # DistributedDataParallel averages over the processes where a sum is meant.
+            s = scale(self._plan.cost, (batch, CLASSES))
+            cost = cost * (s * self._world.size)
+        deltas = self._backward(self._scaler.scale(cost), offsets or pre_activations)
+        self._scaler.unscale_(self._descent)
+        norms = torch._foreach_norm([*_gradients(self._parameters), *deltas])
+        if self._world.size > 1 or self._scaler.is_enabled():  # δ of C itself
+            factor = self._scaler.scale(x.new_full((), self._world.size))
+            k = len(self._parameters)
+            norms = (*norms[:k], *(norm / factor for norm in norms[k:]))
+        self._descent.lr = learning_rate
+        self._scaler.step(self._descent)
+        self._scaler.update()
+        return norms, outputs.detach()
+
+    def _backward(self, cost: Tensor, pre_activations: list[Tensor]) -> Sequence[Tensor]:
+        """Fill `.grad` of the parameters with ∂cost/∂W and ∂cost/∂b; return δ = ∂cost/∂z (m, n)."""
+        if self._world.size > 1:  # DistributedDataParallel sums gradients in `backward` alone
+            for parameter in self._parameters:
+                parameter.grad = None
+            cost.backward()
+            return _gradients(pre_activations)
+        k = len(self._parameters)
+        gradients = torch.autograd.grad(cost, [*self._parameters, *pre_activations])
+        for parameter, gradient in zip(self._parameters, gradients[:k], strict=True):
+            parameter.grad = gradient
+        return gradients[k:]
+
+    def gradients(self, batch: Part) -> list[Tensor]:
+        """As `Engine.gradients`."""
+        x, y = batch.batch(self._dtype)
+        outputs, _ = self._layers_apart(x, None)
+        cost = criterion(self._plan.impl, self._plan.cost)(outputs, y)
+        return list(torch.autograd.grad(cost, self._parameters))
+
+    def _offsets(self, m: int) -> list[Tensor]:
+        """Zeros to add to each z: their gradient is δ, which a compiled graph keeps to itself."""
+        kind: dict[str, Any] = {
+            "dtype": self._low_precision or self._dtype,
+            "device": self._device,
+            "requires_grad": True,
+        }
+        return [torch.zeros(m, layer.weight.shape[0], **kind) for layer in self._layers]
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self._low_precision is None:
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=self._low_precision)
+
+    def state_dict(self) -> dict[str, Any]:
+        momentum = [velocity.clone() for velocity in self._descent.velocities]
+        return {"momentum": momentum, "scaler": self._scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for velocity, saved in zip(self._descent.velocities, state["momentum"], strict=True):
+            velocity.copy_(saved)
+        self._scaler.load_state_dict(state["scaler"])
+
+
+def _gradients(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [t.grad for t in tensors if t.grad is not None]
+
+
+class _Descent:
+    """v ← μ v + ∂C/∂W + λ W, then W ← W − η v: the steps of `torch.optim.SGD`.
+
+    `torch.optim.SGD` itself takes a sixth of a small step for its bookkeeping.
+    """
+
+    def __init__(
+        self, parameters: list[nn.Parameter], momentum: float, weight_decay: float
+    ) -> None:
+        self.param_groups = [{"params": parameters}]  # where GradScaler looks
+        self.lr = 0.0  # η
+        self._parameters, self._momentum, self._weight_decay = parameters, momentum, weight_decay
+        self.velocities = [torch.zeros_like(W) for W in parameters] if momentum else []
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for i, W in enumerate(self._parameters):
+            v = W.grad
+            assert v is not None
+            if self._weight_decay:
+                v = v.add(W, alpha=self._weight_decay)  # ∂C/∂W + λ W
+            if self._momentum:
+                v = self.velocities[i].mul_(self._momentum).add_(v)  # v ← μ v + ∂C/∂W + λ W
+            W.add_(v, alpha=-self.lr)  # W ← W − η v
+
+
+class _Forward(nn.Module):
+    """The layers one by one: the output, and every pre-activation z.
+
+    Args:
+        layers: linear layers and sigmoids.
+        retain: keep ∂C/∂z as `.grad` of each z.
+    """
+
+    def __init__(self, layers: nn.Sequential, retain: bool) -> None:
+        super().__init__()
+        self.layers, self._retain = layers, retain
+        self._linear = [isinstance(layer, nn.Linear) for layer in layers]
+
+    def forward(self, a: Tensor, offsets: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+        pre_activations: list[Tensor] = []
+        for layer, linear in zip(self.layers, self._linear, strict=True):
+            a = layer(a)
+            if linear:
+                if offsets is not None:
+                    a = a + offsets[len(pre_activations)]
+                elif self._retain:
+                    a.retain_grad()
+                pre_activations.append(a)
+        return a, pre_activations
+
+
+class _Tally:
+    """What an epoch's steps add up to, kept on the device: nothing is read back before the end.
+
+    A step hands over the norms of its gradients and δs (scalars) and its outputs. They are put in
+    lists, which costs a step next to nothing, and are reduced by the hundred.
+
+    Args:
+        gradients: how many of a step's norms belong to parameters; the rest belong to δs.
+        targets: one-hot rows (n_out, n_out).
+        world: the processes that share each batch. Gradients are equal in all of them; of δ each
+            has some rows.
+        skip_overflows: leave steps whose gradient is not finite out of the averages.
+    """
+
+    def __init__(self, gradients: int, targets: Tensor, world: World, skip_overflows: bool) -> None:
+        self._gradients, self._targets, self._world = gradients, targets, world
+        self._skip_overflows = skip_overflows
+        self._norms: list[Tensor] = []  # of all steps, one after another
+        self._outputs: list[Tensor] = []
+        self._labels: list[Tensor] = []
+        # [steps, Σ (a − y)², Σ correct, Σ total norm, Σ norm of each], float64
+        self._sums: Tensor | None = None
+
+    def add(self, norms: Sequence[Tensor], outputs: Tensor, labels: Tensor) -> None:
+        """Add one step: its norms, its outputs a (m, n_out) and its labels (m,)."""
+        self._norms.extend(norms)
+        self._outputs.append(outputs)
+        self._labels.append(labels)
+        if len(self._outputs) >= _FLUSH_STEPS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._norms:
+            return
+        squares = wide(torch.stack(self._norms)).square().view(len(self._outputs), -1)
+        outputs, labels = torch.cat(self._outputs), torch.cat(self._labels)
+        squared_errors = (outputs - self._targets[labels]).square_()  # (a − y)²  (examples, n_out)
+        squared_error = wide(squared_errors.sum(1)).sum()
+        correct = wide((outputs.argmax(1) == labels).sum())
+        counts = torch.stack([squared_error, correct])
+        gradient_squares = squares[:, : self._gradients]
+        # ‖δ‖² of the whole batch is the sum over the processes of ‖δ‖² of their rows.
+        delta_squares = squares[:, self._gradients :].contiguous()
+        self._world.sum_(counts)
+        self._world.sum_(delta_squares)
+        total = gradient_squares.sum(1, keepdim=True)  # ‖all gradients as one vector‖²  (steps, 1)
+        norms = torch.cat([total, gradient_squares, delta_squares], 1).sqrt()
+        counted = counts.new_full((1,), len(norms))
+        if self._skip_overflows:
+            finite = total.isfinite()  # (steps, 1)
+            norms = norms.where(finite, 0.0)
+            counted = wide(finite.sum(0))
+        sums = torch.cat([counted, counts, norms.sum(0)])
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._norms, self._outputs, self._labels = [], [], []
+
+    def values(self) -> Tensor:
+        """[Σ (a − y)², Σ correct, mean total gradient norm, mean norm of each], on the device."""
+        self._flush()
+        assert self._sums is not None, "an epoch has at least one step"
+        steps, counts, norms = self._sums.split([1, 2, len(self._sums) - 3])
+        return torch.cat([counts, norms / steps])  # NaN where no step counted

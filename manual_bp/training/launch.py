@@ -1,0 +1,48 @@
+"""From flags to a run that is ready: checkpoint, device, processes, data, plan."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from manual_bp.training import checkpoint, data, machine, terminal, world
+from manual_bp.training.data import Dataset
+from manual_bp.training.options import Options
+from manual_bp.training.plan import settle
+from manual_bp.training.run import Run
+from manual_bp.training.world import World
+
+
+def prepare(options: Options, given: set[str], stack: ExitStack) -> Run:
+    """The run that the flags describe, new or resumed; it is introduced on the terminal.
+
+    Args:
+        options: the flags.
+        given: the names of those that were given rather than left to their default.
+        stack: gives back, when it is closed, the device, the processes and torch's settings.
+
+    Raises:
+        UserError: the run cannot be had; the message says why and what to do.
+    """
+    saved = None
+    if options.resume is not None:
+        saved = checkpoint.read(checkpoint.find(options.resume, Path(options.logdir)))
+        options = saved.plan.resumed(options, given, saved.path)
+    device, why = machine.choose_device(options.device)
+    stack.enter_context(machine.current(device))
+    processes = stack.enter_context(world.join(device))
+    dataset = _load(options, processes)
+    plan = settle(options, dataset, device, processes, None if saved is None else saved.plan)
+    stack.enter_context(machine.configured(plan.threads, plan.deterministic))
+    run = Run(plan, dataset, processes, saved)
+    if processes.writes:
+        print("\n".join(terminal.introduction(plan, dataset, why)), flush=True)
+    return run
+
+
+def _load(options: Options, processes: World) -> Dataset:
+    """The data, first for the process that writes: it may have to download them."""
+    if processes.writes:
+        dataset = data.load(options.dataset, options.data_dir)
+    processes.wait()
+    return dataset if processes.writes else data.load(options.dataset, options.data_dir)

@@ -1,0 +1,203 @@
+"""`Plan`: everything that a run decides before its first step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from manual_bp.training import machine
+from manual_bp.training.data import CLASSES, Dataset
+from manual_bp.training.errors import UsageError, UserError
+from manual_bp.training.options import Options, restore
+from manual_bp.training.recipe import learning_rate, recipe
+from manual_bp.training.world import World
+
+_MAY_CHANGE = {"epochs", "data_dir", "device", "threads", "histograms"}  # by --resume
+_BESIDE = {"logdir", "resume", "dry_run"}  # flags that say nothing of a plan
+_DEFAULTS = restore({})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settled values: no flag is at "auto" or left to a default any more.
+
+    config.json, the checkpoint, TensorBoard's pages and the terminal print this and nothing else.
+    """
+
+    dataset: str  # "mnist", "fashion-mnist" or "digits"
+    data_dir: str | None
+    data_fingerprint: str  # SHA-256 of images and labels
+    augment: bool
+    sizes: tuple[int, ...]  # the width of each layer, the input's first: (784, 128, 10)
+    output: Literal["sigmoid", "linear"]
+    init: str
+    init_epsilon: float
+    cost: str  # the `reduction` of mse_loss
+    epochs: int
+    batch_size: int  # of all processes together
+    steps: int  # of an epoch
+    lr: float
+    lr_schedule: str
+    momentum: float
+    weight_decay: float
+    impl: str
+    engine: str  # "autograd" or "direct"
+    device: str
+    device_asked: str  # --device, which a resumed run asks again
+    dtype: str
+    amp: str
+    compile: bool
+    deterministic: bool
+    threads: int
+    threads_asked: int | None  # --threads, likewise
+    processes: int
+    seed: int
+    histograms: int
+
+    @property
+    def network(self) -> str:
+        """The layer widths as a name: "784-128-10"."""
+        return "-".join(map(str, self.sizes))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as config.json and the checkpoint keep them."""
+        return {**asdict(self), "sizes": list(self.sizes)}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Plan:
+        """The plan that `as_dict` made `values` of, checked as strictly as a command line.
+
+        Raises:
+            ValueError: no run has such a plan.
+        """
+        odd = {field.name for field in fields(cls)} ^ set(values)
+        if odd:
+            raise ValueError(f"{min(odd)} is missing or unknown")
+        sizes, counts = values["sizes"], ("batch_size", "steps", "processes", "threads")
+        if type(sizes) is not list or len(sizes) < 2:
+            raise ValueError(f"sizes {sizes!r}")
+        for name, count in (*(("sizes", n) for n in sizes), *((n, values[n]) for n in counts)):
+            if type(count) is not int or count < 1:
+                raise ValueError(f"{name} {count!r}")
+        for name in ("data_fingerprint", "device", "dataset"):
+            if type(values[name]) is not str or values[name] == "auto":
+                raise ValueError(f"{name} {values[name]!r}")
+        plan = cls(**{**values, "sizes": tuple(sizes)})
+        restored = vars(plan.options())
+        for name, value in vars(plan).items():
+            if name in restored and name not in ("device", "threads") and restored[name] != value:
+                raise ValueError(f"{name} {value!r}")
+        return plan
+
+    def options(self) -> Options:
+        """The flags that give this plan again.
+
+        Raises:
+            ValueError: there are none.
+        """
+        own = {name: value for name, value in vars(self).items() if name in vars(_DEFAULTS)}
+        own |= {"device": self.device_asked, "threads": self.threads_asked}
+        return restore({**own, "hidden": self.sizes[1:-1]})
+
+    def resumed(self, options: Options, given: set[str], path: Path) -> Options:
+        """The flags that a resumed run goes on with: its own, and those that may change.
+
+        Args:
+            options: of the command line.
+            given: the names of those that were given there.
+            path: of the checkpoint, for the message.
+
+        Raises:
+            UserError: a flag that was given contradicts the run.
+        """
+        kept = self.options()
+        for name in sorted(given - _MAY_CHANGE - _BESIDE):
+            seen, saved = getattr(options, name), getattr(kept, name)
+            same = {saved, "auto"} if name == "dataset" else {saved}
+            if name == "batch_size":  # of one process, or of all
+                same |= {self.batch_size // self.processes, "full" if self.steps == 1 else saved}
+            if seen not in same:
+                flag = "--" + name.replace("_", "-")
+                raise UserError(
+                    f"{path}: that run has {flag} {_shown(saved)}, the command line {flag} "
+                    f"{_shown(seen)}: leave {flag} out to continue it, or start a new run without "
+                    f"--resume"
+                )
+        changed = {name: getattr(options, name) for name in given & (_MAY_CHANGE | _BESIDE)}
+        return replace(kept, **changed)
+
+
+def settle(
+    options: Options, dataset: Dataset, device: torch.device, world: World, saved: Plan | None
+) -> Plan:
+    """Decide what the flags leave open.
+
+    Args:
+        options: the flags; of a resumed run, as `Plan.resumed` gives them.
+        dataset: what --dataset led to.
+        device: what --device led to.
+        world: the processes.
+        saved: the plan of the run that is resumed.
+
+    Raises:
+        UsageError: flags that contradict each other.
+        UserError: a device that cannot do what was asked for.
+    """
+    _check(options, device, world)
+    defaults, examples = recipe(dataset.name), len(dataset.train)
+    asked = options.batch_size or defaults.batch_size
+    # With several processes a batch is what all of them take together, whoever continues the run.
+    batch_size = examples if asked == "full" else min(int(asked) * world.size, examples)
+    batch_size = batch_size if saved is None else saved.batch_size
+    sizes = (dataset.side**2, *options.hidden, CLASSES)
+    lr = options.lr or learning_rate(
+        defaults, options.cost, sizes, options.output, batch_size, options.momentum
+    )
+    flags = {name: value for name, value in vars(options).items() if name in _FIELDS}
+    settled = {
+        "dataset": dataset.name,
+        "data_fingerprint": dataset.fingerprint,
+        "sizes": sizes,
+        "epochs": defaults.epochs if options.epochs is None else options.epochs,
+        "batch_size": batch_size,
+        "steps": math.ceil(examples / batch_size),
+        "lr": lr,
+        "device": str(device),
+        "device_asked": options.device,
+        "threads": machine.choose_threads(options.threads, batch_size, sizes),
+        "threads_asked": options.threads,
+        "processes": world.size,
+    }
+    return Plan(**{**flags, **settled})
+
+
+_FIELDS = {field.name for field in fields(Plan)}
+
+
+def _check(options: Options, device: torch.device, world: World) -> None:
+    beside = {
+        "--impl builtin": options.impl == "builtin",
+        f"--amp {options.amp}": options.amp != "off",
+        "--compile": options.compile,
+        "several processes": world.size > 1,
+    }
+    for what, asked in beside.items():
+        if options.engine == "direct" and asked:
+            raise UsageError(f"--engine direct does not go with {what}: use --engine autograd")
+    if device.type == "mps" and options.dtype == "float64":
+        raise UserError(
+            "--dtype float64 on mps: Apple's GPU has no float64; use float32, or --device cpu"
+        )
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "at its default"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
