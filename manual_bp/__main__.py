@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module = import_module(f"manual_bp.{COMMANDS[command][0]}")
     status = module.main(rest, prog=f"manual-bp {command}")
+    if command == "train":
+        import_module("manual_bp.training.world").leave()  # under torchrun alone
     return status if isinstance(status, int) else 0
 
 

@@ -11,7 +11,6 @@ No autograd is used, and no ∂C/∂x is formed for the input. Documents 1, 2 an
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,8 +25,10 @@ from manual_bp.linear import Linear
 from manual_bp.normalisation import COSTS, scale
 from manual_bp.sigmoid import Sigmoid
 
-# Exact types, because a subclass may compute something else.
-_LAYERS = (Linear, nn.Linear, Sigmoid, nn.Sigmoid)
+# Exact types, because a subclass may compute something else; each with its forward.
+_LAYERS: dict[type[nn.Module], Any] = {
+    kind: kind.forward for kind in (Linear, nn.Linear, Sigmoid, nn.Sigmoid)
+}
 _SEQUENTIAL = nn.Sequential.forward
 # The tables in which a module, and torch's file for all modules, keep the hooks on calls.
 _HOOKS = tuple(
@@ -111,7 +112,7 @@ def read(model: nn.Module | Iterable[nn.Module]) -> list[Layer]:
                 f"{shown} is a {kind.__name__}: only Linear and Sigmoid modules in an "
                 f"nn.Sequential are read as layers; use autograd for this model"
             )
-        elif not _stands_in_its_file(kind):
+        elif not _is_its_own(kind):
             raise RuntimeError(f"{shown}: {kind.__name__}.forward was replaced; use autograd")
         _check_hooks(shown, module)
         if isinstance(module, nn.Sequential):
@@ -152,10 +153,9 @@ def _check_parameter_hooks(shown: str, **parameters: Tensor | None) -> None:
             )
 
 
-def _stands_in_its_file(kind: type[nn.Module]) -> bool:
-    """Whether the forward of a class was written where the class was: nobody put another there."""
-    code = getattr(kind.forward, "__code__", None)
-    return code is not None and code.co_filename == sys.modules[kind.__module__].__file__
+def _is_its_own(kind: type[nn.Module]) -> bool:
+    """Whether a class has the forward it was written with: nobody put another there, ever."""
+    return kind.forward is _LAYERS[kind] and kind.forward.__module__ == kind.__module__
 
 
 def _has_hooks(names: dict[str, Any]) -> bool:

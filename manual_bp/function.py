@@ -31,7 +31,11 @@ _transforms_active: Callable[[], bool] = getattr(
 
 
 class HandDerivedFunction(torch.autograd.Function):
-    """Base class of the operations. A subclass gives formulas; its two variants are made here."""
+    """Base class of the operations. A subclass gives formulas; its two variants are made here.
+
+    `apply` of a class itself is the variant for torch.compile, which has no forward mode: call the
+    function of the operation, such as `manual_bp.functional.linear`, which picks.
+    """
 
     generate_vmap_rule = True
     tangent_rule: ClassVar[Callable[..., Tensor]]  # the subclass's `jvp`

@@ -158,6 +158,9 @@ class AutogradEngine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for velocity, saved in zip(self._descent.velocities, state["momentum"], strict=True):
+            if not isinstance(saved, Tensor) or saved.shape != velocity.shape:
+                expected = tuple(velocity.shape)
+                raise ValueError(f"its momentum: a tensor of shape {expected} is expected")
             velocity.copy_(saved)
         self._scaler.load_state_dict(state["scaler"])
 

@@ -121,7 +121,7 @@ def find(run: str, logdir: Path) -> Path:
     Raises:
         UserError: there is none; the message lists the runs that there are.
     """
-    runs = sorted(path for path in logdir.glob(f"*/{NAME}") if not path.parent.name.startswith("."))
+    runs = _runs(logdir)
     if run == "latest" and runs:
         return max(runs, key=lambda path: path.stat().st_mtime_ns)
     for place in (Path(run), logdir / run):
@@ -136,9 +136,15 @@ def find(run: str, logdir: Path) -> Path:
     if run != "latest" and Path(run).is_dir():
         raise UserError(f"{Path(run) / NAME}: missing; a folder that a run wrote is needed")
     for folder in (Path(run).parent, logdir):
-        names = sorted(path.parent.name for path in folder.glob(f"*/{NAME}"))
+        names = [path.parent.name for path in _runs(folder)]
         if names:
             raise UserError(
                 f"{run}: there is no such run; runs in {folder}: {', '.join(names[-5:])}"
             )
     raise UserError(f"{run}: there is no such run; no runs in {logdir}: train one first")
+
+
+def _runs(folder: Path) -> list[Path]:
+    """The checkpoints of the runs in `folder`; a name with a dot is that of one half made."""
+    found = folder.glob(f"*/{NAME}")
+    return sorted(path for path in found if not path.parent.name.startswith("."))

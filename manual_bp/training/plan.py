@@ -26,7 +26,8 @@ _DEFAULTS = restore({})
 class Plan:
     """Settled values: no flag is at "auto" or left to a default any more.
 
-    config.json, the checkpoint, TensorBoard's pages and the terminal print this and nothing else.
+    config.json, the checkpoint, TensorBoard's pages and the terminal take a run's settings from
+    here alone.
     """
 
     dataset: str  # "mnist", "fashion-mnist" or "digits"
@@ -40,6 +41,7 @@ class Plan:
     cost: str  # the `reduction` of mse_loss
     epochs: int
     batch_size: int  # of all processes together
+    batch_size_asked: int | str | None  # --batch-size, of each process
     steps: int  # of an epoch
     lr: float
     lr_schedule: str
@@ -90,7 +92,8 @@ class Plan:
         plan = cls(**{**values, "sizes": tuple(sizes)})
         restored = vars(plan.options())
         for name, value in vars(plan).items():
-            if name in restored and name not in ("device", "threads") and restored[name] != value:
+            beside = name not in restored or f"{name}_asked" in values
+            if not beside and (restored[name] != value or (value is None and name != "data_dir")):
                 raise ValueError(f"{name} {value!r}")
         return plan
 
@@ -102,7 +105,8 @@ class Plan:
         """
         own = {name: value for name, value in vars(self).items() if name in vars(_DEFAULTS)}
         own |= {"device": self.device_asked, "threads": self.threads_asked}
-        return restore({**own, "hidden": self.sizes[1:-1]})
+        own |= {"batch_size": self.batch_size_asked, "hidden": self.sizes[1:-1]}
+        return restore(own)
 
     def resumed(self, options: Options, given: set[str], path: Path) -> Options:
         """The flags that a resumed run goes on with: its own, and those that may change.
@@ -118,10 +122,10 @@ class Plan:
         kept = self.options()
         for name in sorted(given - _MAY_CHANGE - _BESIDE):
             seen, saved = getattr(options, name), getattr(kept, name)
-            same = {saved, "auto"} if name == "dataset" else {saved}
-            if name == "batch_size":  # of one process, or of all
-                same |= {self.batch_size // self.processes, "full" if self.steps == 1 else saved}
-            if seen not in same:
+            if name == "run_name":
+                saved = path.parent.name
+            same = {"dataset": "auto", "batch_size": self.batch_size}.get(name, saved)
+            if seen not in (saved, same):
                 flag = "--" + name.replace("_", "-")
                 raise UserError(
                     f"{path}: that run has {flag} {_shown(saved)}, the command line {flag} "
@@ -165,6 +169,7 @@ def settle(
         "sizes": sizes,
         "epochs": defaults.epochs if options.epochs is None else options.epochs,
         "batch_size": batch_size,
+        "batch_size_asked": options.batch_size,
         "steps": math.ceil(examples / batch_size),
         "lr": lr,
         "device": str(device),

@@ -33,7 +33,7 @@ from manual_bp.training.world import World
 class Result:
     """What `main` returns."""
 
-    folder: Path | None  # None after --dry-run
+    folder: Path | None  # None after --dry-run, and in processes that write nothing
     metrics: list[dict[str, Any]]  # one row an epoch, and the last with the test result
     test_cost: float
     test_accuracy: float  # a share, 0 to 1
@@ -91,16 +91,20 @@ class Run:
 
     def _say_what_direct_would_save(self) -> None:
         """Where the direct engine could have trained this run too."""
-        plan, epochs = self.plan, self.rows[:-1]
+        plan, epochs = self.plan, self.rows[self.first_epoch - 1 : -1]  # trained here
         plain = (plan.impl, plan.engine, plan.amp) == ("manual", "autograd", "off")
         if not plain or plan.compile or plan.processes > 1 or not epochs:
             return
-        took = sum(row.get("time/train_seconds", 0.0) for row in epochs)
-        direct = len(epochs) * engines.direct_seconds(plan, self.model, self.parts.train)
-        print(
-            f"faster   --engine direct: the same steps in about {direct:.2g} s instead of "
-            f"{took:.2g} s"
-        )
+        took = sum(row["time/train_seconds"] for row in epochs)
+        try:
+            direct = len(epochs) * engines.direct_seconds(plan, self.model, self.parts.train)
+        except (RuntimeError, MemoryError):  # the run is complete without this line
+            return
+        if direct < 0.8 * took:
+            print(
+                f"faster   --engine direct: the same steps in about {direct:.1f} s instead of "
+                f"{took:.1f} s"
+            )
 
     def dry_run(self) -> Result:
         """One step and one evaluation; nothing is written."""
@@ -223,7 +227,7 @@ class Run:
 
     def _learning_rates(self, first: int, steps: int) -> list[float]:
         """η for each of the steps first, first + 1, …: η, or η ½(1 + cos(π k/K)) at step k of K."""
-        lr, last = self.plan.lr, self.plan.epochs * self.plan.steps
+        lr, last = self.plan.lr, max(1, self.plan.epochs * self.plan.steps)
         if self.plan.lr_schedule == "constant":
             return [lr] * steps
         return [lr * 0.5 * (1 + math.cos(math.pi * k / last)) for k in range(first, first + steps)]
@@ -238,7 +242,7 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """What config.json holds: the plan, and the versions that its numbers depend on."""
-        versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
+        versions = {name: version(name) for name in ("torchvision", "numpy")}
         return {
             **self.plan.as_dict(),
             "versions": {

@@ -311,7 +311,7 @@ MUTANTS = (
     Mutant(
         "read: a forward put on a class not seen",
         B,
-        "_stands_in_its_file",
+        "_is_its_own",
         lambda _: True,
         test_backprop.test_a_forward_put_on_a_class_is_refused_by_name,
         (Linear,),

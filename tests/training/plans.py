@@ -16,6 +16,7 @@ PLAN = Plan(
     cost="half_per_example",
     epochs=10,
     batch_size=10,
+    batch_size_asked=None,
     steps=5000,
     lr=3.0,
     lr_schedule="cosine",

@@ -326,6 +326,8 @@ CHECKPOINTS: dict[str, Callable[[bytes, dict[str, Any], str], bytes]] = {
     "a rate of text": lambda whole, state, trap: _plan(state, lr="0.5"),
     "a layer of no units": lambda whole, state, trap: _plan(state, sizes=[64, 0, 10]),
     "a true size": lambda whole, state, trap: _plan(state, sizes=[64, True, 10]),
+    "no rate": lambda whole, state, trap: _plan(state, lr=None),
+    "no number of epochs": lambda whole, state, trap: _plan(state, epochs=None),
     "other data": lambda whole, state, trap: _plan(state, data_fingerprint="0" * 64),
     "other architecture": lambda whole, state, trap: _with(
         state, model={"0.weight": torch.ones(3, 3)}

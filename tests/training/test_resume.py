@@ -160,6 +160,17 @@ def test_what_a_run_chose_for_itself_may_be_said_when_it_is_resumed(train: Train
     assert main(["--resume", str(first), "--epochs", "2", *said]).metrics[-1]["epoch"] == 2
 
 
+def test_a_run_is_resumed_by_the_command_line_it_was_started_with(train: Train) -> None:
+    """The name too, and a batch size beyond the data, which was capped."""
+    flags = ["--run-name", "mine", "--batch-size", "5000", "--lr", "2"]
+    train("--epochs", "1", *flags)
+    assert train("--epochs", "2", *flags, "--resume", "mine").metrics[-1]["epoch"] == 2
+
+
+def test_a_dry_run_of_no_epochs_takes_its_step(train: Train) -> None:
+    assert train("--epochs", "0", "--dry-run").test_accuracy >= 0
+
+
 def test_resuming_a_finished_run_changes_nothing(train: Train) -> None:
     done = train("--epochs", "2")
     assert done.folder is not None
