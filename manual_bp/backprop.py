@@ -244,25 +244,36 @@ def backpropagate(layers: Sequence[Layer], x: Tensor, y: Tensor, reduction: str)
         seen, expected = tuple(y.shape), tuple(a[-1].shape)
         raise RuntimeError(f"target {seen}: the output's shape {expected} is expected")
     # ∂C/∂a = 2 s (a − y), in the dtype of a where y has a wider one  (m, n_out)
-    error = (2 * scale(reduction, y.shape) * (a[-1] - y)).to(a[-1].dtype)
-    slope = [
-        a * (1 - a) if layer.sigmoid else torch.ones_like(a)  # σ′(z) = a (1 − a), or 1  (m, n_out)
-        for layer, a in zip(layers, a, strict=True)
-    ]
+    last = (2 * scale(reduction, y.shape) * (a[-1] - y)).to(a[-1].dtype)
+    slope = [_slope(layer, own) for layer, own in zip(layers, a, strict=True)]
     a_prev = [x, *a[:-1]]
-    forth = zip(layers, a_prev, z, a, strict=True)
-    return [
-        LayerPass(*there, e, own_slope, delta, dW, db)
-        for there, own_slope, (e, delta, dW, db) in zip(
-            forth, slope, back(layers, a_prev, slope, error), strict=True
+    passes = []
+    for i, (error, delta, dW, db) in enumerate(back(layers, a_prev, slope, last)):
+        passes.append(
+            LayerPass(
+                layer=layers[i],
+                a_prev=a_prev[i],
+                z=z[i],
+                a=a[i],
+                error=error,
+                slope=slope[i],
+                delta=delta,
+                dW=dW,
+                db=db,
+            )
         )
-    ]
+    return passes
+
+
+def _slope(layer: Layer, a: Tensor) -> Tensor:
+    return a * (1 - a) if layer.sigmoid else torch.ones_like(a)  # σ′(z) = a (1 − a), or 1
 
 
 def check_cost(reduction: str) -> None:
-    """
+    """Check that `reduction` names a cost that is one number.
+
     Raises:
-        ValueError: `reduction` does not name a cost that is one number.
+        ValueError: another name.
     """
     if reduction not in COSTS:
         raise ValueError(f"reduction {reduction!r} is not one of {', '.join(COSTS)}")

@@ -16,8 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import train
-from manual_bp.training import data
+from manual_bp.training import checkpoint, data, engines, network, terminal
+from manual_bp.training.options import parse
+from manual_bp.training.plan import settle
 from manual_bp.training.run import Result
+from manual_bp.training.world import World
 from tests.correctness.poison import counted
 
 ROOT = Path(train.__file__).parent
@@ -40,18 +43,52 @@ def test_default_run_on_digits_learns_and_reports(
     assert len(result.metrics) == 61
     assert f"accuracy {100 * result.test_accuracy:.2f} %" in out
     assert out.strip().splitlines()[-1].split()[:2] == ["look", "tensorboard"]
-    faster = r"^faster   --engine direct: the same steps in about \S+ s instead of \S+ s$"
-    assert re.search(faster, out, re.MULTILINE)
     rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
     assert [int(row[0]) for row in rows] == list(range(1, 61))
 
 
+FASTER = r"^faster   --engine direct: the same steps in about \S+ s instead of \S+ s$"
+
+
+def test_the_last_lines_say_what_the_direct_engine_would_have_saved(
+    run: Callable[..., Result],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where it would have: here its seconds are made up."""
+
+    def no_memory(*_: object) -> float:
+        raise MemoryError
+
+    for seconds, said in ((lambda *_: 0.0, True), (lambda *_: math.inf, False), (no_memory, False)):
+        monkeypatch.setattr(engines, "direct_seconds", seconds)
+        run("--epochs", "1")
+        assert bool(re.search(FASTER, capsys.readouterr().out, re.MULTILINE)) == said
+
+
+def test_the_direct_engines_seconds_are_measured_and_change_no_weight() -> None:
+    digits = data.load("digits")
+    plan = settle(parse(["--dataset", "digits"])[0], digits, torch.device("cpu"), World(), None)
+    model = network.build(plan, torch.device("cpu"))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert engines.direct_seconds(plan, model, digits.train) > 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize("flags", ["--engine direct", "--impl builtin", "--amp bf16"])
 def test_nothing_is_said_of_the_direct_engine_where_it_is_no_choice(
-    run: Callable[..., Result], capsys: pytest.CaptureFixture[str], flags: str
+    run: Callable[..., Result],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    flags: str,
 ) -> None:
+    monkeypatch.setattr(engines, "direct_seconds", lambda *_: 0.0)
     run("--epochs", "1", *flags.split())
     assert "faster" not in capsys.readouterr().out
+
+
+def test_a_checkpoints_rows_have_what_the_terminal_prints() -> None:
+    assert terminal.line({"epoch": 1, **dict.fromkeys(checkpoint._FIGURES, 0.5)})
 
 
 def test_run_folder_holds_config_metrics_and_checkpoint(run: Callable[..., Result]) -> None:

@@ -79,9 +79,7 @@ class Stopwatch:
         self._stop = self._now()
 
     def seconds(self) -> float:
-        """Seconds between making and stop; on CUDA to be asked for when the device has been waited
-        for.
-        """
+        """Seconds between making and stop. On CUDA wait for the device before asking."""
         if self._on_cuda:
             return float(self._start.elapsed_time(self._stop)) / 1000
         return float(self._stop - self._start)
@@ -93,9 +91,8 @@ def configured(threads: int, deterministic: bool) -> Iterator[None]:
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
     if deterministic:
-        os.environ.setdefault(
-            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-        )  # cuBLAS gives the same bytes only with this
+        # cuBLAS gives the same bytes only with this; it stays, for cuBLAS reads it once.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     try:
         yield

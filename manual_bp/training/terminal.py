@@ -55,9 +55,7 @@ def line(row: dict[str, Any]) -> str:
 
 @contextmanager
 def progress(title: str, steps: int, *, shown: bool) -> Iterator[Callable[[int], object]]:
-    """A function that takes the number of steps done; it moves a bar on a terminal, and does
-    nothing elsewhere.
-    """
+    """A function that takes the number of steps done. It moves a bar where there is a terminal."""
     if not (shown and sys.stderr is not None and sys.stderr.isatty()):
         yield lambda _: None
         return
