@@ -14,8 +14,8 @@ The data of a page, format 1, are a dict:
     images                 base64 of uint8, n × n_in; x = byte · pixel_scale
     labels                 n class numbers
     epochs                 [0, 1, 2, …], those whose weights are here
-    weights                for each: base64 of little-endian float32, layer by layer W (n_out × n_in,
-                           row by row), then b (n_out); an example's is a list of numbers instead
+    weights                for each: base64 of little-endian float32, layer by layer W, row by row
+                           (n_out × n_in), then b (n_out); an example has a list of numbers instead
     metrics                the rows of metrics.jsonl, a number that is not finite as None
     trouble                [{"epoch": 3 or None, "text": "layer 2 …"}]
 
