@@ -2,7 +2,7 @@
 
 /** @typedef {[number, number, number]} Colour */
 /** @typedef {{paper: Colour, amount: Colour, minus: Colour, plus: Colour, ink: Colour,
- *   faint: Colour, line: Colour, accent: Colour}} Palette */
+ *   faint: Colour, line: Colour, grid: Colour, accent: Colour}} Palette */
 
 /** The colours that style.css gives the page now. @param {Element} root @returns {Palette} */
 export function palette(root) {
@@ -21,6 +21,7 @@ export function palette(root) {
     ink: colour("ink"),
     faint: colour("faint"),
     line: colour("line"),
+    grid: colour("grid"),
     accent: colour("accent"),
   };
 }

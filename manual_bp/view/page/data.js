@@ -10,8 +10,13 @@
  *   trouble?: {epoch: number | null, text: string}[], x?: number[], y?: number[],
  *   bias?: boolean, units?: string[][] | null, notation?: 1 | 2 | 3, title?: string}} Data */
 
-/** @param {string} text @returns {Uint8Array<ArrayBuffer>} */
-const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+/** @param {string} text in base64 */
+function bytes(text) {
+  const told = atob(text);
+  const found = new Uint8Array(told.length);
+  for (let i = 0; i < told.length; i++) found[i] = told.charCodeAt(i);
+  return found;
+}
 
 // s of C = s Σ (a − y)² for one example, as in normalisation.py
 /** @type {Record<string, (n: number) => number>} */
@@ -78,7 +83,7 @@ export class Run {
     if (this.data.x) return Float64Array.from(this.data.x);
     const n = this.sizes[0];
     const scale = this.data.pixel_scale ?? 1 / 255;
-    return Float64Array.from(this.pixels.subarray(i * n, (i + 1) * n), (byte) => byte * scale);
+    return new Float64Array(this.pixels.subarray(i * n, (i + 1) * n)).map((byte) => byte * scale);
   }
 
   /** The target of image i. @param {number} i @returns {Float64Array} */
@@ -88,7 +93,9 @@ export class Run {
 
   /** 1 for one class and 0 for the others. @param {number} label @returns {Float64Array} */
   target(label) {
-    return Float64Array.from({ length: this.sizes.at(-1) ?? 0 }, (_, j) => (j === label ? 1 : 0));
+    const y = new Float64Array(this.sizes.at(-1) ?? 0);
+    y[label] = 1;
+    return y;
   }
 
   /** The row of metrics.jsonl of an epoch. @param {number} epoch @returns {Row | undefined} */

@@ -9,8 +9,8 @@ import { factor, largest, number, sumOfProducts } from "./numbers.js";
 /** @typedef {{what: string, weight: number, times: number, term: number}} Term */
 
 /** The column of W that leaves a unit. @param {Layer} layer @param {number} unit */
-const column = (layer, unit) =>
-  Float64Array.from({ length: layer.nOut }, (_, k) => layer.W[k * layer.nIn + unit]);
+export const column = ({ W, nIn, nOut }, unit) =>
+  new Float64Array(nOut).map((_, k) => W[k * nIn + unit]);
 
 /** The row of W that leads into a unit. @param {Layer} layer @param {number} unit */
 export const row = (layer, unit) => layer.W.subarray(unit * layer.nIn, (unit + 1) * layer.nIn);
@@ -53,7 +53,7 @@ export function terms(n, layers, pass, l, u, of) {
     of === "z"
       ? `${n.weight(l, u, i)} · ${n.symbol(l === 1 ? "x" : "a", l - 1, i)}`
       : `${n.symbol("δ", l + 1, i)} · ${n.weight(l + 1, i, u)}`;
-  const products = Float64Array.from(weights, (w, i) => w * others[i]);
+  const products = weights.map((w, i) => w * others[i]);
   const found = largest(products, products.length).filter((i) => products[i] !== 0);
   const told = found.map((i) => ({
     what: name(i),

@@ -1,6 +1,6 @@
 // The images to choose from, with what the network of the chosen epoch says to each.
 
-import { palette, picture, shade } from "./colours.js";
+import { picture, shade } from "./colours.js";
 import { choice, el, part } from "./dom.js";
 import { pass } from "./mathematics.js";
 import { argmax } from "./numbers.js";
@@ -17,14 +17,14 @@ export function gallery(root, store) {
     return;
   }
   chosenClass.append(
-    el("option", { value: "" }, "every class"),
-    ...run.classes.map((name, j) => el("option", { value: j }, `only ${name}`)),
+    el("option", { value: "" }, "any class"),
+    ...run.classes.map((name, j) => el("option", { value: j }, name)),
   );
   /** @type {Filter} */
   let filter = "all";
   const show = choice(
     part(root, "filter"),
-    /** @type {[Filter, string][]} */ ([["all", "All"], ["wrong", "Wrong"], ["worst", "Worst first"]]),
+    /** @type {[Filter, string][]} */ ([["all", "All"], ["wrong", "Wrong"], ["worst", "Worst"]]),
     (value) => {
       filter = value;
       arrange();
@@ -73,7 +73,7 @@ export function gallery(root, store) {
     judged = store.state.snapshot;
   });
   store.on(["theme"], () => {
-    const colours = palette(root);
+    const { colours } = store;
     const n = run.sizes[0];
     const scale = run.data.pixel_scale ?? 1 / 255;
     thumbs.forEach(({ canvas }, i) =>

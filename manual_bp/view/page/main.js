@@ -29,9 +29,8 @@ export function view(root, data) {
   root.innerHTML = SKELETON;
   const dark = globalThis.matchMedia("(prefers-color-scheme: dark)").matches;
   const theme = root.dataset.theme ? /** @type {State["theme"]} */ (root.dataset.theme) : dark ? "dark" : "light";
-  root.dataset.theme = theme;
-  const store = new Store(run, theme);
-  root.classList.toggle("example", run.example);
+  const store = new Store(run, root, theme);
+  if (run.example) part(root, "first").replaceChildren("1 · The example");
   heading(root, run);
   switches(root, store);
   pad(root, store);
@@ -80,11 +79,9 @@ function switches(root, store) {
   const theme = part(root, "theme");
   theme.addEventListener("click", () => {
     const other = store.state.theme === "dark" ? "light" : "dark";
-    root.dataset.theme = other;
     store.set({ theme: other });
   });
   store.on(["theme"], () => {
-    root.dataset.theme = store.state.theme;
     theme.textContent = store.state.theme === "dark" ? "Light" : "Dark";
   });
 }
@@ -122,15 +119,20 @@ function keys(root, store, controls) {
     n: () => image(1),
     p: () => image(-1),
   };
-  root.addEventListener("keydown", (event) => {
+  /** @param {KeyboardEvent} event */
+  const press = (event) => {
     const at = /** @type {HTMLElement} */ (event.target);
+    if (!root.isConnected) return document.removeEventListener("keydown", press);
+    // Where nothing has the focus, the keys are the first run's.
+    if (!root.contains(at) && (at !== document.body || root.classList.contains("second"))) return;
     if (event.ctrlKey || event.metaKey || event.altKey || at.closest("input, select, textarea")) return;
     if (event.key === " " && at.closest("button, label")) return; // space presses a button
     if (at.closest(".terms") && /^(Arrow|Page)/.test(event.key)) return; // they scroll
     if (!table[event.key]) return;
     event.preventDefault();
     table[event.key]();
-  });
+  };
+  document.addEventListener("keydown", press);
 }
 
 /** What `globalThis.look` offers: the numbers of any image at any epoch, as plain arrays.

@@ -63,4 +63,4 @@ export const norm = (v) => Math.sqrt(v.reduce((sum, x) => sum + x * x, 0));
 export const gradientNorm = (p) => norm(p.delta) * norm(p.before);
 
 /** ∂C/∂W = δ a_prevᵀ, row by row  (n_out, n_in). @param {LayerPass} p @returns {number[][]} */
-export const dW = (p) => Array.from(p.delta, (d) => Array.from(p.before, (a) => d * a));
+export const dW = (p) => Array.from(p.delta, (d) => Array.from(p.before.map((a) => d * a)));

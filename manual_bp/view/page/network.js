@@ -1,12 +1,13 @@
 // The network, layer by layer: a strip for what goes forward (z, a), one for what comes back
 // (error, σ′, δ), a cell a unit. The strongest weights of the chosen unit are lines.
 
-import { colourOf, css, palette, shade } from "./colours.js";
+import { colourOf, css, picture, shade } from "./colours.js";
 import { el, part, sharp } from "./dom.js";
-import { row } from "./formulas.js";
+import { column, row } from "./formulas.js";
 import { highest, largest, number } from "./numbers.js";
 import { shownAt } from "./story.js";
 
+/** @typedef {import("./colours.js").Colour} Colour */
 /** @typedef {import("./store.js").Store} Store */
 /** @typedef {{x: number, y: number, rows: number, columns: number, w: number, h: number}} Strip */
 /** @typedef {{n: number, x: number, width: number, strips: Strip[]}} Column */
@@ -67,15 +68,16 @@ export function network(root, store) {
   const box = part(root, "net");
   const tip = part(root, "tip");
   const canvas = el("canvas", { role: "img" });
+  const small = el("canvas"); // one pixel a unit, before it is scaled
   const heads = run.sizes.map((_, l) => headOf(store, l));
   const feet = run.sizes.map(() => el("div", { class: "foot" }));
   const inner = el("div", { class: "inner" }, ...heads, canvas, ...feet);
   box.append(inner);
   /** @type {Column[]} */
   let columns = [];
-  let colours = palette(root);
 
   function draw() {
+    const { colours } = store;
     const width = Math.max(box.clientWidth - 2, 44 * run.sizes.length);
     columns = layOut(store, width);
     const last = columns[columns.length - 1];
@@ -87,7 +89,7 @@ export function network(root, store) {
     const image = run.shape !== null;
     lines(context, unit.layer, unit.unit);
     const most = highest(x);
-    strip(context, columns[0].strips[0], x, image, (v) => css(image ? shade(colours, v) : colourOf(colours, v, most, true)));
+    strip(context, columns[0].strips[0], x, image, (v) => (image ? shade(colours, v) : colourOf(colours, v, most, true)));
     feet[0].replaceChildren(image ? "" : number(most));
     store.pass.layers.forEach((p, k) => {
       const shown = shownAt(store.steps, step, k + 1);
@@ -98,8 +100,8 @@ export function network(root, store) {
       const bounded = shown.forward === "a" && sigmoid; // between 0 and 1
       const mostUp = up ? (bounded ? 1 : highest(up)) : 0;
       const mostDown = down ? highest(down) : 0;
-      strip(context, forward, up, false, (v) => css(colourOf(colours, v, mostUp, !bounded)));
-      strip(context, backward, down, false, (v) => css(colourOf(colours, v, mostDown, shown.backward !== "slope")));
+      strip(context, forward, up, false, (v) => colourOf(colours, v, mostUp, !bounded));
+      strip(context, backward, down, false, (v) => colourOf(colours, v, mostDown, shown.backward !== "slope"));
       const told = (/** @type {keyof typeof NAMES | null} */ name, /** @type {number} */ value) =>
         el("span", {}, name ? `${NAMES[name]} ≤ ${number(value)}` : " ");
       feet[k + 1].replaceChildren(told(shown.forward, up ? highest(up) : 0), told(shown.backward, mostDown));
@@ -118,20 +120,31 @@ export function network(root, store) {
   }
 
   /** @param {CanvasRenderingContext2D} context @param {Strip} s @param {Float64Array | null} values
-   * @param {boolean} image @param {(v: number) => string} colour */
+   * @param {boolean} image @param {(v: number) => Colour} colour */
   function strip(context, s, values, image, colour) {
-    const n = values ? values.length : s.rows * s.columns;
-    const thin = s.h < 4 ? 0 : s.h < 9 ? 0.5 : 1; // paper between the cells
-    context.fillStyle = css(colours.paper);
-    if (image) context.fillRect(s.x, s.y, s.columns * s.w, s.rows * s.h);
-    for (let i = 0; i < n; i++) {
-      const [x, y] = middle(s, i, image);
-      context.fillStyle = values ? colour(values[i]) : css(colours.paper);
-      context.fillRect(x - s.w / 2, y - s.h / 2, s.w - thin + (image ? 0.3 : 0), s.h - thin + (image ? 0.3 : 0));
-    }
-    context.strokeStyle = css(colours.line);
+    const { colours } = store;
+    const [width, height] = [s.columns * s.w, s.rows * s.h];
+    const cells = new Float64Array(s.rows * s.columns).fill(NaN);
+    values?.forEach((v, i) => (cells[image ? i : (i % s.rows) * s.columns + Math.floor(i / s.rows)] = v));
+    picture(small, cells, s.columns, (v) => (Number.isNaN(v) ? colours.paper : colour(v)));
+    context.imageSmoothingEnabled = false;
+    context.drawImage(small, s.x, s.y, width, height);
+    context.strokeStyle = css(image ? colours.line : colours.grid);
     context.lineWidth = 1;
-    context.strokeRect(s.x - 0.5, s.y - 0.5, s.columns * s.w + 1 - thin, s.rows * s.h + 1 - thin);
+    context.beginPath();
+    for (let r = 1; r < s.rows && !image; r++) {
+      context.moveTo(s.x, s.y + r * s.h);
+      context.lineTo(s.x + width, s.y + r * s.h);
+    }
+    for (let c = 1; c < s.columns && !image; c++) {
+      context.moveTo(s.x + c * s.w, s.y);
+      context.lineTo(s.x + c * s.w, s.y + height);
+    }
+    context.globalAlpha = s.h < 6 ? 0.4 : 1;
+    context.stroke();
+    context.globalAlpha = 1;
+    context.strokeStyle = css(colours.line);
+    context.strokeRect(s.x - 0.5, s.y - 0.5, width + 1, height + 1);
   }
 
   /** The strongest weights into the unit and out of it.
@@ -149,7 +162,7 @@ export function network(root, store) {
     }
     const after = layers[l];
     if (!after) return;
-    const out = Float64Array.from({ length: after.nOut }, (_, k) => after.W[k * after.nIn + u]);
+    const out = column(after, u);
     const strongest = highest(out);
     for (const k of largest(out, LINES)) {
       const [x2, y2] = middle(columns[l + 1].strips[0], k, false);
@@ -160,6 +173,7 @@ export function network(root, store) {
   /** @param {CanvasRenderingContext2D} context @param {number} x0 @param {number} y0
    * @param {number} x1 @param {number} y1 @param {number} weight @param {number} most */
   function line(context, x0, y0, x1, y1, weight, most) {
+    const { colours } = store;
     const share = most ? Math.abs(weight) / most : 0;
     context.strokeStyle = css(weight < 0 ? colours.minus : colours.plus, 0.25 + 0.6 * share);
     context.lineWidth = 0.6 + 1.8 * share;
@@ -171,7 +185,7 @@ export function network(root, store) {
   }
 
   /** @param {CanvasRenderingContext2D} context @param {number} l @param {number} u
-   * @param {import("./colours.js").Colour} colour @param {number} width */
+   * @param {Colour} colour @param {number} width */
   function mark(context, l, u, colour, width) {
     context.strokeStyle = css(colour);
     context.lineWidth = width;
@@ -230,7 +244,6 @@ export function network(root, store) {
     tip.style.top = `${event.clientY - bounds.top + 16}px`;
   }
 
-  store.on(["theme"], () => (colours = palette(root)));
   store.on(["pass", "step", "pinned", "hovered", "theme"], draw);
   new ResizeObserver(draw).observe(box);
 }

@@ -21,7 +21,7 @@ export function number(value, digits = 4) {
   const exponent = Number(power);
   const sign = value < 0 ? "−" : "";
   if (exponent < -4 || exponent >= digits)
-    return `${sign}${Number(mantissa)}e${exponent}`.replace("e-", "e−");
+    return `${sign}${Number(mantissa)}e${exponent < 0 ? `−${-exponent}` : `+${exponent}`}`;
   return `${sign}${Number(Number(`${mantissa}e${power}`).toFixed(digits - 1 - exponent))}`;
 }
 
@@ -34,7 +34,7 @@ export function factor(value) {
 /** left₁ · right₁ + …: the largest terms, and what the others add up to.
  * @param {Float64Array} left @param {Float64Array} right */
 export function sumOfProducts(left, right) {
-  const terms = Float64Array.from(left, (v, i) => v * right[i]);
+  const terms = left.map((v, i) => v * right[i]);
   let shown = Array.from(terms.keys());
   if (terms.length > SHOWN) shown = largest(terms, FEW).sort((i, j) => i - j);
   const parts = shown.map((i) => `${factor(left[i])} · ${factor(right[i])}`);
@@ -47,11 +47,21 @@ export function sumOfProducts(left, right) {
   return parts.join(" + ");
 }
 
-/** The indices of the k entries that are largest in size. @param {Float64Array} values @param {number} k */
+/** The indices of the k entries that are largest in size, the largest first; the first of equals.
+ * @param {Float64Array} values @param {number} k @returns {number[]} */
 export function largest(values, k) {
-  return Array.from(values.keys())
-    .sort((i, j) => Math.abs(values[j]) - Math.abs(values[i]))
-    .slice(0, k);
+  const size = values.map(Math.abs);
+  if (k > 20) return Array.from(size.keys()).sort((i, j) => size[j] - size[i]).slice(0, k);
+  /** @type {number[]} */
+  const found = [];
+  for (let i = 0; i < size.length; i++) {
+    if (found.length === k && size[i] <= size[found[k - 1]]) continue;
+    let at = found.length;
+    while (at > 0 && size[found[at - 1]] < size[i]) at--;
+    found.splice(at, 0, i);
+    if (found.length > k) found.pop();
+  }
+  return found;
 }
 
 /** The largest size of an entry. @param {Float64Array} values */

@@ -1,7 +1,7 @@
 // The chosen image, large; a person draws on it to make one of their own.
 
 import { centred } from "./centre.js";
-import { css, palette, picture, shade } from "./colours.js";
+import { picture, shade } from "./colours.js";
 import { el, part } from "./dom.js";
 import { pass } from "./mathematics.js";
 import { argmax } from "./numbers.js";
@@ -79,7 +79,7 @@ export function pad(root, store) {
   });
 
   store.on(["image", "x", "theme"], () => {
-    const colours = palette(root);
+    const { colours } = store;
     if (store.state.image !== null) drawing = false;
     if (drawing) {
       const { data } = pen.getImageData(0, 0, SIDE, SIDE);
@@ -103,5 +103,4 @@ export function pad(root, store) {
       image === null ? "" : el("span", {}, right ? " and is right." : `. The label is ${run.classes[label]}.`),
     );
   });
-  canvas.style.setProperty("background", css(palette(root).paper));
 }

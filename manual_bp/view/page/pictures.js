@@ -1,6 +1,6 @@
 // The weights of a first-layer unit and their gradient, as pictures of the image's shape.
 
-import { colourOf, palette, picture } from "./colours.js";
+import { colourOf, picture } from "./colours.js";
 import { el, part } from "./dom.js";
 import { row } from "./formulas.js";
 import { highest, largest, number } from "./numbers.js";
@@ -14,7 +14,7 @@ export function pictures(root, store) {
   const figures = [0, 1].map(() => ({ canvas: el("canvas", { role: "img" }), caption: el("figcaption") }));
   box.append(title, el("div", { class: "figures" }, ...figures.map(({ canvas, caption }) => el("figure", {}, canvas, caption))));
   store.on(["pass", "pinned", "hovered", "theme"], () => {
-    const colours = palette(root);
+    const { colours } = store;
     const p = store.pass.layers[0];
     const { layer, unit } = store.unit;
     const own = layer === 1 ? unit : largest(p.delta, 1)[0];

@@ -16,13 +16,13 @@ export const SKELETON = `
 <main>
   <section class="left" aria-label="Image">
     <div class="panel">
-      <h2>1 · An image <small>click one, or draw</small></h2>
+      <h2 data-part="first">1 · An image <small>click one, or draw</small></h2>
       <div class="pad">
         <canvas data-part="pad" tabindex="0"></canvas>
         <div class="verdict">
           <p data-part="verdict" aria-live="polite"></p>
           <label class="target">target y<select data-part="target"></select></label>
-          <button type="button" data-part="clear">Draw a new one</button>
+          <button type="button" data-part="clear">New drawing</button>
         </div>
       </div>
       <div data-part="outputs" role="img"></div>

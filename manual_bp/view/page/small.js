@@ -1,6 +1,6 @@
 // A document's network, small enough to draw every unit and every weight with its number.
 
-import { colourOf, css, palette } from "./colours.js";
+import { colourOf, css } from "./colours.js";
 import { el, part, svg } from "./dom.js";
 import { exactly, highest, number } from "./numbers.js";
 import { shownAt } from "./story.js";
@@ -19,7 +19,7 @@ export function smallNetwork(root, store) {
   const told = (/** @type {number} */ v) => (store.state.exercise ? "?" : exactly(v));
 
   function draw() {
-    const colours = palette(root);
+    const { colours } = store;
     const { layers, pinned, step, exercise } = store.state;
     const n = store.notation;
     const drawn = svg("svg", { viewBox: `0 0 ${WIDTH} ${height}`, class: "small", role: "img",
@@ -34,9 +34,12 @@ export function smallNetwork(root, store) {
           drawn.append(svg("line", { x1: x0, y1: y0, x2: x1, y2: y1, stroke: css(w < 0 ? colours.minus : colours.plus, chosen ? 1 : 0.6),
             "stroke-width": 1 + (3 * Math.abs(w)) / (most || 1) }));
           // Each label stands on its line near where the line starts: there lines are apart.
-          const share = layer.nIn > 1 && layer.nOut > 1 ? 0.3 : 0.5;
+          const cross = layer.nIn > 1 && layer.nOut > 1;
+          const share = cross ? 0.3 : 0.5;
           const [cx, cy] = [x0 + (x1 - x0) * share, y0 + (y1 - y0) * share];
-          drawn.append(svg("text", { x: cx, y: cy - 5, class: "weight" }, `${n.weight(l + 1, j, i)} = ${exactly(w)}`));
+          const label = [n.weight(l + 1, j, i), exactly(w)];
+          const told = cross ? [label.join(" = ")] : label;
+          told.forEach((text, k) => drawn.append(svg("text", { x: cx, y: cy - 5 + 21 * k, class: "weight" }, text)));
         }
     });
     for (let l = 0; l <= L; l++) {
@@ -61,7 +64,6 @@ export function smallNetwork(root, store) {
         if (l) {
           group.append(svg("title", {}, `layer ${l}, unit ${u + 1}`));
           group.addEventListener("click", () => store.set({ pinned: { layer: l, unit: u }, hovered: null }));
-          group.addEventListener("pointerenter", () => (box.dataset.over = `${l} ${u}`));
         }
         drawn.append(group);
       }

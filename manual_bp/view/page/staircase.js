@@ -64,13 +64,13 @@ export function staircase(root, store) {
       el("th", { scope: "col" }, label), el("th", { scope: "col", title: "to the layer after it" }, "ratio"));
     box.replaceChildren(
       el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows.reverse())),
-      el("p", { class: "said" }, sentence()),
+      el("p", { class: "sentence" }, sentence()),
       ghosts.some((g) => g !== null) ? el("p", { class: "ghost" }, el("b"), ` mean over the batches of epoch ${run.epochs[store.state.snapshot]}`) : "");
   }
 
   /** What the picture says, in words. */
   function sentence() {
-    if (L < 2 || store.state.exercise) return "";
+    if (L < 2 || store.state.exercise || !reached(store.steps, store.state.step, "delta", 1)) return "";
     const norms = store.pass.layers.map((p) => norm(p.delta));
     const [first, last] = [norms[0], norms[L - 1]];
     if (!(last > 0)) return "No error signal leaves the output: every δ there is 0.";

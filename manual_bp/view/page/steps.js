@@ -5,6 +5,8 @@ import { largest, number } from "./numbers.js";
 import { TOLD } from "./story.js";
 
 const PACE = 800; // ms a step while it plays
+const SMALL = "Each circle is a unit with its activation, below it its error signal δ. Click a unit to see its numbers.";
+const LARGE = "Left strip of a layer: its activations a. Right strip: its error signal δ, blue below 0, red above. Click a unit to see its numbers.";
 
 /** @param {HTMLElement} root @param {import("./store.js").Store} store
  * @returns {{go: (by: number) => void, play: () => void, all: () => void}} */
@@ -63,7 +65,7 @@ export function steps(root, store) {
     const moved = learned(costs, run.data.lr, exercise);
     if (step === null) {
       story.replaceChildren(
-        el("p", {}, "Left strip of a layer: its activations a. Right strip: its error signal δ, blue below 0, red above. Click a unit to see its numbers."),
+        el("p", {}, run.example ? SMALL : LARGE),
         ...moved);
       return;
     }
@@ -89,7 +91,7 @@ export function steps(root, store) {
 function learned(costs, lr, exercise) {
   if (costs.length < 2) return [];
   const few = costs.length > 6 ? [costs[0], ...costs.slice(-4)] : costs;
-  const told = few.map(number).join(" → ").replace(" → ", costs.length > 6 ? " → … → " : " → ");
+  const told = few.map((cost) => number(cost)).join(" → ").replace(" → ", costs.length > 6 ? " → … → " : " → ");
   const many = costs.length - 1;
   return [el("p", { class: "learned" },
     `${many} update${many > 1 ? "s" : ""} on this image alone, η = ${number(lr)}: `,

@@ -1,5 +1,6 @@
 // What a person has chosen, and the pass that follows from it. Parts of the page listen.
 
+import { palette } from "./colours.js";
 import { pass, update } from "./mathematics.js";
 import { notation } from "./notation.js";
 import { argmax } from "./numbers.js";
@@ -14,9 +15,13 @@ import { stepsOf } from "./story.js";
 /** @typedef {keyof State | "pass"} Key */
 
 export class Store {
-  /** @param {Run} run @param {"light" | "dark"} theme */
-  constructor(run, theme) {
+  /** @param {Run} run @param {HTMLElement} root whose style sheet has the colours
+   * @param {"light" | "dark"} theme */
+  constructor(run, root, theme) {
     this.run = run;
+    this.root = root;
+    root.dataset.theme = theme;
+    this.colours = palette(root);
     this.steps = stepsOf(run.sizes.length - 1);
     /** @type {((changed: Set<Key>) => void)[]} */
     this.listeners = [];
@@ -58,6 +63,10 @@ export class Store {
     }
     if (changed.has("notation"))
       this.notation = notation(this.state.notation, this.run.sizes, this.run.data.units);
+    if (changed.has("theme")) {
+      this.root.dataset.theme = this.state.theme;
+      this.colours = palette(this.root);
+    }
     for (const listener of this.listeners) listener(changed);
   }
 

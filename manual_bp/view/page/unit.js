@@ -52,6 +52,7 @@ export function unitPanel(root, store) {
     );
     const step = state.step === null ? null : store.steps[state.step];
     const until = step && step.layer === layer ? ORDER.indexOf(step.kind) : Infinity;
+    if (step && step.layer === layer && (step.kind === "z" || step.kind === "error")) sum = step.kind;
     const shown = state.exercise ? lines.slice(0, solved + 1) : lines.filter((_, i) => i <= until);
     score.hidden = !state.exercise;
     if (state.exercise)
@@ -127,7 +128,7 @@ export function unitPanel(root, store) {
     if (!store.state.hovered) solved = 0;
   });
   store.on(["pass", "pinned", "hovered", "notation", "exercise", "step"], draw);
-  store.on(["pass", "pinned", "notation", "exercise"], () => {
+  store.on(["pass", "pinned", "notation", "exercise", "step"], () => {
     all = false;
     drawTerms();
   });
