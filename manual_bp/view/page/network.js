@@ -78,7 +78,7 @@ export function network(root, store) {
 
   function draw() {
     const { colours } = store;
-    const width = Math.max(box.clientWidth - 2, 44 * run.sizes.length);
+    const width = Math.max(box.clientWidth - 2, 66 * run.sizes.length);
     columns = layOut(store, width);
     const last = columns[columns.length - 1];
     const whole = Math.max(width, last.x + last.width + SIDE);
@@ -90,7 +90,7 @@ export function network(root, store) {
     lines(context, unit.layer, unit.unit);
     const most = highest(x);
     strip(context, columns[0].strips[0], x, image, (v) => (image ? shade(colours, v) : colourOf(colours, v, most, true)));
-    feet[0].replaceChildren(image ? "" : number(most));
+    feet[0].replaceChildren(image ? "" : number(most, 2));
     store.pass.layers.forEach((p, k) => {
       const shown = shownAt(store.steps, step, k + 1);
       const [forward, backward] = columns[k + 1].strips;
@@ -103,7 +103,7 @@ export function network(root, store) {
       strip(context, forward, up, false, (v) => colourOf(colours, v, mostUp, !bounded));
       strip(context, backward, down, false, (v) => colourOf(colours, v, mostDown, shown.backward !== "slope"));
       const told = (/** @type {keyof typeof NAMES | null} */ name, /** @type {number} */ value) =>
-        el("span", {}, name ? `${NAMES[name]} ≤ ${number(value)}` : " ");
+        el("span", {}, name ? `${NAMES[name]} ≤ ${number(value, 2)}` : " ");
       feet[k + 1].replaceChildren(told(shown.forward, up ? highest(up) : 0), told(shown.backward, mostDown));
       const [first, second] = heads[k + 1].querySelectorAll("b");
       first.textContent = shown.forward ? NAMES[shown.forward] : "·";

@@ -34,7 +34,7 @@ export function staircase(root, store) {
 
   function draw() {
     show(quantity);
-    const { of, tag, label } = QUANTITIES[quantity];
+    const { of, tag } = QUANTITIES[quantity];
     const values = store.pass.layers.map(of);
     const row = run.row(run.epochs[store.state.snapshot]);
     const ghosts = values.map((_, l) => {
@@ -52,16 +52,16 @@ export function staircase(root, store) {
       bar.style.width = there ? `${100 * share(value)}%` : "0";
       const ghost = ghosts[l] === null ? null : el("b", { title: `the epoch's mean of the batches: ${number(Number(ghosts[l]))}` });
       if (ghost) ghost.style.left = `${100 * share(Number(ghosts[l]))}%`;
-      const ratio = l + 1 < L && values[l + 1] > 0 ? `× ${number(value / values[l + 1])}` : "";
+      const ratio = l + 1 < L && values[l + 1] > 0 ? `× ${number(value / values[l + 1], 2)}` : "";
       return el("tr", {},
         el("th", { scope: "row" }, `layer ${l + 1}`, el("small", {}, `${run.sizes[l]}→${run.sizes[l + 1]}`)),
         el("td", { class: "bar" }, bar, ghost),
-        el("td", { class: "value" }, there ? number(value) : ""),
+        el("td", { class: "value" }, there ? number(value, 3) : ""),
         el("td", { class: "value ratio" }, there ? ratio : ""));
     });
     const head = el("tr", {}, el("th", { scope: "col" }, "layer"),
       el("th", { scope: "col", class: "scale" }, el("span", {}, power(low)), el("span", {}, power(high))),
-      el("th", { scope: "col" }, label), el("th", { scope: "col", title: "to the layer after it" }, "ratio"));
+      el("th", { scope: "col", class: "value" }, "value"), el("th", { scope: "col", class: "value", title: "to the layer after it" }, "ratio"));
     box.replaceChildren(
       el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows.reverse())),
       el("p", { class: "sentence" }, sentence()),
