@@ -231,16 +231,18 @@ def _parser(prog: str) -> _Parser:
         prog=prog,
         description="Train a sigmoid network on MNIST with hand-derived backpropagation; "
         "TensorBoard shows the run.",
-        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
     group: Any = parser
     for flag in fields(Options):
         if flag.name in _TITLES:
             group = parser.add_argument_group(_TITLES[flag.name])
-        argument = {"default": flag.default, **flag.metadata}
-        if flag.default is False:
+        default, argument = flag.default, {"default": flag.default, **flag.metadata}
+        if default is False:
             argument["action"] = "store_true"
+        elif default is not None and "default:" not in argument["help"]:
+            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+            argument["help"] += f" (default: {shown})"
         if flag.metadata.get("nargs"):
             argument["action"] = _Tuple
         group.add_argument("--" + flag.name.replace("_", "-"), **argument)
@@ -256,18 +258,6 @@ class _Parser(argparse.ArgumentParser):
             raise ValueError(message)
         command = "python train.py" if self.prog == "train.py" else self.prog
         self.exit(2, f"{self.prog}: error: {message} (see {command} --help)\n")
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """Append the default to each help line that does not spell it out."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        text, default = action.help, action.default
-        said = text is None or "default:" in text or default is argparse.SUPPRESS
-        if said or default is None or default is False:
-            return text
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
-        return f"{text} (default: {shown})"
 
 
 class _Tuple(argparse.Action):
