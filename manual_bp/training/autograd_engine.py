@@ -54,20 +54,16 @@ class AutogradEngine:
         self._forward = forward
 
     def train_epoch(
-        self,
-        part: Part,
-        order: Tensor,
-        learning_rates: Sequence[float],
-        progress: Callable[[int], object],
+        self, part: Part, order: Tensor, rates: Sequence[float], progress: Callable[[int], object]
     ) -> dict[str, Tensor]:
         """As `Engine.train_epoch`."""
         # GradScaler leaves out a step whose gradient overflowed in float16; so do the averages.
         tally = _Tally(len(self._parameters), self._targets, self._world, self._scaler.is_enabled())
         batches = order.split(self._plan.batch_size)
-        for rows, learning_rate in zip(batches, learning_rates, strict=True):
+        for rows, rate in zip(batches, rates, strict=True):
             mine = self._world.share(rows)
             labels = part.labels[mine]
-            norms, outputs = self.step(part.images[mine], labels, learning_rate, len(rows))
+            norms, outputs = self.step(part.images[mine], labels, rate, len(rows))
             tally.add(norms, outputs, labels)
             progress(1)
         squared_error, correct, *norms = tally.values().unbind()
