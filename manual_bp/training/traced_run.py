@@ -17,27 +17,16 @@ RUNS = Path("runs")  # where train.py puts them by default
 
 @dataclass(frozen=True)
 class TracedRun:
-    """One image of the test part, with the network that a run trained.
+    """One image of the test part, with the network that a run trained."""
 
-    Attributes:
-        folder: the run's.
-        model: the trained network, in float64.
-        x: pixels in 0 to 1, (1, n_in).
-        y: the target, 1 for the label and 0 elsewhere, (1, n_out).
-        label: the label.
-        dataset: the data set's name.
-        cost: the run's `reduction`.
-        lr: the run's learning rate.
-    """
-
-    folder: Path
-    model: nn.Sequential
-    x: Tensor
-    y: Tensor
+    folder: Path  # the run's
+    model: nn.Sequential  # the trained network, in float64
+    x: Tensor  # pixels in 0 to 1  (1, n_in)
+    y: Tensor  # the target, 1 for the label and 0 elsewhere  (1, n_out)
     label: int
-    dataset: str
-    cost: str
-    lr: float
+    dataset: str  # the data set's name
+    cost: str  # the run's `reduction`
+    lr: float  # the run's η
 
 
 def read(run: str, example: int, runs: Path = RUNS) -> TracedRun:
