@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from manual_bp import backprop
 from manual_bp.backprop import Layer
 from manual_bp.normalisation import scale
-from manual_bp.training.data import Part
-from manual_bp.training.engines import Engine
 from manual_bp.training.errors import UserError
 from manual_bp.training.network import criterion
 from manual_bp.twins import to_torch
@@ -61,16 +59,13 @@ class Compared:
         )
 
 
-def check(engine: Engine, model: nn.Sequential, batch: Part, reduction: str) -> Compared:
-    """Compare the engine's gradients on `batch` with the built-in's; nothing waits for a device."""
-    x, y = batch.batch(next(model.parameters()).dtype)
-    return compare(model, engine.gradients(batch), x, y, reduction)
-
-
 def compare(
     model: nn.Sequential, gradients: Sequence[Tensor], x: Tensor, y: Tensor, reduction: str
 ) -> Compared:
-    """Compare `gradients`, one for each parameter, with autograd's through the torch.nn twin."""
+    """Compare `gradients`, one for each parameter, with autograd's through the torch.nn twin.
+
+    Nothing waits for the device.
+    """
     layers = backprop.read(model)
     twin = to_torch(copy.deepcopy(model))
     cost = criterion("builtin", reduction)(twin(x), y)

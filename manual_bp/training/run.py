@@ -41,13 +41,7 @@ class Result:
 
 
 class Run:
-    """One run, new or resumed, ready for its next epoch.
-
-    Args:
-        plan: everything that was decided.
-        dataset: the data, on the CPU.
-        world: the processes.
-        saved: the run to go on with, or None for a new one.
+    """One run, new or resumed from `saved`, ready for its next epoch. `dataset` is on the CPU.
 
     Raises:
         UserError: `saved` does not fit the data, the network or the engine.
@@ -127,12 +121,9 @@ class Run:
             # a resumed run may have another device, threads, data folder
             self.folder.write_config(self.config())
             return
+        about, start = f"{self.plan.dataset}_{self.plan.network}", to_host(self.state())
         self.folder = RunFolder.create(
-            logdir,
-            run_name,
-            f"{self.plan.dataset}_{self.plan.network}",
-            self.config(),
-            self.checkpoint(0, to_host(self.state())),
+            logdir, run_name, about, self.config(), self.checkpoint(0, start)
         )
         self.folder.take()
 
@@ -200,7 +191,8 @@ class Run:
         check = None
         if plan.impl == "manual":
             batch = part[order[: min(plan.batch_size, live_check.EXAMPLES)]]
-            check = live_check.check(self.engine, self.model, batch, plan.cost)
+            gradients = self.engine.gradients(batch)
+            check = live_check.compare(self.model, gradients, *batch.batch(self.dtype), plan.cost)
         watch = machine.Stopwatch(self.device)
         with terminal.progress(f"epoch {epoch}", plan.steps, shown=self.world.writes) as progress:
             figures = self.engine.train_epoch(part, order, rates, progress)
@@ -242,24 +234,18 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """What config.json holds: the plan, and the versions that its numbers depend on."""
-        versions = {name: version(name) for name in ("torchvision", "numpy")}
-        return {
-            **self.plan.as_dict(),
-            "versions": {
-                "python": platform.python_version(),
-                **versions,
-                "torch": torch.__version__,
-            },
-        }
+        versions = {"python": platform.python_version(), "torch": torch.__version__}
+        versions |= {name: version(name) for name in ("torchvision", "numpy")}
+        return {**self.plan.as_dict(), "versions": versions}
 
     def state(self) -> dict[str, Any]:
         """What training changes."""
         return {"model": self.model.state_dict(), "engine": self.engine.state_dict()}
 
     def checkpoint(self, epoch: int, state: dict[str, Any]) -> dict[str, Any]:
-        return checkpoint.contents(
-            self.plan, epoch, state, self.shuffle.get_state(), list(self.rows)
-        )
+        """What a checkpoint holds: tensors and plain values; `state` as `self.state` gives it."""
+        own = {"format": checkpoint.FORMAT, "epoch": epoch, "plan": self.plan.as_dict()}
+        return {**state, **own, "shuffle": self.shuffle.get_state(), "metrics": list(self.rows)}
 
     def _restore(self, saved: Checkpoint) -> None:
         """Take up the state of a checkpoint, or say in one line why it does not fit."""
