@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from manual_bp import backprop, direct, functional, trace, verify, worked_examples
+    from manual_bp import backprop, direct, functional, trace, verify, view, worked_examples
     from manual_bp.linear import Linear, LinearFunction
     from manual_bp.mlp import MLP
     from manual_bp.mse import MSELoss, MSELossFunction
@@ -36,7 +36,7 @@ _HOMES = {
     "converted": "twins",
     "to_torch": "twins",
 }
-_ROOMS = ("backprop", "direct", "functional", "trace", "verify", "worked_examples")
+_ROOMS = ("backprop", "direct", "functional", "trace", "verify", "view", "worked_examples")
 
 __all__ = [
     "MLP",
@@ -55,6 +55,7 @@ __all__ = [
     "to_torch",
     "trace",
     "verify",
+    "view",
     "worked_examples",
 ]
 

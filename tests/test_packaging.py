@@ -28,6 +28,7 @@ mbp.direct.Trainer(model, lr=0.5, batch_size=4, backend="torch").step(x, y)
 assert mbp.verify.check(mbp.functional.sigmoid, (x,)).ok
 assert "∂J/∂" in mbp.trace.text(model, x[0], y[0])
 assert mbp.worked_examples.one_path().max_relative_error < 1e-12
+assert mbp.view.html(model, x[0], y[0]).startswith("<!doctype html>")
 from manual_bp.__main__ import main
 main(["train", "--dataset", "digits"])
 """
@@ -50,7 +51,9 @@ def test_torch_is_the_one_dependency() -> None:
     assert [line.partition(">")[0] for line in project["dependencies"]] == ["torch"]
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["train", "--help"], ["nonsense"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["--version"], ["train", "--help"], ["look", "--help"], ["nonsense"]]
+)
 def test_help_and_wrong_usage_do_without_torch(argv: list[str], tmp_path: Path) -> None:
     code = (
         "import sys\n"

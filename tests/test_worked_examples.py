@@ -27,8 +27,7 @@ from manual_bp.worked_examples import (
 from manual_bp.worked_examples.__main__ import main, report
 from manual_bp.worked_examples.document1 import backpropagate, updates
 from manual_bp.worked_examples.networks import tensor
-from manual_bp.worked_examples.paths import partials_by_paths
-from manual_bp.worked_examples.worked import gradients
+from manual_bp.worked_examples.worked import gradients, partials_by_paths
 
 L = 1.0986122886681098
 ROUNDING = 1e-13  # a few dozen float64 roundings; the sums are short

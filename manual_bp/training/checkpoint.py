@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from manual_bp.training.errors import UserError
 from manual_bp.training.plan import Plan
+from manual_bp.training.terminal import FIGURES
+from manual_bp.view.snapshots import Snapshots
 
 FORMAT = 3
 NAME = "checkpoint.pt"
@@ -24,15 +27,6 @@ _ENTRIES: dict[str, type] = {
     "metrics": list,
     "plan": dict,
 }
-# What the terminal prints of each epoch.
-_FIGURES = (
-    "cost/train",
-    "cost/validation",
-    "accuracy/train",
-    "accuracy/validation",
-    "grad_norm/total",
-    "time/epoch_seconds",
-)
 
 
 @dataclass(frozen=True)
@@ -46,14 +40,7 @@ class Checkpoint:
     engine: dict[str, Any]
     shuffle: Tensor  # state of the generator that shuffles
     metrics: list[dict[str, Any]]  # rows of epochs 1 to `epoch`
-
-
-def contents(
-    plan: Plan, epoch: int, state: dict[str, Any], shuffle: Tensor, metrics: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """What a checkpoint holds: tensors and plain values; `state` has "model" and "engine"."""
-    own = {"format": FORMAT, "epoch": epoch, "plan": plan.as_dict()}
-    return {**state, **own, "shuffle": shuffle, "metrics": metrics}
+    snapshots: Snapshots | None = None  # of a run that took any
 
 
 def read(path: Path) -> Checkpoint:
@@ -100,19 +87,24 @@ def read(path: Path) -> Checkpoint:
         plan = Plan.of(state["plan"])
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: its plan is that of no run ({error}): train anew") from error
-    return Checkpoint(path, plan, **{name: state[name] for name in _ENTRIES if name != "plan"})
+    parameters, snapshots = sum((1 + n_in) * n_out for n_in, n_out in pairwise(plan.sizes)), None
+    try:
+        if "snapshots" in state:
+            snapshots = Snapshots.of(state["snapshots"], parameters, state["epoch"])
+    except ValueError as error:
+        raise UserError(f"{path}: its snapshots: {error}: the file was changed") from error
+    entries = {name: state[name] for name in _ENTRIES if name != "plan"}
+    return Checkpoint(path, plan, **entries, snapshots=snapshots)
 
 
 def _are_rows(metrics: list[Any], epochs: int) -> bool:
-    """Whether these are the rows of epochs 1 to `epochs`, each with its figures."""
-    if len(metrics) != epochs:
-        return False
-    for epoch, row in enumerate(metrics, start=1):
-        if not isinstance(row, dict) or row.get("epoch") != epoch:
-            return False
-        if not all(isinstance(row.get(name), int | float) for name in _FIGURES):
-            return False
-    return True
+    """Whether these are the rows of epochs 1 to `epochs`, numbers all, each with its figures."""
+    return len(metrics) == epochs and all(
+        isinstance(row, dict)
+        and row.get("epoch") == epoch
+        and all(isinstance(row.get(name), int | float) for name in (*FIGURES, *row))
+        for epoch, row in enumerate(metrics, start=1)
+    )
 
 
 def find(run: str, logdir: Path) -> Path:

@@ -56,13 +56,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> Result:
     except UserError as error:
         _say(prog, f"error: {error}")
         raise SystemExit(2 if isinstance(error, UsageError) else 1) from error
-    except BrokenPipeError:  # whoever read the output, such as head, has gone
-        _leave_stdout()
-        _say(prog, f"error: nobody reads the output any more: {_how_to_go_on(run, prog)}")
-        raise SystemExit(1) from None
     except OSError as error:
+        gone = isinstance(error, BrokenPipeError)  # whoever read the output, such as head
+        what = "nobody reads the output any more" if gone else error.strerror or str(error)
         _leave_stdout()
-        _say(prog, f"error: {error.strerror or error}: {_how_to_go_on(run, prog)}")
+        _say(prog, f"error: {what}: {_how_to_go_on(run, prog)}")
         raise SystemExit(1) from error
     except KeyboardInterrupt as error:
         if run is None or run.world.writes:

@@ -17,6 +17,7 @@ from manual_bp.normalisation import REDUCTIONS
 from manual_bp.training import measures, pictures
 from manual_bp.training.data import Dataset
 from manual_bp.training.event_file import EventFile
+from manual_bp.training.pictures import Answers
 from manual_bp.training.plan import Plan
 from manual_bp.training.run_folder import RunFolder
 
@@ -114,11 +115,10 @@ class Dashboard:
         self._pictures(epoch, weights)
         self._events.flush()
 
-    def end(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def end(self, rows: Sequence[Mapping[str, Any]], answers: Answers) -> None:
         """Write what is shown once: the test images, the trace of an example, summary.png."""
         plan, side = self._plan, self._dataset.side
         self._events.scalars(curves(rows[-1]), plan.epochs)
-        answers = pictures.Answers.of(self._model, self._dataset.test, self._dtype)
         worst, confusion = pictures.worst_digits(answers, side), pictures.confusion(answers)
         self._events.image("test/worst digits, label → answer", worst, plan.epochs)
         self._events.image("test/confusion matrix", confusion, plan.epochs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +13,9 @@ from torch import Tensor, nn
 from manual_bp import backprop
 from manual_bp.backprop import Layer
 from manual_bp.normalisation import scale
-from manual_bp.training.data import Part
-from manual_bp.training.engines import Engine
 from manual_bp.training.errors import UserError
 from manual_bp.training.network import criterion
+from manual_bp.twins import to_torch
 
 # The rounding error of a sum of k terms is √k to k machine epsilons; a wrong formula is off by
 # far more.
@@ -26,17 +26,12 @@ EXAMPLES = 256  # of a batch, at most
 
 @dataclass(frozen=True)
 class Compared:
-    """Each parameter's gradient against the built-in's; the figures are still on the device.
+    """Each parameter's gradient against the built-in's; the figures are still on the device."""
 
-    Attributes:
-        names: the parameters, as in "layer01.weight".
-        max_abs: the largest difference of each.
-        max_rel: `max_abs` over the largest entry of the built-in's gradient, or over the bound of
-            `_rounding` where that is larger.
-    """
-
-    names: list[str]
-    max_abs: Tensor
+    names: list[str]  # the parameters, as in "layer01.weight"
+    max_abs: Tensor  # the largest difference of each
+    # `max_abs` over the largest entry of the built-in's gradient, or over the bound of `_rounding`
+    # where that is larger
     max_rel: Tensor
 
     @property
@@ -64,18 +59,15 @@ class Compared:
         )
 
 
-def check(engine: Engine, model: nn.Sequential, batch: Part, reduction: str) -> Compared:
-    """Compare the engine's gradients on `batch` with the built-in's; nothing waits for a device."""
-    x, y = batch.batch(next(model.parameters()).dtype)
-    return compare(model, engine.gradients(batch), x, y, reduction)
-
-
 def compare(
     model: nn.Sequential, gradients: Sequence[Tensor], x: Tensor, y: Tensor, reduction: str
 ) -> Compared:
-    """Compare `gradients`, one for each parameter, with autograd's through the torch.nn twin."""
+    """Compare `gradients`, one for each parameter, with autograd's through the torch.nn twin.
+
+    Nothing waits for the device.
+    """
     layers = backprop.read(model)
-    twin = _twin(layers)
+    twin = to_torch(copy.deepcopy(model))
     cost = criterion("builtin", reduction)(twin(x), y)
     expected = torch.autograd.grad(cost, list(twin.parameters()))
     pairs = zip(gradients, expected, strict=True)
@@ -85,20 +77,6 @@ def compare(
     # A gradient that is not finite where the true one is finite is wholly wrong.
     max_rel = torch.where(max_rel.isnan() & largest.isfinite(), math.inf, max_rel)
     return Compared([name for layer in layers for name in layer.parameters], max_abs, max_rel)
-
-
-def _twin(layers: Sequence[Layer]) -> nn.Sequential:
-    """The same network of torch.nn's own layers, with parameters of its own."""
-    modules: list[nn.Module] = []
-    for layer in layers:
-        n_out, n_in = layer.weight.shape
-        # On meta: drawing first weights would take longer than all the rest.
-        linear = nn.Linear(n_in, n_out, bias=layer.bias is not None, device="meta")
-        linear.weight = nn.Parameter(layer.weight.detach().clone())
-        if layer.bias is not None:
-            linear.bias = nn.Parameter(layer.bias.detach().clone())
-        modules += [linear, nn.Sigmoid()] if layer.sigmoid else [linear]
-    return nn.Sequential(*modules)
 
 
 @torch.no_grad()

@@ -64,11 +64,8 @@ def of_epoch(
 ) -> dict[str, Tensor]:
     """Everything that is measured at the end of an epoch: scalars on the device, by tag.
 
-    Args:
-        model: linear layers, each with or without a sigmoid after it.
-        validation: cost and accuracy are of all its images, the layers' measures of the first.
-        reduction: the cost's.
-        before: W and b of each layer at the beginning of the epoch, the first layer first.
+    Cost and accuracy are of all validation images, the layers' measures of the first. `before` has
+    W and b of each layer at the beginning of the epoch, the first layer first.
     """
     layers = backprop.read(model)
     dtype = layers[0].weight.dtype

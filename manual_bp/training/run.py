@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import platform
 import shlex
@@ -22,7 +23,9 @@ from manual_bp.training.checkpoint import Checkpoint
 from manual_bp.training.dashboard import Dashboard
 from manual_bp.training.data import Dataset, Part
 from manual_bp.training.errors import UserError
+from manual_bp.training.look import Look, alone
 from manual_bp.training.measures import evaluate
+from manual_bp.training.pictures import Answers
 from manual_bp.training.plan import Plan
 from manual_bp.training.run_folder import RunFolder
 from manual_bp.training.trouble import Watch
@@ -41,13 +44,7 @@ class Result:
 
 
 class Run:
-    """One run, new or resumed, ready for its next epoch.
-
-    Args:
-        plan: everything that was decided.
-        dataset: the data, on the CPU.
-        world: the processes.
-        saved: the run to go on with, or None for a new one.
+    """One run, new or resumed from `saved`, ready for its next epoch. `dataset` is on the CPU.
 
     Raises:
         UserError: `saved` does not fit the data, the network or the engine.
@@ -60,6 +57,7 @@ class Run:
         self.device = torch.device(plan.device)
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
         self.folder = None if saved is None else RunFolder(saved.path.parent)
+        self.page: Look | None = None  # where files are written
         self.rows: list[dict[str, Any]] = []
         self.first_epoch = 1
         self.model = network.build(plan, self.device)
@@ -68,6 +66,8 @@ class Run:
         self.shuffle = torch.Generator().manual_seed(plan.seed)
         if saved is not None:
             self._restore(saved)
+        kept = None if saved is None else saved.snapshots
+        self.snapshots = kept or alone(self.first_epoch - 1, self.model)
 
     def go(self, logdir: str, run_name: str | None) -> Result:
         """Train the epochs that are left, in a folder of `logdir` if the run is new."""
@@ -86,6 +86,8 @@ class Run:
             )
             self._say_what_direct_would_save()
             print(f"picture  {path / 'summary.png'}")
+            if (path / "look.html").is_file():
+                print(f"page     {(path / 'look.html').resolve().as_uri()}")
             print(f"look     tensorboard --logdir {shlex.quote(str(path.parent))}", flush=True)
         return Result(path, self.rows, last["cost/test"], last["accuracy/test"], self.model)
 
@@ -127,12 +129,9 @@ class Run:
             # a resumed run may have another device, threads, data folder
             self.folder.write_config(self.config())
             return
+        about, start = f"{self.plan.dataset}_{self.plan.network}", to_host(self.state())
         self.folder = RunFolder.create(
-            logdir,
-            run_name,
-            f"{self.plan.dataset}_{self.plan.network}",
-            self.config(),
-            self.checkpoint(0, to_host(self.state())),
+            logdir, run_name, about, self.config(), self.checkpoint(0, start)
         )
         self.folder.take()
 
@@ -149,6 +148,8 @@ class Run:
                 dashboard = Dashboard(
                     self.folder, self.plan, self.model, self.parts, self.first_epoch
                 )
+                self.page = Look(self.folder, self.plan, self.model, self.parts, self.snapshots)
+                self.page.write(self.rows)
         watch = Watch(self.plan, backprop.read(self.model), self.dataset.train.labels)
         try:
             for epoch in range(self.first_epoch, self.plan.epochs + 1):
@@ -157,7 +158,15 @@ class Run:
             self.rows.append(last)
             if self.folder is not None and dashboard is not None:
                 self.folder.write_metrics(self.rows)
-                dashboard.end(self.rows)
+                answers = Answers.of(self.model, self.parts.test, self.dtype)
+                if self.page is not None:
+                    self.page.end(self.rows, answers)
+                dashboard.end(self.rows, answers)
+        except (KeyboardInterrupt, UserError):
+            if self.page is not None:
+                with contextlib.suppress(UserError):  # the first error says more
+                    self.page.write(self.rows)
+            raise
         finally:
             if dashboard is not None:
                 dashboard.close()
@@ -182,7 +191,10 @@ class Run:
         for line in fault:
             raise UserError(line)
         if self.folder is not None and dashboard is not None:
+            self.snapshots.add(epoch, state["model"])
             self.folder.write_checkpoint(self.checkpoint(epoch, state))
+            if self.page is not None:
+                self.page.write(self.rows, due=False)
 
     def _epoch(self, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Train for an epoch and measure; an accelerator is waited for once, but by GradScaler.
@@ -200,7 +212,8 @@ class Run:
         check = None
         if plan.impl == "manual":
             batch = part[order[: min(plan.batch_size, live_check.EXAMPLES)]]
-            check = live_check.check(self.engine, self.model, batch, plan.cost)
+            gradients = self.engine.gradients(batch)
+            check = live_check.compare(self.model, gradients, *batch.batch(self.dtype), plan.cost)
         watch = machine.Stopwatch(self.device)
         with terminal.progress(f"epoch {epoch}", plan.steps, shown=self.world.writes) as progress:
             figures = self.engine.train_epoch(part, order, rates, progress)
@@ -242,24 +255,19 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """What config.json holds: the plan, and the versions that its numbers depend on."""
-        versions = {name: version(name) for name in ("torchvision", "numpy")}
-        return {
-            **self.plan.as_dict(),
-            "versions": {
-                "python": platform.python_version(),
-                **versions,
-                "torch": torch.__version__,
-            },
-        }
+        versions = {"python": platform.python_version(), "torch": torch.__version__}
+        versions |= {name: version(name) for name in ("torchvision", "numpy")}
+        return {**self.plan.as_dict(), "versions": versions}
 
     def state(self) -> dict[str, Any]:
         """What training changes."""
         return {"model": self.model.state_dict(), "engine": self.engine.state_dict()}
 
     def checkpoint(self, epoch: int, state: dict[str, Any]) -> dict[str, Any]:
-        return checkpoint.contents(
-            self.plan, epoch, state, self.shuffle.get_state(), list(self.rows)
-        )
+        """What a checkpoint holds: tensors and plain values; `state` as `self.state` gives it."""
+        own = {"format": checkpoint.FORMAT, "epoch": epoch, "plan": self.plan.as_dict()}
+        own |= {"shuffle": self.shuffle.get_state(), "snapshots": self.snapshots.state()}
+        return {**state, **own, "metrics": list(self.rows)}
 
     def _restore(self, saved: Checkpoint) -> None:
         """Take up the state of a checkpoint, or say in one line why it does not fit."""

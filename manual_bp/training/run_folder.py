@@ -1,6 +1,4 @@
-"""A run's folder: config.json, metrics.jsonl, checkpoint.pt, summary.png. No run overwrites
-another's.
-"""
+"""A run's folder, its alone: config.json, metrics.jsonl, checkpoint.pt, look.html, summary.png."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_FILES = ("config.json", "metrics.jsonl", "checkpoint.pt", "summary.png")
+_FILES = ("config.json", "metrics.jsonl", "checkpoint.pt", "look.html", "summary.png")
 
 
 class RunFolder:
@@ -107,10 +105,8 @@ class RunFolder:
                         os.rename(beside, path)
                         return cls(path)
                     except OSError as error:
-                        if error.errno not in (
-                            errno.EEXIST,
-                            errno.ENOTEMPTY,
-                        ):  # taken since the line above
+                        # Either: taken since the line above.
+                        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                             raise
                 if name is not None:
                     raise UserError(
@@ -143,12 +139,10 @@ class RunFolder:
             rows: those of the last call, and new ones behind them.
         """
         for row in rows[len(self._lines) :]:
-            self._lines.append(
-                (json.dumps({key: _finite(value) for key, value in row.items()}) + "\n").encode()
-            )
-        with self._replacing(
-            "metrics.jsonl", durable=False
-        ) as file:  # the checkpoint holds the rows too
+            plain = {key: _finite(value) for key, value in row.items()}
+            self._lines.append((json.dumps(plain) + "\n").encode())
+        # Not durable: the checkpoint holds the rows too.
+        with self._replacing("metrics.jsonl", durable=False) as file:
             file.writelines(self._lines)
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
@@ -160,6 +154,10 @@ class RunFolder:
     def write_summary(self, png: bytes) -> None:
         with self._replacing("summary.png") as file:
             file.write(png)
+
+    def write_look(self, page: str) -> None:
+        with self._replacing("look.html", durable=False) as file:  # `manual-bp look` makes it again
+            file.write(page.encode())
 
     @contextlib.contextmanager
     def _replacing(self, name: str, durable: bool = True) -> Iterator[BinaryIO]:
@@ -191,8 +189,7 @@ class RunFolder:
                 raise
             raise UserError(
                 f"{self.path / name} cannot be written ({error.strerror or error}): what was "
-                f"written before is intact; "
-                f"make room, and continue with --resume {self.path}"
+                f"written before is intact; make room, and continue with --resume {self.path}"
             ) from error
 
 

@@ -1,19 +1,24 @@
-"""What a run shows at the terminal: what it is, one aligned row an epoch, and a bar while an epoch
-lasts.
-"""
+"""What a run shows at the terminal: what it is, an aligned row an epoch, and a bar within one."""
 
 from __future__ import annotations
 
+import string
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from manual_bp.training.data import Dataset
-from manual_bp.training.initialisation import EQUAL_WARNING
+from manual_bp.training.network import EQUAL_WARNING
 from manual_bp.training.plan import Plan
 
 HEADER = "epoch  cost train   validation   accuracy train   validation   gradient norm   seconds"
+_LINE = (
+    "{epoch:>5}  {cost/train:>10.5f}   {cost/validation:>10.5f}   {accuracy/train:>12.2f} %"
+    "   {accuracy/validation:>8.2f} %   {grad_norm/total:>13.4g}   {time/epoch_seconds:>7.2f}"
+)
+# What a line shows of a row. `parse` gives (text, name, format, conversion) of each field.
+FIGURES = tuple(tag for _, tag, _, _ in string.Formatter().parse(_LINE) if tag is not None)
 
 
 def introduction(plan: Plan, dataset: Dataset, device_why: str) -> list[str]:
@@ -46,11 +51,8 @@ def introduction(plan: Plan, dataset: Dataset, device_why: str) -> list[str]:
 
 def line(row: dict[str, Any]) -> str:
     """A row of metrics.jsonl under HEADER."""
-    return (
-        f"{row['epoch']:>5}  {row['cost/train']:>10.5f}   {row['cost/validation']:>10.5f}"
-        f"   {100 * row['accuracy/train']:>12.2f} %   {100 * row['accuracy/validation']:>8.2f} %"
-        f"   {row['grad_norm/total']:>13.4g}   {row['time/epoch_seconds']:>7.2f}"
-    )
+    percent = {tag: 100 * row[tag] for tag in FIGURES if tag.startswith("accuracy/")}
+    return _LINE.format_map(row | percent)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from manual_bp.training import checkpoint, data, network
 from manual_bp.training.checkpoint import Checkpoint
+from manual_bp.training.data import Dataset
 from manual_bp.training.errors import UserError
 
 RUNS = Path("runs")  # where train.py puts them by default
@@ -17,27 +18,16 @@ RUNS = Path("runs")  # where train.py puts them by default
 
 @dataclass(frozen=True)
 class TracedRun:
-    """One image of the test part, with the network that a run trained.
+    """One image of the test part, with the network that a run trained."""
 
-    Attributes:
-        folder: the run's.
-        model: the trained network, in float64.
-        x: pixels in 0 to 1, (1, n_in).
-        y: the target, 1 for the label and 0 elsewhere, (1, n_out).
-        label: the label.
-        dataset: the data set's name.
-        cost: the run's `reduction`.
-        lr: the run's learning rate.
-    """
-
-    folder: Path
-    model: nn.Sequential
-    x: Tensor
-    y: Tensor
+    folder: Path  # the run's
+    model: nn.Sequential  # the trained network, in float64
+    x: Tensor  # pixels in 0 to 1  (1, n_in)
+    y: Tensor  # the target, 1 for the label and 0 elsewhere  (1, n_out)
     label: int
-    dataset: str
-    cost: str
-    lr: float
+    dataset: str  # the data set's name
+    cost: str  # the run's `reduction`
+    lr: float  # the run's η
 
 
 def read(run: str, example: int, runs: Path = RUNS) -> TracedRun:
@@ -55,12 +45,7 @@ def read(run: str, example: int, runs: Path = RUNS) -> TracedRun:
     """
     saved = checkpoint.read(checkpoint.find(run, runs))
     path, plan = saved.path, saved.plan
-    dataset = data.load(plan.dataset, plan.data_dir)
-    if plan.data_fingerprint != dataset.fingerprint:
-        raise UserError(
-            f"{path}: was trained on other {plan.dataset} data than these ({dataset.source}): put "
-            f"that run's data there again"
-        )
+    dataset = data_of(saved, None)
     if not 0 <= example < len(dataset.test):
         last = len(dataset.test) - 1
         raise UserError(
@@ -69,12 +54,34 @@ def read(run: str, example: int, runs: Path = RUNS) -> TracedRun:
     image = dataset.test[slice(example, example + 1)]
     x, y = image.batch(torch.float64)
     label = int(image.labels)
-    return TracedRun(path.parent, _model(saved), x, y, label, plan.dataset, plan.cost, plan.lr)
+    return TracedRun(
+        path.parent, trained(saved, "float64"), x, y, label, plan.dataset, plan.cost, plan.lr
+    )
 
 
-def _model(saved: Checkpoint) -> nn.Sequential:
-    """The network that the plan describes, with the checkpoint's weights, in float64."""
-    plan = replace(saved.plan, impl="manual", dtype="float64")
+def data_of(saved: Checkpoint, data_dir: str | None) -> Dataset:
+    """The run's data, from `data_dir` or from where they were.
+
+    Raises:
+        UserError: they are not there, or not the run's.
+    """
+    plan = saved.plan
+    dataset = data.load(plan.dataset, data_dir or plan.data_dir)
+    if plan.data_fingerprint != dataset.fingerprint:
+        raise UserError(
+            f"{saved.path}: was trained on other {plan.dataset} data than these "
+            f"({dataset.source}): put that run's data there again"
+        )
+    return dataset
+
+
+def trained(saved: Checkpoint, dtype: str) -> nn.Sequential:
+    """The network that the plan describes, with the checkpoint's weights.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    plan = replace(saved.plan, impl="manual", dtype=dtype)
     model = network.build(plan, torch.device("cpu"))
     try:
         model.load_state_dict(saved.model)

@@ -27,12 +27,8 @@ Row = Mapping[str, Any]
 class Watch:
     """Looks at each epoch's row of metrics.jsonl, and says each trouble once.
 
-    A resumed run has a new `Watch`, which says again what still holds.
-
-    Args:
-        plan: the run's.
-        layers: the network's.
-        labels: of the training images; the cost of guessing follows from them.
+    A resumed run has a new `Watch`, which says again what still holds. The cost of guessing follows
+    from `labels`, those of the training images.
     """
 
     def __init__(self, plan: Plan, layers: Sequence[Layer], labels: Tensor) -> None:
@@ -45,12 +41,7 @@ class Watch:
         self._said: set[str] = set()
 
     def look(self, row: Row, earlier: Sequence[Row]) -> list[str]:
-        """The troubles after an epoch that were not said before, a line for each.
-
-        Args:
-            row: the epoch's.
-            earlier: the rows of the epochs before.
-        """
+        """The troubles after the epoch of `row` that were not said before, a line for each."""
         found = {**self._diverged(row, earlier), **self._saturated(row), **self._dead(row)}
         found = found or self._learns_nothing(row, earlier)
         new = [line for kind, line in found.items() if kind not in self._said]

@@ -113,10 +113,7 @@ NETWORKS: dict[str, Network] = {
             name="symmetry",
             document=1,
             title="two-two-two with equal weights in each layer",
-            weights=(
-                _lambdas([[1 / 3, 1 / 3], [1 / 3, 1 / 3]]),
-                _lambdas([[2 / 3, 2 / 3], [2 / 3, 2 / 3]]),
-            ),
+            weights=(_lambdas([[1 / 3] * 2] * 2), _lambdas([[2 / 3] * 2] * 2)),
             x=(1.0, 2.0),
             y=(1.0, 0.0),
         ),

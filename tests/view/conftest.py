@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from manual_bp.training.command import main
 from manual_bp.view import bundle
 
 Open = Callable[..., Any]
@@ -65,3 +67,21 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
 
 def _leaves(address: str) -> bool:
     return not address.startswith(("file:", "data:", "blob:"))
+
+
+def data_in(page: Path) -> dict[str, Any]:
+    """What a page holds."""
+    told = bundle.data_of(page.read_text(encoding="utf-8"))
+    assert told is not None
+    found: dict[str, Any] = json.loads(told)
+    return found
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of three epochs on the digits; not to be changed."""
+    logdir = tmp_path_factory.mktemp("runs")
+    flags = ["--dataset", "digits", "--engine", "direct", "--epochs", "3", "--run-name", "done"]
+    folder = main([*flags, "--logdir", str(logdir)]).folder
+    assert folder is not None
+    return folder

@@ -24,9 +24,16 @@ export async function tab(styles) {
   let store = null;
   let shown = "";
 
+  /** When the page of each run was written. @type {Map<string, number>} */
+  let written = new Map();
+  /** @type {number | undefined} */
+  let shownOf;
+
   async function runs() {
-    /** @type {string[]} */
-    const names = await read("./runs");
+    /** @type {{name: string, modified: number}[]} */
+    const found = await read("./runs");
+    written = new Map(found.map(({ name, modified }) => [name, modified]));
+    const names = [...written.keys()];
     const own = chosen.value;
     chosen.replaceChildren(...names.map((name) => el("option", { value: name }, name)));
     if (names.includes(own)) chosen.value = own;
@@ -38,6 +45,7 @@ export async function tab(styles) {
   async function show() {
     const name = chosen.value;
     if (!name) return;
+    shownOf = written.get(name);
     /** @type {Data} */
     const data = await read(`./run?${new URLSearchParams({ name })}`);
     const same = shown === name && store;
@@ -79,7 +87,7 @@ export async function tab(styles) {
     if (document.hidden) return;
     safely(async () => {
       await runs();
-      if (!store || store.run.data.finished === false || shown !== chosen.value) await show();
+      if (shown !== chosen.value || shownOf !== written.get(shown)) await show();
     });
   }, EVERY);
 }
