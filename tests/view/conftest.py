@@ -53,7 +53,7 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
         page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
         page.on("request", lambda request: _leaves(request.url) and wrong.append(request.url))
         page.goto(path.as_uri())
-        page.wait_for_function("globalThis.look")
+        assert page.evaluate("'look' in globalThis")  # the script ran before the page was loaded
         return page
 
     open_.expected = expected  # type: ignore[attr-defined]

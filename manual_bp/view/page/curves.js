@@ -3,7 +3,7 @@
 import { el, part, svg } from "./dom.js";
 import { number } from "./numbers.js";
 
-const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [320, 92, 40, 16, 8];
+const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [320, 100, 40, 16, 18];
 
 /** @param {HTMLElement} root @param {import("./store.js").Store} store */
 export function curves(root, store) {
@@ -53,7 +53,7 @@ export function curves(root, store) {
       svg("line", { x1: LEFT, x2: WIDTH - 8, y1: y(most), y2: y(most), class: "axis faint" }),
       svg("text", { x: LEFT - 5, y: y(most) + 4, class: "left" }, text(most)),
       svg("text", { x: LEFT - 5, y: y(0) + 2, class: "left" }, "0"),
-      svg("text", { x: LEFT + 4, y: TOP + 4 }, title),
+      svg("text", { x: LEFT, y: TOP - 7 }, title),
       svg("text", { x: x(first), y: HEIGHT - 3, class: "middle" }, `${first}`),
       svg("text", { x: x(last), y: HEIGHT - 3, class: "middle" }, `${last}`),
       ...line("train"),
