@@ -101,7 +101,7 @@ def test_the_target_of_a_drawing_is_chosen(open_page: Any) -> None:
     page = open_page(pages.run())
     page.get_by_role("button", name="New drawing").click()
     part(page, "target").select_option("6")
-    assert "6: a " in part(page, "outputs").get_attribute("aria-label")
+    assert "the output for “6”" in part(page, "unit").locator("h2").inner_text()
     assert re.search(r"6: a \S+, y 1", part(page, "outputs").get_attribute("aria-label"))
 
 
@@ -315,6 +315,34 @@ def test_it_fits_a_phone_and_tells_a_screen_reader_everything(open_page: Any, ma
           .map((e) => e.outerHTML.slice(0, 80))"""
     )
     assert nameless == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_stands_out_from_its_background(open_page: Any, theme: str) -> None:
+    """WCAG 2 AA: 4.5 to 1 for text, 3 to 1 for the colours of data."""
+    page = open_page(pages.example("one-neuron"), color_scheme=theme)
+    texts, grounds = ["ink", "faint", "accent", "good", "bad"], ["paper", "panel", "soft"]
+    data = ["cell", "amount", "minus", "plus"]
+    names = [*texts, *grounds, *data, "warn", "warn-ink"]
+    code = "(names) => names.map((n) => getComputedStyle(document.querySelector('.look'))"
+    found = page.evaluate(f"{code}.getPropertyValue('--' + n).trim())", names)
+    colour = dict(zip(names, found, strict=True))
+
+    def light(name: str) -> float:
+        parts = [int(colour[name][i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        red, green, blue = (
+            v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts
+        )
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    def contrast(one: str, other: str) -> float:
+        low, high = sorted((light(one), light(other)))
+        return (high + 0.05) / (low + 0.05)
+
+    for text in texts:
+        assert min(contrast(text, ground) for ground in grounds) >= 4.5, text
+    assert contrast("warn-ink", "warn") >= 4.5
+    assert min(contrast(name, "cell") for name in data[1:]) >= 3
 
 
 def test_a_linear_output_and_another_cost_are_told(open_page: Any) -> None:

@@ -31,7 +31,8 @@ export function beside(page, root, store, data) {
   part(second, "file").closest("label")?.replaceWith(close);
   /** @type {(keyof State)[]} */
   const shared = ["notation", "exercise", "theme", "step"];
-  const same = (/** @type {Store} */ s) => s.run.sizes[0] === store.run.sizes[0] && s.run.sizes.at(-1) === store.run.sizes.at(-1);
+  const same = (/** @type {Store} */ s) =>
+    s.run.sizes[0] === store.run.sizes[0] && s.run.sizes.at(-1) === store.run.sizes.at(-1);
   /** @param {Store} from @param {Store} to */
   const follow = (from, to) =>
     from.listeners.push((changed) => {
@@ -42,19 +43,26 @@ export function beside(page, root, store, data) {
         if (changed.has(key) && (key !== "step" || from.steps.length === to.steps.length))
           Object.assign(patch, { [key]: from.state[key] });
       if (changed.has("x") && same(to) && differ(from.state.x, to.state.x))
-        Object.assign(patch, { x: from.state.x, y: from.state.y, image: sameImage(from, to), costs: [] });
+        Object.assign(patch, {
+          x: from.state.x,
+          y: from.state.y,
+          image: sameImage(from, to),
+          costs: [],
+        });
       to.set(patch);
     });
   follow(store, other);
   follow(other, store);
-  if (same(other)) other.set({ x: store.state.x, y: store.state.y, image: sameImage(store, other) });
+  if (same(other))
+    other.set({ x: store.state.x, y: store.state.y, image: sameImage(store, other) });
   root.scrollIntoView();
 }
 
 /** @param {Float64Array} a @param {Float64Array} b */
 const differ = (a, b) => a.some((v, i) => v !== b[i]);
 
-/** The number of the same image in the other run, if it has it. @param {Store} from @param {Store} to */
+/** The number of the same image in the other run, if it has it.
+ * @param {Store} from @param {Store} to */
 function sameImage(from, to) {
   const { image, x } = from.state;
   if (image === null) return null;
@@ -72,7 +80,11 @@ export function listen(page, root, store) {
     try {
       beside(page, root, store(), dataOf(await chosen.text()));
     } catch (error) {
-      const line = el("p", { role: "alert" }, `${chosen.name}: ${error instanceof Error ? error.message : error}`);
+      const line = el(
+        "p",
+        { role: "alert" },
+        `${chosen.name}: ${error instanceof Error ? error.message : error}`,
+      );
       part(root, "trouble").append(line);
     }
     file.value = "";

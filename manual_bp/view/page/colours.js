@@ -10,7 +10,9 @@ export function palette(root) {
   const text = (/** @type {string} */ name) => style.getPropertyValue(`--${name}`).trim();
   /** @returns {Colour} */
   const colour = (/** @type {string} */ name) => {
-    const [r, g, b] = (text(name).match(/[\da-f]{2}/gi) ?? ["0", "0", "0"]).map((v) => parseInt(v, 16));
+    const [r, g, b] = (text(name).match(/[\da-f]{2}/gi) ?? ["0", "0", "0"]).map((v) =>
+      parseInt(v, 16),
+    );
     return [r, g, b];
   };
   return {

@@ -25,20 +25,30 @@ export function curves(root, store) {
     const y = (/** @type {number} */ v) =>
       TOP + (1 - Math.min(1, v / most)) * (HEIGHT - TOP - BOTTOM);
     const path = (/** @type {string} */ which) =>
-      rows.filter((row) => typeof row[`${name}/${which}`] === "number")
-        .map((row) => `${x(Number(row.epoch)).toFixed(1)},${y(Number(row[`${name}/${which}`])).toFixed(1)}`)
+      rows
+        .filter((row) => typeof row[`${name}/${which}`] === "number")
+        .map(
+          (row) =>
+            `${x(Number(row.epoch)).toFixed(1)},${y(Number(row[`${name}/${which}`])).toFixed(1)}`,
+        )
         .join(" ");
     const line = (/** @type {string} */ which) => {
       const points = path(which);
-      const dots = points.split(" ").filter(Boolean).map((at) => {
-        const [cx, cy] = at.split(",");
-        return svg("circle", { cx, cy, r: rows.length > 20 ? 0 : 2, class: which });
-      });
+      const dots = points
+        .split(" ")
+        .filter(Boolean)
+        .map((at) => {
+          const [cx, cy] = at.split(",");
+          return svg("circle", { cx, cy, r: rows.length > 20 ? 0 : 2, class: which });
+        });
       return [svg("polyline", { points, class: which }), ...dots];
     };
-    const text = (/** @type {number} */ v) => (top === 1 ? `${Math.round(100 * v)} %` : number(Number(v.toPrecision(2))));
+    const text = (/** @type {number} */ v) =>
+      top === 1 ? `${Math.round(100 * v)} %` : number(Number(v.toPrecision(2)));
     const marker = svg("line", { y1: TOP - 4, y2: HEIGHT - BOTTOM, class: "marker" });
-    const drawn = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title} over the epochs` },
+    const drawn = svg(
+      "svg",
+      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title} over the epochs` },
       svg("line", { x1: LEFT, x2: WIDTH - 8, y1: y(0), y2: y(0), class: "axis" }),
       svg("line", { x1: LEFT, x2: WIDTH - 8, y1: y(most), y2: y(most), class: "axis faint" }),
       svg("text", { x: LEFT - 5, y: y(most) + 4, class: "left" }, text(most)),
@@ -46,10 +56,14 @@ export function curves(root, store) {
       svg("text", { x: LEFT + 4, y: TOP + 4 }, title),
       svg("text", { x: x(first), y: HEIGHT - 3, class: "middle" }, `${first}`),
       svg("text", { x: x(last), y: HEIGHT - 3, class: "middle" }, `${last}`),
-      ...line("train"), ...line("validation"), marker);
+      ...line("train"),
+      ...line("validation"),
+      marker,
+    );
     drawn.addEventListener("click", (event) => {
+      const { clientX } = /** @type {MouseEvent} */ (event);
       const { left, width } = drawn.getBoundingClientRect();
-      const at = (((/** @type {MouseEvent} */ (event).clientX - left) / width) * WIDTH);
+      const at = ((clientX - left) / width) * WIDTH;
       const gaps = run.epochs.map((epoch) => Math.abs(x(epoch) - at));
       store.chooseSnapshot(gaps.indexOf(Math.min(...gaps)));
     });
@@ -59,7 +73,16 @@ export function curves(root, store) {
   const charts = rows.length ? [chart("cost", "cost", null), chart("accuracy", "accuracy", 1)] : [];
   part(root, "curves").append(...charts.map(({ drawn }) => drawn));
   if (charts.length)
-    part(root, "curves").append(el("p", { class: "legend" }, el("i", { class: "train" }), " training ", el("i", { class: "validation" }), " validation"));
+    part(root, "curves").append(
+      el(
+        "p",
+        { class: "legend" },
+        el("i", { class: "train" }),
+        " training ",
+        el("i", { class: "validation" }),
+        " validation",
+      ),
+    );
 
   store.on(["snapshot"], () => {
     const epoch = run.epochs[store.state.snapshot];

@@ -5,7 +5,7 @@
 /** @typedef {{format: number, kind: "run" | "example", name: string, sizes: number[],
  *   activations: string[], cost: string, lr: number, batch?: number, seed?: number,
  *   epochs_planned?: number, finished?: boolean, classes?: string[], image_shape?: number[],
- *   images?: string, pixel_scale?: number, labels?: number[], epochs: number[],
+ *   images?: string, part?: string, indices?: number[], pixel_scale?: number, labels?: number[], epochs: number[],
  *   weights: (string | number[])[], metrics?: Row[],
  *   trouble?: {epoch: number | null, text: string}[], x?: number[], y?: number[],
  *   bias?: boolean, units?: string[][] | null, notation?: 1 | 2 | 3, title?: string}} Data */
@@ -96,6 +96,13 @@ export class Run {
     const y = new Float64Array(this.sizes.at(-1) ?? 0);
     y[label] = 1;
     return y;
+  }
+
+  /** What an image is called: by its place in the part of the data it comes from, if that is known.
+   * @param {number} i */
+  nameOf(i) {
+    const index = this.data.indices?.[i];
+    return index === undefined ? `Image ${i}` : `Image ${index} of ${this.data.part ?? "the data"}`;
   }
 
   /** The row of metrics.jsonl of an epoch. @param {number} epoch @returns {Row | undefined} */

@@ -9,7 +9,8 @@
 export function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (typeof value === "function") made.addEventListener(name.slice(2), /** @type {any} */ (value));
+    if (typeof value === "function")
+      made.addEventListener(name.slice(2), /** @type {any} */ (value));
     else if (value === true) made.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined)
       made.setAttribute(name, String(value));

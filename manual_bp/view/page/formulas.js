@@ -31,14 +31,40 @@ export function unitLines(n, layers, pass, s, l, u) {
   const gradient = n.derivative(n.weight(l, u, i));
   /** @type {[string, string, string, number][]} */
   const lines = [
-    ["z", "weighted sum", `${n.symbol("z", l, u)} = ${sumOfProducts(row(layer, u), p.before)}${plus}`, p.z[u]],
-    ["a", "activation", n.symbol("a", l, u) + (layer.sigmoid ? ` = σ(${number(p.z[u])})` : ""), p.a[u]],
+    [
+      "z",
+      "weighted sum",
+      `${n.symbol("z", l, u)} = ${sumOfProducts(row(layer, u), p.before)}${plus}`,
+      p.z[u],
+    ],
+    [
+      "a",
+      "activation",
+      n.symbol("a", l, u) + (layer.sigmoid ? ` = σ(${number(p.z[u])})` : ""),
+      p.a[u],
+    ],
     ["error", "error that arrives", `${n.derivative(n.symbol("a", l, u))} = ${error}`, p.error[u]],
     ["slope", "slope", n.slope(l, u) + (layer.sigmoid ? ` = ${a} · (1 − ${a})` : ""), p.slope[u]],
-    ["delta", "error signal", `${n.symbol("δ", l, u)} = ${factor(p.error[u])} · ${factor(p.slope[u])}`, p.delta[u]],
-    ["dW", "gradient, its largest entry", `${gradient} = ${factor(p.delta[u])} · ${factor(p.before[i])}`, p.delta[u] * p.before[i]],
+    [
+      "delta",
+      "error signal",
+      `${n.symbol("δ", l, u)} = ${factor(p.error[u])} · ${factor(p.slope[u])}`,
+      p.delta[u],
+    ],
+    [
+      "dW",
+      "gradient, its largest entry",
+      `${gradient} = ${factor(p.delta[u])} · ${factor(p.before[i])}`,
+      p.delta[u] * p.before[i],
+    ],
   ];
-  return lines.map(([key, told, left, value]) => ({ key, told, formula: formulas[key], left, value }));
+  return lines.map(([key, told, left, value]) => ({
+    key,
+    told,
+    formula: formulas[key],
+    left,
+    value,
+  }));
 }
 
 /** The terms of a unit's weighted sum, or of its error, the largest first.

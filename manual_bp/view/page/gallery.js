@@ -24,7 +24,11 @@ export function gallery(root, store) {
   let filter = "all";
   const show = choice(
     part(root, "filter"),
-    /** @type {[Filter, string][]} */ ([["all", "All"], ["wrong", "Wrong"], ["worst", "Worst"]]),
+    /** @type {[Filter, string][]} */ ([
+      ["all", "All"],
+      ["wrong", "Wrong"],
+      ["worst", "Worst"],
+    ]),
     (value) => {
       filter = value;
       arrange();
@@ -46,7 +50,7 @@ export function gallery(root, store) {
       const wrong = thumb.said !== run.labels[i];
       const told = `${run.classes[run.labels[i]]}, the network says ${run.classes[thumb.said]}`;
       thumb.button.classList.toggle("wrong", wrong);
-      thumb.button.setAttribute("aria-label", `Image ${i}: ${told}${wrong ? ", wrong" : ""}`);
+      thumb.button.setAttribute("aria-label", `${run.nameOf(i)}: ${told}${wrong ? ", wrong" : ""}`);
       thumb.button.title = told;
     });
     arrange();
@@ -60,7 +64,18 @@ export function gallery(root, store) {
     if (filter === "wrong") shown = shown.filter((i) => thumbs[i].said !== run.labels[i]);
     if (filter === "worst") shown.sort((i, j) => thumbs[j].cost - thumbs[i].cost);
     box.replaceChildren(...shown.map((i) => thumbs[i].button));
-    if (shown.length === 0) box.append(el("p", {}, "No image here is wrong. Try an earlier epoch."));
+    if (shown.length === 0)
+      box.append(el("p", {}, "No image here is wrong. Try an earlier epoch."));
+  }
+
+  /** Scroll the box, and not the page, so far that a chosen image is seen.
+   * @param {HTMLElement} button */
+  function bring(button) {
+    const [top, bottom] = [
+      button.offsetTop - box.offsetTop,
+      button.offsetTop - box.offsetTop + button.offsetHeight,
+    ];
+    if (top < box.scrollTop || bottom > box.scrollTop + box.clientHeight) box.scrollTop = top - 4;
   }
 
   chosenClass.addEventListener("change", arrange);
@@ -68,7 +83,8 @@ export function gallery(root, store) {
   let judged = -1;
   store.on(["snapshot"], () => {
     clearTimeout(waiting);
-    if (judged < 0) judge(); // at once when the page opens; a moving slider waits until it rests
+    if (judged < 0)
+      judge(); // at once when the page opens; a moving slider waits until it rests
     else waiting = setTimeout(judge, 40);
     judged = store.state.snapshot;
   });
@@ -83,8 +99,10 @@ export function gallery(root, store) {
     );
   });
   store.on(["image"], () =>
-    thumbs.forEach(({ button }, i) =>
-      button.setAttribute("aria-pressed", `${i === store.state.image}`),
-    ),
+    thumbs.forEach(({ button }, i) => {
+      const chosen = i === store.state.image;
+      button.setAttribute("aria-pressed", `${chosen}`);
+      if (chosen) bring(button);
+    }),
   );
 }

@@ -28,7 +28,11 @@ export function view(root, data) {
   root.classList.add("look");
   root.innerHTML = SKELETON;
   const dark = globalThis.matchMedia("(prefers-color-scheme: dark)").matches;
-  const theme = root.dataset.theme ? /** @type {State["theme"]} */ (root.dataset.theme) : dark ? "dark" : "light";
+  const theme = root.dataset.theme
+    ? /** @type {State["theme"]} */ (root.dataset.theme)
+    : dark
+      ? "dark"
+      : "light";
   const store = new Store(run, root, theme);
   if (run.example) part(root, "first").replaceChildren("1 · The example");
   heading(root, run);
@@ -48,7 +52,9 @@ export function view(root, data) {
 /** @param {HTMLElement} root @param {Run} run */
 function heading(root, run) {
   const { data } = run;
-  const test = data.metrics?.findLast((row) => typeof row["accuracy/test"] === "number")?.["accuracy/test"];
+  const test = data.metrics?.findLast((row) => typeof row["accuracy/test"] === "number")?.[
+    "accuracy/test"
+  ];
   const facts = [
     run.sizes.join("-"),
     data.title,
@@ -56,18 +62,33 @@ function heading(root, run) {
     data.batch ? `batches of ${data.batch}` : "",
     typeof test === "number" ? `test accuracy ${(100 * test).toFixed(2)} %` : "",
     data.finished === false ? "still training" : "",
-    !run.example && data.cost !== run.cost ? `trained with the cost ${data.cost}; here C = ½ Σ (a − y)²` : "",
+    !run.example && data.cost !== run.cost
+      ? `trained with the cost ${data.cost}; here C = ½ Σ (a − y)²`
+      : "",
   ];
-  part(root, "name").replaceChildren(el("strong", {}, data.name), ` ${facts.filter(Boolean).join(" · ")}`);
+  part(root, "name").replaceChildren(
+    el("strong", {}, data.name),
+    ` ${facts.filter(Boolean).join(" · ")}`,
+  );
   part(root, "trouble").replaceChildren(
     ...run.trouble.map(({ epoch, text }) =>
-      el("p", {}, el("strong", {}, epoch === null ? "Trouble: " : `Trouble after epoch ${epoch}: `), text)),
+      el(
+        "p",
+        {},
+        el("strong", {}, epoch === null ? "Trouble: " : `Trouble after epoch ${epoch}: `),
+        text,
+      ),
+    ),
   );
 }
 
 /** @param {HTMLElement} root @param {Store} store */
 function switches(root, store) {
-  const documents = /** @type {[1 | 2 | 3, string][]} */ ([[1, "1"], [2, "2"], [3, "3"]]);
+  const documents = /** @type {[1 | 2 | 3, string][]} */ ([
+    [1, "1"],
+    [2, "2"],
+    [3, "3"],
+  ]);
   const show = choice(part(root, "notation"), documents, (notation) => store.set({ notation }));
   store.on(["notation"], () => show(store.state.notation));
   const exercise = part(root, "exercise");
@@ -90,7 +111,8 @@ function switches(root, store) {
  * @param {{go: (by: number) => void, play: () => void, all: () => void}} controls */
 function keys(root, store, controls) {
   const { run } = store;
-  const within = (/** @type {number} */ at, /** @type {number} */ n) => Math.min(n - 1, Math.max(0, at));
+  const within = (/** @type {number} */ at, /** @type {number} */ n) =>
+    Math.min(n - 1, Math.max(0, at));
   const unit = (/** @type {number} */ by) => {
     const { layer, unit: own } = store.state.pinned;
     store.set({ pinned: { layer, unit: within(own + by, run.sizes[layer]) }, hovered: null });
@@ -125,7 +147,8 @@ function keys(root, store, controls) {
     if (!root.isConnected) return document.removeEventListener("keydown", press);
     // Where nothing has the focus, the keys are the first run's.
     if (!root.contains(at) && (at !== document.body || root.classList.contains("second"))) return;
-    if (event.ctrlKey || event.metaKey || event.altKey || at.closest("input, select, textarea")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || at.closest("input, select, textarea"))
+      return;
     if (event.key === " " && at.closest("button, label")) return; // space presses a button
     if (at.closest(".terms") && /^(Arrow|Page)/.test(event.key)) return; // they scroll
     if (!table[event.key]) return;
@@ -145,7 +168,8 @@ export function numbersOf(run) {
     pass({ epoch, image }) {
       const k = run.epochs.indexOf(epoch);
       if (k < 0) throw new Error(`epoch ${epoch}: this page has ${run.epochs.join(", ")}`);
-      if (!(image >= 0 && image < run.images)) throw new Error(`image ${image}: this page has 0 to ${run.images - 1}`);
+      if (!(image >= 0 && image < run.images))
+        throw new Error(`image ${image}: this page has 0 to ${run.images - 1}`);
       const done = pass(run.layers(k), run.x(image), run.y(image), run.s);
       const layers = done.layers.map((p) => ({
         z: Array.from(p.z),

@@ -4,63 +4,17 @@
 import { colourOf, css, picture, shade } from "./colours.js";
 import { el, part, sharp } from "./dom.js";
 import { column, row } from "./formulas.js";
+import { HEIGHT, SIDE, layOut, middle } from "./layout.js";
 import { highest, largest, number } from "./numbers.js";
 import { shownAt } from "./story.js";
 
 /** @typedef {import("./colours.js").Colour} Colour */
 /** @typedef {import("./store.js").Store} Store */
-/** @typedef {{x: number, y: number, rows: number, columns: number, w: number, h: number}} Strip */
-/** @typedef {{n: number, x: number, width: number, strips: Strip[]}} Column */
+/** @typedef {import("./layout.js").Strip} Strip */
+/** @typedef {import("./layout.js").Column} Column */
 
-const HEIGHT = 268; // of the strips
 const LINES = 12; // weights drawn for a unit, each way
 const NAMES = { z: "z", a: "a", error: "error", slope: "σ′", delta: "δ" };
-const SIDE = 16; // at the right, for the labels of the last layer
-const GAP = 4; // between the two strips of a layer
-
-/** Cells of one strip: one column where they fit, more where they would be too thin.
- * @param {number} n @param {number} room pixels for a strip of one column
- * @returns {{rows: number, columns: number, w: number, h: number}} */
-function cells(n, room) {
-  const thinnest = n > 300 ? 5 : 7;
-  const columns = Math.ceil(n / Math.floor(HEIGHT / thinnest));
-  const rows = Math.ceil(n / columns);
-  const h = Math.min(22, HEIGHT / rows);
-  return { rows, columns, w: columns === 1 ? room : Math.min(h, 7), h };
-}
-
-/** Where everything stands. @param {Store} store @param {number} width @returns {Column[]} */
-function layOut({ run }, width) {
-  const L = run.sizes.length - 1;
-  const room = Math.max(9, Math.min(26, width / (4.6 * L + 4)));
-  const columns = run.sizes.map((n, l) => {
-    const picture = l === 0 && run.shape !== null;
-    const grid = cells(n, room);
-    const one = picture ? Math.max(44, Math.min(140, width / (L + 2.4))) : grid.columns * grid.w;
-    return { n, grid, picture, one, width: l === 0 ? one : 2 * one + GAP };
-  });
-  const taken = columns.reduce((sum, c) => sum + c.width, 0);
-  const gap = Math.max(10, (width - taken - 1 - SIDE) / L);
-  let x = 1;
-  return columns.map(({ n, grid, picture, one, width: own }) => {
-    const sides = picture && run.shape ? { rows: run.shape[0], columns: run.shape[1] } : null;
-    const cell = sides ? { ...sides, w: one / sides.columns, h: one / sides.columns } : grid;
-    const y = (HEIGHT - cell.rows * cell.h) / 2;
-    const strips = own > one ? [{ ...cell, x, y }, { ...cell, x: x + one + GAP, y }] : [{ ...cell, x, y }];
-    const column = { n, x, width: own, strips };
-    x += own + gap;
-    return column;
-  });
-}
-
-/** A picture is filled row by row, a strip column by column. @param {Strip} s @param {number} i
- * @param {boolean} picture @returns {[number, number]} the middle of a cell */
-function middle(s, i, picture) {
-  const [r, c] = picture
-    ? [Math.floor(i / s.columns), i % s.columns]
-    : [i % s.rows, Math.floor(i / s.rows)];
-  return [s.x + (c + 0.5) * s.w, s.y + (r + 0.5) * s.h];
-}
 
 /** @param {HTMLElement} root @param {Store} store */
 export function network(root, store) {
@@ -89,7 +43,9 @@ export function network(root, store) {
     const image = run.shape !== null;
     lines(context, unit.layer, unit.unit);
     const most = highest(x);
-    strip(context, columns[0].strips[0], x, image, (v) => (image ? shade(colours, v) : colourOf(colours, v, most, true)));
+    strip(context, columns[0].strips[0], x, image, (v) =>
+      image ? shade(colours, v) : colourOf(colours, v, most, true),
+    );
     feet[0].replaceChildren(image ? "" : number(most, 2));
     store.pass.layers.forEach((p, k) => {
       const shown = shownAt(store.steps, step, k + 1);
@@ -101,10 +57,15 @@ export function network(root, store) {
       const mostUp = up ? (bounded ? 1 : highest(up)) : 0;
       const mostDown = down ? highest(down) : 0;
       strip(context, forward, up, false, (v) => colourOf(colours, v, mostUp, !bounded));
-      strip(context, backward, down, false, (v) => colourOf(colours, v, mostDown, shown.backward !== "slope"));
+      strip(context, backward, down, false, (v) =>
+        colourOf(colours, v, mostDown, shown.backward !== "slope"),
+      );
       const told = (/** @type {keyof typeof NAMES | null} */ name, /** @type {number} */ value) =>
         el("span", {}, name ? `${NAMES[name]} ≤ ${number(value, 2)}` : " ");
-      feet[k + 1].replaceChildren(told(shown.forward, up ? highest(up) : 0), told(shown.backward, mostDown));
+      feet[k + 1].replaceChildren(
+        told(shown.forward, up ? highest(up) : 0),
+        told(shown.backward, mostDown),
+      );
       const [first, second] = heads[k + 1].querySelectorAll("b");
       first.textContent = shown.forward ? NAMES[shown.forward] : "·";
       second.textContent = shown.backward ? NAMES[shown.backward] : "·";
@@ -125,7 +86,9 @@ export function network(root, store) {
     const { colours } = store;
     const [width, height] = [s.columns * s.w, s.rows * s.h];
     const cells = new Float64Array(s.rows * s.columns).fill(NaN);
-    values?.forEach((v, i) => (cells[image ? i : (i % s.rows) * s.columns + Math.floor(i / s.rows)] = v));
+    values?.forEach(
+      (v, i) => (cells[image ? i : (i % s.rows) * s.columns + Math.floor(i / s.rows)] = v),
+    );
     picture(small, cells, s.columns, (v) => (Number.isNaN(v) ? colours.paper : colour(v)));
     context.imageSmoothingEnabled = false;
     context.drawImage(small, s.x, s.y, width, height);
@@ -232,7 +195,11 @@ export function network(root, store) {
     if (!unit || tip.hidden) return;
     const p = store.pass.layers[unit.layer - 1];
     const told = /** @type {[string, Float64Array][]} */ ([
-      ["z", p.z], ["a", p.a], ["error", p.error], ["σ′", p.slope], ["δ", p.delta],
+      ["z", p.z],
+      ["a", p.a],
+      ["error", p.error],
+      ["σ′", p.slope],
+      ["δ", p.delta],
     ]);
     tip.replaceChildren(
       el("strong", {}, `layer ${unit.layer}, unit ${unit.unit + 1}`),
@@ -250,7 +217,18 @@ export function network(root, store) {
 
 /** @param {Store} store @param {number} l */
 function headOf({ run }, l) {
-  if (l === 0) return el("div", { class: "head" }, el("span", {}, "input"), el("small", {}, `${run.sizes[0]}`));
-  return el("div", { class: "head" }, el("span", {}, `layer ${l}`),
-    el("small", {}, `${run.sizes[l - 1]}→${run.sizes[l]}`), el("span", { class: "two" }, el("b", {}, "a"), el("b", {}, "δ")));
+  if (l === 0)
+    return el(
+      "div",
+      { class: "head" },
+      el("span", {}, "input"),
+      el("small", {}, `${run.sizes[0]}`),
+    );
+  return el(
+    "div",
+    { class: "head" },
+    el("span", {}, `layer ${l}`),
+    el("small", {}, `${run.sizes[l - 1]}→${run.sizes[l]}`),
+    el("span", { class: "two" }, el("b", {}, "a"), el("b", {}, "δ")),
+  );
 }

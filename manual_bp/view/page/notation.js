@@ -93,7 +93,9 @@ export class Notation {
   /** 2 s (a − y) @param {number} twoS */
   residual(twoS) {
     const difference = `(${this.symbol("a", this.last)} − ${this.symbol("y", this.last)})`;
-    return twoS === 1 ? difference : `${twoS === 2 ? "2" : `1/${Math.round(1 / twoS)}`} ${difference}`;
+    return twoS === 1
+      ? difference
+      : `${twoS === 2 ? "2" : `1/${Math.round(1 / twoS)}`} ${difference}`;
   }
 
   /** C = s Σ (a − y)² @param {number} s */
@@ -160,7 +162,5 @@ export class Document2 extends Notation {
 
 /** @param {1 | 2 | 3} document @param {number[]} sizes @param {string[][] | null} [units] */
 export function notation(document, sizes, units = null) {
-  return document === 2
-    ? new Document2(2, sizes, units)
-    : new Notation(document, sizes, units);
+  return document === 2 ? new Document2(2, sizes, units) : new Notation(document, sizes, units);
 }

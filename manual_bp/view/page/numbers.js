@@ -8,7 +8,9 @@ const FEW = 3; // of them if there are more
 function mantissaAndExponent(value, digits) {
   const [long, exponent] = Math.abs(value).toExponential(50).split("e");
   const tie = /^50*$/.test(long.slice(digits + 1)) && Number(long[digits]) % 2 === 0;
-  const text = tie ? `${long.slice(0, digits + 1)}e${exponent}` : Math.abs(value).toExponential(digits - 1);
+  const text = tie
+    ? `${long.slice(0, digits + 1)}e${exponent}`
+    : Math.abs(value).toExponential(digits - 1);
   return /** @type {[string, string]} */ (text.split("e"));
 }
 
@@ -51,7 +53,10 @@ export function sumOfProducts(left, right) {
  * @param {Float64Array} values @param {number} k @returns {number[]} */
 export function largest(values, k) {
   const size = values.map(Math.abs);
-  if (k > 20) return Array.from(size.keys()).sort((i, j) => size[j] - size[i]).slice(0, k);
+  if (k > 20)
+    return Array.from(size.keys())
+      .sort((i, j) => size[j] - size[i])
+      .slice(0, k);
   /** @type {number[]} */
   const found = [];
   for (let i = 0; i < size.length; i++) {
@@ -70,7 +75,8 @@ export const highest = (values) => values.reduce((most, v) => Math.max(most, Mat
 /** Where the largest entry stands. @param {Float64Array} values */
 export const argmax = (values) => values.reduce((at, v, i) => (v > values[at] ? i : at), 0);
 
-/** A number of the documents' networks as it is meant: 3 ln 3, 3/16, −2; else four digits. @param {number} value */
+/** A number of the documents' networks as it is meant: 3 ln 3, 3/16, −2; else four digits.
+ * @param {number} value */
 export function exactly(value) {
   const whole = fraction(value, 1024);
   if (whole) return whole;

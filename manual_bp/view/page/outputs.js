@@ -7,21 +7,34 @@ import { argmax, number } from "./numbers.js";
 export function outputs(root, store) {
   const { run } = store;
   const box = part(root, "outputs");
-  const names = run.data.classes ?? run.classes.map((_, j) => store.notation.symbol("a", run.sizes.length - 1, j));
+  const names =
+    run.data.classes ??
+    run.classes.map((_, j) => store.notation.symbol("a", run.sizes.length - 1, j));
   const rows = names.map((name) => {
     const bar = el("i");
     const mark = el("b");
     const value = el("span", { class: "value" });
-    const line = el("div", { class: "output" }, el("span", { class: "class" }, name),
-      el("span", { class: "track" }, bar, mark), value);
+    const line = el(
+      "div",
+      { class: "output" },
+      el("span", { class: "class" }, name),
+      el("span", { class: "track" }, bar, mark),
+      value,
+    );
     return { bar, mark, value, line };
   });
-  const head = el("div", { class: "output key" }, el("span", {}), el("span", {}, "output a,  ▏target y"), el("span", { class: "value" }, "a"));
+  const head = el(
+    "div",
+    { class: "output key" },
+    el("span", {}),
+    el("span", {}, "output a,  ▏target y"),
+    el("span", { class: "value" }, "a"),
+  );
   box.append(head, ...rows.map(({ line }) => line));
   if (run.example) box.before(inputs(store));
 
-  store.on(["pass", "step"], () => {
-    const { y, step } = store.state;
+  store.on(["pass", "step", "exercise"], () => {
+    const { y, step, exercise } = store.state;
     const a = store.pass.layers[store.pass.layers.length - 1].a;
     const hidden = step !== null && step < store.steps.findIndex((s) => s.kind === "C") - 1;
     const said = argmax(a);
@@ -33,7 +46,10 @@ export function outputs(root, store) {
       line.classList.toggle("said", !hidden && j === said);
     });
     const told = rows.map((_, j) => `${names[j]}: a ${number(a[j])}, y ${number(y[j])}`);
-    box.setAttribute("aria-label", `Outputs. ${told.join("; ")}`);
+    box.setAttribute(
+      "aria-label",
+      `Outputs. ${exercise ? "Hidden in the exercise" : told.join("; ")}`,
+    );
   });
 }
 
@@ -42,7 +58,12 @@ function inputs(store) {
   /** @param {"x" | "y"} key */
   const boxes = (key) =>
     Array.from(store.state[key], (value, i) => {
-      const input = el("input", { type: "number", step: "any", value, "aria-label": `${key} ${i + 1}` });
+      const input = el("input", {
+        type: "number",
+        step: "any",
+        value,
+        "aria-label": `${key} ${i + 1}`,
+      });
       input.addEventListener("change", () => {
         if (!Number.isFinite(input.valueAsNumber)) return;
         const values = Float64Array.from(store.state[key]);

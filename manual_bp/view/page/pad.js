@@ -22,7 +22,9 @@ export function pad(root, store) {
   const [rows, columns] = run.shape;
   target.append(...run.classes.map((name, j) => el("option", { value: j }, name)));
   const paper = el("canvas", { width: SIDE, height: SIDE }); // the drawing itself: white on black
-  const pen = /** @type {CanvasRenderingContext2D} */ (paper.getContext("2d", { willReadFrequently: true }));
+  const pen = /** @type {CanvasRenderingContext2D} */ (
+    paper.getContext("2d", { willReadFrequently: true })
+  );
   let drawing = false; // the pad shows a drawing
   let down = false; // the pen is on it
   let told = false; // the person has said which digit it is
@@ -32,7 +34,12 @@ export function pad(root, store) {
     told = false;
     pen.fillStyle = "#000";
     pen.fillRect(0, 0, SIDE, SIDE);
-    Object.assign(pen, { strokeStyle: "#fff", lineWidth: PEN, lineCap: "round", lineJoin: "round" });
+    Object.assign(pen, {
+      strokeStyle: "#fff",
+      lineWidth: PEN,
+      lineCap: "round",
+      lineJoin: "round",
+    });
     take();
   }
 
@@ -44,7 +51,13 @@ export function pad(root, store) {
     const { layers, y } = store.state;
     const done = pass(layers, x, y, run.s);
     const said = argmax(done.layers[done.layers.length - 1].a);
-    store.set({ image: null, x, hovered: null, costs: [], ...(told ? {} : { y: run.target(said) }) });
+    store.set({
+      image: null,
+      x,
+      hovered: null,
+      costs: [],
+      ...(told ? {} : { y: run.target(said) }),
+    });
   }
 
   /** @param {PointerEvent} event */
@@ -86,7 +99,7 @@ export function pad(root, store) {
       const grey = Float64Array.from({ length: SIDE * SIDE }, (_, i) => data[4 * i] / 255);
       picture(canvas, grey, SIDE, (v) => shade(colours, v));
     } else picture(canvas, store.state.x, columns, (v) => shade(colours, v));
-    const label = drawing ? "your drawing" : `image ${store.state.image}`;
+    const label = drawing ? "Your drawing" : run.nameOf(store.state.image ?? 0);
     canvas.setAttribute("aria-label", `${label}; draw on it with mouse, pen or finger`);
     canvas.setAttribute("role", "img");
   });
@@ -97,10 +110,13 @@ export function pad(root, store) {
     target.value = `${label}`;
     const right = said === label;
     const judged = drawing && !told ? "" : right ? "right" : "wrong";
+    canvas.title = image === null ? "your drawing" : run.nameOf(image);
     verdict.replaceChildren(
       "The network says ",
       el("strong", { class: judged }, run.classes[said]),
-      image === null ? "" : el("span", {}, right ? " and is right." : `. The label is ${run.classes[label]}.`),
+      image === null
+        ? ""
+        : el("span", {}, right ? " and is right." : `. The label is ${run.classes[label]}.`),
     );
   });
 }

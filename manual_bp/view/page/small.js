@@ -22,8 +22,12 @@ export function smallNetwork(root, store) {
     const { colours } = store;
     const { layers, pinned, step, exercise } = store.state;
     const n = store.notation;
-    const drawn = svg("svg", { viewBox: `0 0 ${WIDTH} ${height}`, class: "small", role: "img",
-      "aria-label": `The network ${run.sizes.join("-")} with all its weights` });
+    const drawn = svg("svg", {
+      viewBox: `0 0 ${WIDTH} ${height}`,
+      class: "small",
+      role: "img",
+      "aria-label": `The network ${run.sizes.join("-")} with all its weights`,
+    });
     const most = highest(Float64Array.from(layers.flatMap(({ W }) => Array.from(W))));
     layers.forEach((layer, l) => {
       for (let j = 0; j < layer.nOut; j++)
@@ -31,15 +35,25 @@ export function smallNetwork(root, store) {
           const w = layer.W[j * layer.nIn + i];
           const [x0, y0, x1, y1] = [x(l) + RADIUS, y(l, i), x(l + 1) - RADIUS, y(l + 1, j)];
           const chosen = pinned.layer === l + 1 && pinned.unit === j;
-          drawn.append(svg("line", { x1: x0, y1: y0, x2: x1, y2: y1, stroke: css(w < 0 ? colours.minus : colours.plus, chosen ? 1 : 0.6),
-            "stroke-width": 1 + (3 * Math.abs(w)) / (most || 1) }));
+          drawn.append(
+            svg("line", {
+              x1: x0,
+              y1: y0,
+              x2: x1,
+              y2: y1,
+              stroke: css(w < 0 ? colours.minus : colours.plus, chosen ? 1 : 0.6),
+              "stroke-width": 1 + (3 * Math.abs(w)) / (most || 1),
+            }),
+          );
           // Each label stands on its line near where the line starts: there lines are apart.
           const cross = layer.nIn > 1 && layer.nOut > 1;
           const share = cross ? 0.3 : 0.5;
           const [cx, cy] = [x0 + (x1 - x0) * share, y0 + (y1 - y0) * share];
           const label = [n.weight(l + 1, j, i), exactly(w)];
           const told = cross ? [label.join(" = ")] : label;
-          told.forEach((text, k) => drawn.append(svg("text", { x: cx, y: cy - 5 + 21 * k, class: "weight" }, text)));
+          told.forEach((text, k) =>
+            drawn.append(svg("text", { x: cx, y: cy - 5 + 21 * k, class: "weight" }, text)),
+          );
         }
     });
     for (let l = 0; l <= L; l++) {
@@ -50,29 +64,60 @@ export function smallNetwork(root, store) {
         const value = l ? (shown?.forward ? p[shown.forward][u] : null) : store.state.x[u];
         const back = l && shown?.backward ? p[shown.backward][u] : null;
         const group = svg("g", { class: l ? "node" : "node input" });
-        const fill = value === null ? css(colours.paper) : css(colourOf(colours, value, Math.max(1, Math.abs(value)) * 2.2, true));
+        const fill =
+          value === null
+            ? css(colours.paper)
+            : css(colourOf(colours, value, Math.max(1, Math.abs(value)) * 2.2, true));
         const circle = svg("circle", { cx: x(l), cy: y(l, u), r: RADIUS, fill });
         if (l && pinned.layer === l && pinned.unit === u) circle.setAttribute("class", "kept");
         const name = n.symbol(l === 0 ? "x" : (shown?.forward ?? "a"), l, u);
         group.append(circle, svg("text", { x: x(l), y: y(l, u) - 4, class: "name" }, name));
         if (value !== null)
-          group.append(svg("text", { x: x(l), y: y(l, u) + 11, class: "value" }, l ? told(value) : exactly(value)));
+          group.append(
+            svg(
+              "text",
+              { x: x(l), y: y(l, u) + 11, class: "value" },
+              l ? told(value) : exactly(value),
+            ),
+          );
         if (back !== null) {
           const label = { error: "error", slope: "σ′", delta: "δ" }[shown?.backward ?? "delta"];
-          group.append(svg("text", { x: x(l), y: y(l, u) + RADIUS + 14, class: "delta" }, exercise ? `${label} = ?` : `${label} = ${number(back)}`));
+          group.append(
+            svg(
+              "text",
+              { x: x(l), y: y(l, u) + RADIUS + 14, class: "delta" },
+              exercise ? `${label} = ?` : `${label} = ${number(back)}`,
+            ),
+          );
         }
         if (l) {
           group.append(svg("title", {}, `layer ${l}, unit ${u + 1}`));
-          group.addEventListener("click", () => store.set({ pinned: { layer: l, unit: u }, hovered: null }));
+          group.addEventListener("click", () =>
+            store.set({ pinned: { layer: l, unit: u }, hovered: null }),
+          );
         }
         drawn.append(group);
       }
       const b = layers[l - 1]?.b;
       if (b)
         Array.from(b).forEach((v, u) =>
-          drawn.append(svg("text", { x: x(l), y: y(l, u) - RADIUS - 5, class: "weight" }, `${n.symbol("b", l, u)} = ${exactly(v)}`)));
+          drawn.append(
+            svg(
+              "text",
+              { x: x(l), y: y(l, u) - RADIUS - 5, class: "weight" },
+              `${n.symbol("b", l, u)} = ${exactly(v)}`,
+            ),
+          ),
+        );
     }
-    box.replaceChildren(drawn, el("p", { class: "cost" }, `${n.costFormula(run.s)} = ${exercise ? "?" : number(store.pass.cost)}`));
+    box.replaceChildren(
+      drawn,
+      el(
+        "p",
+        { class: "cost" },
+        `${n.costFormula(run.s)} = ${exercise ? "?" : number(store.pass.cost)}`,
+      ),
+    );
   }
   store.on(["pass", "step", "pinned", "notation", "exercise", "theme"], draw);
 }

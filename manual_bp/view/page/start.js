@@ -12,11 +12,18 @@ export function start() {
   const data = JSON.parse(document.getElementById("data")?.textContent ?? "");
   try {
     const store = view(root, data);
+    document.title = `${store.run.data.name} · ${document.title}`;
     listen(page, root, () => store);
     Object.assign(globalThis, { look: numbersOf(store.run) });
     globalThis.performance.mark("drawn");
   } catch (error) {
-    root.replaceChildren(el("p", { role: "alert" }, `This page cannot be shown: ${error instanceof Error ? error.message : error}`));
+    root.replaceChildren(
+      el(
+        "p",
+        { role: "alert" },
+        `This page cannot be shown: ${error instanceof Error ? error.message : error}`,
+      ),
+    );
     throw error;
   }
 }

@@ -5,8 +5,10 @@ import { largest, number } from "./numbers.js";
 import { TOLD } from "./story.js";
 
 const PACE = 800; // ms a step while it plays
-const SMALL = "Each circle is a unit with its activation, below it its error signal δ. Click a unit to see its numbers.";
-const LARGE = "Left strip of a layer: its activations a. Right strip: its error signal δ, blue below 0, red above. Click a unit to see its numbers.";
+const SMALL =
+  "Each circle is a unit with its activation, below it its error signal δ. Click a unit to see its numbers.";
+const LARGE =
+  "Left strip of a layer: its activations a. Right strip: its error signal δ, blue below 0, red above. Click a unit to see its numbers.";
 
 /** @param {HTMLElement} root @param {import("./store.js").Store} store
  * @returns {{go: (by: number) => void, play: () => void, all: () => void}} */
@@ -26,7 +28,8 @@ export function steps(root, store) {
     const { kind, layer } = store.steps[next];
     const delta = layer ? store.pass.layers[layer - 1].delta : null;
     // The numbers follow the step into its layer: to the unit with the largest δ.
-    const follow = delta && pinned.layer !== layer ? { pinned: { layer, unit: largest(delta, 1)[0] } } : {};
+    const follow =
+      delta && pinned.layer !== layer ? { pinned: { layer, unit: largest(delta, 1)[0] } } : {};
     if (kind === "update" && by > 0) store.move();
     store.set({ step: next, hovered: null, ...follow });
   }
@@ -64,9 +67,7 @@ export function steps(root, store) {
     part(root, "reset").toggleAttribute("disabled", !store.moved && step === null);
     const moved = learned(costs, run.data.lr, exercise);
     if (step === null) {
-      story.replaceChildren(
-        el("p", {}, run.example ? SMALL : LARGE),
-        ...moved);
+      story.replaceChildren(el("p", {}, run.example ? SMALL : LARGE), ...moved);
       return;
     }
     const { kind, layer } = store.steps[step];
@@ -78,11 +79,18 @@ export function steps(root, store) {
         : kind === "update"
           ? n.formulas(1, true, true).W
           : `${n.symbol("x", 0)}: ${run.sizes[0]} numbers`;
-    const where = layer ? `layer ${layer} (${run.sizes[layer - 1]}→${run.sizes[layer]})` : kind === "C" ? "cost" : kind === "x" ? "input" : "update";
+    const where = layer
+      ? `layer ${layer} (${run.sizes[layer - 1]}→${run.sizes[layer]})`
+      : kind === "C"
+        ? "cost"
+        : kind === "x"
+          ? "input"
+          : "update";
     story.replaceChildren(
       el("p", {}, el("strong", {}, `${step + 1}/${last + 1} · ${where}. `), TOLD[kind]),
       el("code", {}, formula),
-      ...moved);
+      ...moved,
+    );
   });
   return { go, play: toggle, all };
 }
@@ -91,9 +99,18 @@ export function steps(root, store) {
 function learned(costs, lr, exercise) {
   if (costs.length < 2) return [];
   const few = costs.length > 6 ? [costs[0], ...costs.slice(-4)] : costs;
-  const told = few.map((cost) => number(cost)).join(" → ").replace(" → ", costs.length > 6 ? " → … → " : " → ");
+  const digits = number(costs[0]) === number(costs[costs.length - 1]) ? 8 : 4;
+  const told = few
+    .map((cost) => number(cost, digits))
+    .join(" → ")
+    .replace(" → ", costs.length > 6 ? " → … → " : " → ");
   const many = costs.length - 1;
-  return [el("p", { class: "learned" },
-    `${many} update${many > 1 ? "s" : ""} on this image alone, η = ${number(lr)}: `,
-    el("strong", {}, exercise ? "" : `C ${told}`))];
+  return [
+    el(
+      "p",
+      { class: "learned" },
+      `${many} update${many > 1 ? "s" : ""} on this image alone, η = ${number(lr)}: `,
+      el("strong", {}, exercise ? "" : `C ${told}`),
+    ),
+  ];
 }

@@ -55,7 +55,15 @@ export class Store {
     for (const key of /** @type {(keyof State)[]} */ (Object.keys(patch)))
       if (this.state[key] !== patch[key]) changed.add(key);
     if (changed.size === 0) return;
+    const last = this.run.sizes.length - 1;
+    const { pinned, y: old } = this.state;
+    const followed = pinned.layer === last && pinned.unit === argmax(old);
     Object.assign(this.state, patch);
+    if (changed.has("y") && followed && !changed.has("pinned")) {
+      // The target's output unit was chosen: the new target's is now.
+      this.state.pinned = { layer: last, unit: argmax(this.state.y) };
+      changed.add("pinned");
+    }
     const { layers, x, y } = this.state;
     if (changed.has("layers") || changed.has("x") || changed.has("y")) {
       this.pass = pass(layers, x, y, this.run.s);
@@ -83,13 +91,7 @@ export class Store {
 
   /** @param {number} image */
   chooseImage(image) {
-    const y = this.run.y(image);
-    const patch = { image, x: this.run.x(image), y, hovered: null, costs: [] };
-    const { pinned } = this.state;
-    // An output unit that was pinned for the label follows the label.
-    const last = this.run.sizes.length - 1;
-    const follows = pinned.layer === last && pinned.unit === argmax(this.state.y);
-    this.set(follows ? { ...patch, pinned: { layer: last, unit: argmax(y) } } : patch);
+    this.set({ image, x: this.run.x(image), y: this.run.y(image), hovered: null, costs: [] });
   }
 
   /** @param {number} snapshot */

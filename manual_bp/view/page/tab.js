@@ -11,7 +11,10 @@ const EVERY = 4000; // ms between two looks at a run that still trains
 
 /** @param {string} styles the style sheet's text */
 export async function tab(styles) {
-  document.head.append(el("style", {}, styles), el("meta", { name: "viewport", content: "width=device-width" }));
+  document.head.append(
+    el("style", {}, styles),
+    el("meta", { name: "viewport", content: "width=device-width" }),
+  );
   const chosen = el("select", { "aria-label": "Run" });
   const line = el("p", { role: "status" });
   const page = el("div", { class: "page" });
@@ -46,7 +49,13 @@ export async function tab(styles) {
     /** @type {Data} */
     const data = await read(`./run?${new URLSearchParams({ name })}`);
     const same = shown === name && store;
-    if (same && store && data.epochs.length === store.run.epochs.length && data.finished === store.run.data.finished) return;
+    if (
+      same &&
+      store &&
+      data.epochs.length === store.run.epochs.length &&
+      data.finished === store.run.data.finished
+    )
+      return;
     const kept = same && store ? store.state : null;
     const atEnd = !store || store.state.snapshot === store.run.epochs.length - 1;
     const root = el("div", kept ? { "data-theme": kept.theme } : {});
