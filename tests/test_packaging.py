@@ -29,6 +29,10 @@ assert mbp.verify.check(mbp.functional.sigmoid, (x,)).ok
 assert "∂J/∂" in mbp.trace.text(model, x[0], y[0])
 assert mbp.worked_examples.one_path().max_relative_error < 1e-12
 from manual_bp.__main__ import main
+assert main(["examples", "one-path"]) == 0
+assert main(["trace", "two-two-two"]) == 0
+assert main(["verify", "torch:sin", "--inputs", "randn(3)"]) == 0
+assert main(["bench"]) == 1
 main(["train", "--dataset", "digits"])
 """
 
@@ -53,8 +57,9 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_all_but_training_works_with_torch_alone(tmp_path: Path) -> None:
     done = run(WITH_TORCH_ALONE, tmp_path)
     needed = "torchvision, tensorboard, tqdm, sklearn, matplotlib, PIL"
-    line = f"manual-bp train: error: this needs {needed}: pip install 'manual_bp[train]'\n"
-    assert (done.returncode, done.stderr) == (1, line)
+    train = f"manual-bp train: error: this needs {needed}: pip install 'manual_bp[train]'\n"
+    bench = "manual-bp bench: error: this needs threadpoolctl: pip install 'manual_bp[bench]'\n"
+    assert (done.returncode, done.stderr) == (1, bench + train)
     assert list(tmp_path.iterdir()) == []
 
 
