@@ -39,17 +39,19 @@ FLAGS = [
 ]
 
 
-def torchrun(processes: int, *flags: str) -> subprocess.CompletedProcess[str]:
+def torchrun(folder: Path, processes: int, *flags: str) -> subprocess.CompletedProcess[str]:
     """The command as the README gives it."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["--master-port", str(free_port()), "train.py", *flags]
     return subprocess.run(
-        command, cwd=ROOT, env=quiet(), capture_output=True, text=True, timeout=PATIENCE
+        command, cwd=ROOT, env=quiet(folder), capture_output=True, text=True, timeout=PATIENCE
     )
 
 
-def quiet() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+def quiet(folder: Path) -> dict[str, str]:
+    """With torchrun's logs beside the test's folder: torchrun leaves them where they are."""
+    wanted = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder.parent)}
+    return {**os.environ, **wanted}
 
 
 def free_port() -> int:
@@ -141,6 +143,7 @@ def test_a_process_without_a_row_in_the_last_batch_still_takes_part(
 @pytest.mark.slow
 def test_torchrun_has_one_writer_and_one_voice(tmp_path: Path) -> None:
     done = torchrun(
+        tmp_path,
         2,
         *FLAGS,
         "--epochs",
@@ -191,7 +194,7 @@ def test_a_killed_process_ends_the_job_with_a_clear_line_and_resume_goes_on(tmp_
     job = subprocess.Popen(
         command,
         cwd=ROOT,
-        env=quiet(),
+        env=quiet(tmp_path),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -213,7 +216,7 @@ def test_a_killed_process_ends_the_job_with_a_clear_line_and_resume_goes_on(tmp_
     state = torch.load(checkpoint, weights_only=True)
     assert state["epoch"] >= 1
     total = state["epoch"] + 2
-    resumed = torchrun(2, "--resume", str(tmp_path / "two"), "--epochs", str(total))
+    resumed = torchrun(tmp_path, 2, "--resume", str(tmp_path / "two"), "--epochs", str(total))
     assert resumed.returncode == 0, resumed.stderr
     main([*flags, "--batch-size", "76", "--epochs", str(total), "--run-name", "one"])
     assert_same_run(tmp_path / "one", tmp_path / "two")
