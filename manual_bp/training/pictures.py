@@ -143,16 +143,16 @@ def verdict(rows: Rows, result: str, troubles: Sequence[str]) -> Image:
         result: a line below the curves.
         troubles: lines below the result, in red, as many as there is room for.
     """
-    drawn = figure(3.2, 2.1, left=0.1, right=0.98, top=0.91, bottom=0.57)
+    drawn = figure(3.2, 2.1, left=0.1, right=0.98, top=0.91, bottom=0.5)
     parts = {f"accuracy/{part}": part for part in ("train", "validation")}
     axes = drawn.subplots()
     _lines(axes, rows[:-1], parts, ["C0", "C1"], "accuracy: training, validation")
-    axes.set_ylim(0, 1.03)
-    drawn.text(0.02, 0.36, result, fontsize=7, va="top")
-    wrapped = [part for line in troubles for part in textwrap.wrap(line, 66)]
+    axes.set(ylim=(0, 1.03), xlabel="")
+    drawn.text(0.02, 0.4, result, fontsize=7, va="top")
+    wrapped = [part for line in troubles for part in textwrap.wrap(line, 64)]
     told = "\n".join(wrapped[:6])
-    style: dict[str, Any] = {"fontsize": 6.5, "color": "tab:red" if told else "tab:green"}
-    drawn.text(0.02, 0.3, told or "no trouble was noticed", va="top", **style)
+    style: dict[str, Any] = {"fontsize": 6, "color": "tab:red" if told else "tab:green"}
+    drawn.text(0.02, 0.33, told or "no trouble was noticed", va="top", **style)
     return rendered(drawn)
 
 
