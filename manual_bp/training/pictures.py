@@ -149,7 +149,7 @@ def verdict(rows: Rows, result: str, troubles: Sequence[str]) -> Image:
     _lines(axes, rows[:-1], parts, ["C0", "C1"], "accuracy: training, validation")
     axes.set(ylim=(0, 1.03), xlabel="")
     drawn.text(0.02, 0.4, result, fontsize=7, va="top")
-    wrapped = [part for line in troubles for part in textwrap.wrap(line, 64)]
+    wrapped = _wrapped(troubles, 64)
     told = "\n".join(wrapped[:6])
     style: dict[str, Any] = {"fontsize": 6, "color": "tab:red" if told else "tab:green"}
     drawn.text(0.02, 0.33, told or "no trouble was noticed", va="top", **style)
@@ -175,7 +175,7 @@ def summary(
         troubles: lines below the title, in red.
     """
     epochs = rows[:-1]
-    wrapped = [part for line in troubles for part in textwrap.wrap(line, _LINE_LENGTH)]
+    wrapped = _wrapped(troubles, _LINE_LENGTH)
     legend_rows = math.ceil(len(layers) / _LEGEND_COLUMNS)
     height = 6.4 + _LINE_HEIGHT * len(wrapped)
     above, below = 0.9 + _LINE_HEIGHT * len(wrapped), 0.6 + 0.2 * legend_rows  # inches
@@ -204,6 +204,11 @@ def summary(
     draw_worst(panels[5], answers, side, rows=4, columns=8, font=8)
     panels[5].set_title("the worst test digits: label → answer", fontsize=10)
     return drawn
+
+
+def _wrapped(lines: Sequence[str], width: int) -> list[str]:
+    """Lines of at most `width` characters; a flag stays whole."""
+    return [part for line in lines for part in textwrap.wrap(line, width, break_on_hyphens=False)]
 
 
 def _shades(count: int) -> list[Any]:

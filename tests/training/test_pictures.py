@@ -189,7 +189,7 @@ def test_the_layers_of_a_deep_network_have_room_below_the_panels(
 
 
 def test_the_summary_says_trouble_in_red_above_the_panels(answers: pictures.Answers) -> None:
-    troubles = ["trouble after epoch 1: " + "word " * 80, "trouble after epoch 2: it is worse"]
+    troubles = ["trouble after epoch 1: " + "--a-word " * 60, "trouble after epoch 2: it is worse"]
     figure = pictures.summary([row(1), TEST], LAYERS, answers, 8, "the\nrun", troubles)
     image = pictures.rendered(figure)
     (told,) = [text for text in figure.texts if text.get_text().startswith("trouble")]
