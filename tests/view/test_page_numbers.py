@@ -21,32 +21,30 @@ pytestmark = pytest.mark.browser
 
 # The vectors of `look.pass`; of each ∂C/∂W how far its entries are from δ a_prevᵀ, as given. The
 # matrix itself would take seconds on its way here.
-NUMBERS = """({ epoch, image, given }) => {
-  const done = look.pass({ epoch, image });
-  const layers = done.layers.map(({ z, a, error, slope, delta, dW, db }, l) => {
-    const { delta: left, before: right } = given[l];
+NUMBERS = """({ epoch, given }) => given.map((own, image) => {
+  const { x, y, cost, layers } = look.pass({ epoch, image });
+  return { x, y, cost, layers: layers.map(({ z, a, error, slope, delta, dW, db }, l) => {
+    const { delta: left, before: right } = own[l];
     let worst = dW.length === left.length ? 0 : Infinity;
     dW.forEach((row, j) => {
       if (row.length !== right.length) worst = Infinity;
-      row.forEach((v, i) => {
-        const far = Math.abs(v - left[j] * right[i]);
+      for (let i = 0; i < row.length; i++) {
+        const far = Math.abs(row[i] - left[j] * right[i]);
         if (!(far <= worst)) worst = far;
-      });
+      }
     });
     return { z, a, error, slope, delta, db, worst };
-  });
-  return { x: done.x, y: done.y, cost: [done.cost], layers };
-}"""
+  }) };
+})"""
 
 
-def by_autograd(model: torch.nn.Module, x: Tensor, y: Tensor) -> tuple[float, list[Any]]:
-    """C, and each layer's tensors in float64: error, δ and the gradients are autograd's."""
+def by_autograd(layers: list[Any], x: Tensor, y: Tensor) -> tuple[float, list[Any]]:
+    """C, and each layer's tensors: error, δ and the gradients are autograd's."""
     a, seen, wanted = x, [], []
-    for layer in read(model):
-        W, b = (t.detach().double().requires_grad_() for t in (layer.weight, layer.bias))
+    for W, b, sigmoid in layers:
         before, z = a, a @ W.T + b
-        a = torch.sigmoid(z) if layer.sigmoid else z * 1
-        slope = a * (1 - a) if layer.sigmoid else torch.ones_like(a)
+        a = torch.sigmoid(z) if sigmoid else z * 1
+        slope = a * (1 - a) if sigmoid else torch.ones_like(a)
         seen.append({"before": before, "z": z, "a": a, "slope": slope})
         wanted += [a, z, W, b]
     cost = ((a - y) ** 2).sum() / 2
@@ -78,21 +76,26 @@ def test_every_number_equals_autograd(
     data = pages.run(hidden, output, epochs)
     page = open_page(data)
     assert page.evaluate("[look.epochs, look.images]") == [data["epochs"], pages.IMAGES]
-    x = pages.inputs(data)
+    x, y = pages.inputs(data), torch.eye(10, dtype=torch.float64)[data["labels"]]
     for epoch, model in enumerate(pages.models(hidden, output, epochs)):
-        for image, label in enumerate(data["labels"]):
-            y = torch.nn.functional.one_hot(torch.tensor(label), 10).double()
-            cost, expected = by_autograd(model, x[image], y)
-            given = [{name: own[name].tolist() for name in ("delta", "before")} for own in expected]
-            done = page.evaluate(NUMBERS, {"epoch": epoch, "image": image, "given": given})
-            assert_close(done["x"], x[image])
-            assert_close(done["y"], y)
-            assert_close(done["cost"], torch.tensor([cost]))
-            for ours, exact in zip(done["layers"], expected, strict=True):
+        layers = [
+            (*(t.detach().double().requires_grad_() for t in (p.weight, p.bias)), p.sigmoid)
+            for p in read(model)
+        ]
+        exact = [by_autograd(layers, *pair) for pair in zip(x, y, strict=True)]
+        names = ("delta", "before")
+        given = [[{name: p[name].tolist() for name in names} for p in own] for _, own in exact]
+        found = page.evaluate(NUMBERS, {"epoch": epoch, "given": given})
+        assert len(found) == pages.IMAGES
+        for i, (done, (cost, expected)) in enumerate(zip(found, exact, strict=True)):
+            assert_close(done["x"], x[i])
+            assert_close(done["y"], y[i])
+            assert_close([done["cost"]], torch.tensor([cost]))
+            for ours, own in zip(done["layers"], expected, strict=True):
                 for name in ("z", "a", "error", "slope", "delta", "db"):
-                    assert_close(ours[name], exact[name])
-                assert_close(torch.outer(exact["delta"], exact["before"]), exact["dW"])
-                assert ours["worst"] <= 1e-5 * float(exact["dW"].abs().max())
+                    assert_close(ours[name], own[name])
+                assert_close(torch.outer(own["delta"], own["before"]), own["dW"])
+                assert ours["worst"] <= 1e-5 * float(own["dW"].abs().max())
 
 
 def test_a_pass_has_the_promised_shape(open_page: Any) -> None:

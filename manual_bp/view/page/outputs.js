@@ -3,6 +3,8 @@
 import { el, part } from "./dom.js";
 import { argmax, number } from "./numbers.js";
 
+const FEW = 16; // entries of x up to which each has a box
+
 /** @param {HTMLElement} root @param {import("./store.js").Store} store */
 export function outputs(root, store) {
   const { run } = store;
@@ -31,7 +33,7 @@ export function outputs(root, store) {
     el("span", { class: "value" }, "a"),
   );
   box.append(head, ...rows.map(({ line }) => line));
-  if (run.example) box.before(inputs(store));
+  if (run.example && run.sizes[0] <= FEW) box.before(inputs(store));
 
   store.on(["pass", "step", "exercise"], () => {
     const { y, step, exercise } = store.state;
