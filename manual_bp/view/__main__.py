@@ -9,6 +9,8 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
+from manual_bp.worked_examples.networks import NETWORKS
+
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.view") -> int:
     """Write a page. Returns 0, or 1 after a fault with one line on stderr; wrong usage exits 2."""
@@ -43,7 +45,7 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
         "what",
         metavar="RUN|NETWORK",
         help="a run that train.py wrote: its folder, its name in --logdir, or latest, the one "
-        "written last; or a documents' network, such as two-two-two",
+        f"written last; or a documents' network: {', '.join(NETWORKS)}",
     )
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument(
@@ -64,8 +66,6 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
 
 
 def _write(args: argparse.Namespace) -> Path:
-    from manual_bp.worked_examples.networks import NETWORKS
-
     if args.what in NETWORKS:
         return _save(args.out or Path(f"{args.what}.html"), _of_network(args.what))
     # Training stands above this room and takes a second to import: only if a run is read.
@@ -86,7 +86,7 @@ def _write(args: argparse.Namespace) -> Path:
 
 def _of_network(name: str) -> str:
     from manual_bp.view import html
-    from manual_bp.worked_examples.networks import NETWORKS, tensor
+    from manual_bp.worked_examples.networks import tensor
 
     network = NETWORKS[name]
     return html(

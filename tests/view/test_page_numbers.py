@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from manual_bp.trace.story import Step, story
 from torch import Tensor
 
 from manual_bp.backprop import read
 from manual_bp.notation import NOTATIONS
 from manual_bp.trace.numbers import number
 from manual_bp.trace.passes import compute
-from manual_bp.trace.story import Step, story
 from manual_bp.view import bundle
 from manual_bp.worked_examples.networks import NETWORKS
 from tests.view import pages
