@@ -2,7 +2,7 @@
 // results are boxes; a line appears when the one before it is solved.
 
 import { choice, el, part } from "./dom.js";
-import { terms, unitLines } from "./formulas.js";
+import { pencilOf, terms, unitLines } from "./formulas.js";
 import { exactly, number } from "./numbers.js";
 
 /** @typedef {import("./formulas.js").Line} Line */
@@ -60,7 +60,8 @@ export function unitPanel(root, store) {
   function draw() {
     const { layer, unit } = store.unit;
     const { state } = store;
-    const lines = unitLines(store.notation, state.layers, store.pass, run.s, layer, unit);
+    const pencil = pencilOf(state.layers, store.pass);
+    const lines = unitLines(store.notation, state.layers, store.pass, run.s, layer, unit, pencil);
     const name =
       layer === run.sizes.length - 1 && run.data.classes
         ? `, the output for “${run.classes[unit]}”`
@@ -89,14 +90,12 @@ export function unitPanel(root, store) {
 
   /** @param {Line} line @param {boolean} now */
   function told(line, now) {
-    const exact = run.example ? exactly(line.value) : number(line.value);
-    const value = exact === number(line.value) ? exact : `${number(line.value)} = ${exact}`;
     return el(
       "div",
       { class: now ? "line now" : "line", "data-key": line.key },
       el("span", { class: "told" }, line.told),
       el("code", { class: "formula" }, line.formula),
-      el("code", { class: "filled" }, `${line.left} = `, el("output", {}, value)),
+      el("code", { class: "filled" }, `${line.left} `, el("output", {}, line.shown)),
     );
   }
 
