@@ -60,7 +60,8 @@ def html(blocks: Sequence[Block]) -> str:
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>\n'
         "<style>body{max-width:60em;margin:2em auto;font:1em sans-serif}"
         "pre{white-space:pre-wrap;margin-left:2em}b{float:right;font-weight:normal}"
-        "td,th{padding:0 1em 0 0;text-align:left}.page{break-before:page}</style>"
+        "td,th{padding:0 1em 0 0;text-align:left}svg{display:block;margin:1em 0}"
+        ".page{break-before:page}</style>"
     ]
     for block in blocks:
         if isinstance(block, Heading):

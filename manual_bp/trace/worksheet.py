@@ -9,6 +9,7 @@ from dataclasses import replace
 from manual_bp.trace.blocks import Block, Heading, Paragraph, Step
 
 _BLANK = "." * 40
+_WHOLE = re.compile(r"= [(\[].*, ")  # a vector or a matrix, whose entries are asked for already
 
 
 def worksheet(blocks: Sequence[Block]) -> list[Block]:
@@ -18,7 +19,8 @@ def worksheet(blocks: Sequence[Block]) -> list[Block]:
     number, asked = 0, True
     for block in blocks:
         if isinstance(block, Step) and not block.given:
-            numbered = [f"({number + i}) {line}" for i, line in enumerate(block.lines, start=1)]
+            lines = [line for line in block.lines if not _WHOLE.search(line)] or block.lines
+            numbered = [f"({number + i}) {line}" for i, line in enumerate(lines, start=1)]
             number += len(numbered)
             answers.append(replace(block, lines=tuple(numbered)))
             blanks = (re.sub(r"(:?=|≈) .*", rf"\1 {_BLANK}", line) for line in numbered)
