@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from manual_bp.notation import Units
 from manual_bp.trace import render
-from manual_bp.trace.blocks import story
 from manual_bp.trace.passes import Trace, compute
+from manual_bp.trace.telling import story
 
 __all__ = ["Trace", "compute", "markdown", "story", "text"]
 
