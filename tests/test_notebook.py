@@ -40,7 +40,7 @@ def test_the_notebook_runs_from_top_to_bottom(
             if cell.cell_type == "code":
                 exec(compile(cell.source, str(PATH), "exec"), names)
     told = printed.getvalue()
-    assert "dC/dw = -0.052021, by the quotient -0.052021" in told
+    assert "dC/dw = -0.052016, by the quotient -0.052016" in told
     assert "δ⁽³⁾ = (−1/10) · 9/100 = −9/1000" in told
     assert "1197 images of 8 × 8 pixels" in told
     assert "layer 1 (64→30)" in told
