@@ -132,6 +132,11 @@ def test_latex_is_ascii_and_every_formula_parses(
         parser.parse(formula)
 
 
+def test_latex_escapes_what_stands_in_a_title() -> None:
+    printed = render.latex([render.Heading(r"runs/a_b\input{x}$x^2~#1%&")])
+    assert r"runs/a\_b\textbackslash{}input\{x\}\$x\^{}2\~{}\#1\%\&" in printed
+
+
 def test_html_is_one_page_that_escapes_and_loads_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -13,7 +13,10 @@ _SYMBOLS = {
     "′": "'", "‖": r"\| ", "∣": r"\mid ", "…": r"\ldots ", "½": r"\frac{1}{2}",
     "¼": r"\frac{1}{4}", "ŷ": r"\hat{y}", "√": r"\surd ",
 }  # fmt: skip
-_SPECIAL = str.maketrans({character: f"\\{character}" for character in "#$%&_{}"})
+_SPECIAL = str.maketrans(
+    {character: f"\\{character}" for character in "#$%&_{}"}
+    | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"}
+)
 _RAISED, _LOWERED = map(str.maketrans, (SUPERSCRIPTS, SUBSCRIPTS))
 
 
