@@ -21,7 +21,7 @@ from manual_bp.worked_examples import NETWORKS, Network, two_two_two
 
 KINDS = {
     "heading", "drawing", "formula", "given", "arithmetic", "whole", "copied", "in words", "norm",
-    "table heading", "prose",
+    "table heading", "prose", "measured",
 }  # fmt: skip
 SEEDS = (None, 0, 1, 2, 3, 4)  # None: the document's own weights
 LAMBDA = Decimal(3).ln(Context(prec=80))
@@ -175,7 +175,8 @@ def check_words(found: Read) -> None:
     squares = sum(((v - u) ** 2 for v, u in zip(a, y, strict=True)), Decimal())
     found.judge("in words", told[0], value(told[2]) == to_four_digits(found.scale * squares))
     # The norms: of the vectors and the matrix as they are printed, the last layer's first.
-    norms, _ = found.tables
+    norms, errors_of_float64 = found.tables
+    found.kinds["measured"] += len(errors_of_float64)
     after: Decimal | None = None
     steps = iter([step for formula, step in rest if ":=" not in formula])
     for _, error, mean, delta, *ratio, dW in norms:
