@@ -10,8 +10,9 @@ Every name is imported when it is first used, so that a command can print its he
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from manual_bp.lazy import lazy
 
 if TYPE_CHECKING:
     from manual_bp import backprop, direct, functional, trace, verify, worked_examples
@@ -61,16 +62,4 @@ __all__ = [
     "worked_examples",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"manual_bp.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"manual_bp.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _HOMES, _ROOMS)

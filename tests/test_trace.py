@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import manual_bp as mbp
 from manual_bp import trace
 from manual_bp.normalisation import COSTS
-from manual_bp.trace import numbers, passes
+from manual_bp.trace import numbers, passes, render
 from manual_bp.worked_examples import EXAMPLES, NETWORKS
 from manual_bp.worked_examples.networks import tensor
 
@@ -124,7 +124,7 @@ def test_the_check_is_by_autograd_and_can_fail(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(passes, "_autograd", off)
     wrong = trace.compute(model, x, y, cost="mean", lr=1.0)
     assert wrong.max_relative_error == pytest.approx(0.01 / 1.01, rel=1e-6)
-    printed = trace.render.text(trace.story(wrong))
+    printed = render.text(trace.story(wrong))
     assert "max relative error 9.9e−03" in printed
     assert "∂J/∂b⁽¹⁾  layer 1 (3→4) bias    9.9e−03" in printed
 

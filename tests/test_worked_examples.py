@@ -16,6 +16,7 @@ import torch
 from manual_bp import Linear, Sigmoid, backprop, functional
 from manual_bp.worked_examples import (
     EXAMPLES,
+    NAMES,
     NETWORKS,
     Network,
     Worked,
@@ -191,6 +192,7 @@ BY_HAND = {
 
 def test_every_example_has_numbers_worked_by_hand() -> None:
     assert set(BY_HAND) == set(EXAMPLES)
+    assert tuple(EXAMPLES) == NAMES
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -156,8 +156,11 @@ def _check_range(name: str, numbers: Tensor, n: int) -> None:
 
 
 def _rates(lrs: float | Sequence[float] | Tensor, steps: int, examples: int) -> list[float]:
-    rates: list[float] = torch.as_tensor(lrs, dtype=torch.float64, device="cpu").tolist()
-    if not isinstance(lrs, Tensor | Sequence):
+    if isinstance(lrs, Tensor):
+        rates = [float(rate) for rate in lrs.tolist()]
+    elif isinstance(lrs, Sequence):
+        rates = [float(rate) for rate in lrs]
+    else:
         rates = [float(lrs)] * steps
     if len(rates) != steps:
         raise ValueError(f"{len(rates)} learning rates for {steps} steps ({examples} examples)")

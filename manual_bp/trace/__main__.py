@@ -6,16 +6,20 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from manual_bp.notation import NOTATIONS
-from manual_bp.trace import compute, numbers, render, story
-from manual_bp.trace.story import Block, Heading, Step
 from manual_bp.worked_examples.networks import NETWORKS, Network, exactly, tensor
+
+if TYPE_CHECKING:  # torch takes a second to import: --help and wrong usage do without it
+    from manual_bp.trace.blocks import Block, Step
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.trace") -> int:
     """Print a trace. Returns 0, or 1 after a fault with one line on stderr; wrong usage exits 2."""
     args = _parse(argv, prog)
+    from manual_bp.trace import render
+
     try:
         blocks = _run(args) if args.run is not None else _network(args)
     except ValueError as error:
@@ -73,6 +77,9 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
 
 
 def _network(args: argparse.Namespace) -> list[Block]:
+    from manual_bp.trace import compute, story
+    from manual_bp.trace.blocks import Heading
+
     network = NETWORKS[args.name or args.network or "two-two-two"]
     model, x, y = network.model(args.seed), tensor(network.x), tensor(network.y)
     trace = compute(model, x, y, cost=network.cost, lr=network.lr)
@@ -85,6 +92,9 @@ def _network(args: argparse.Namespace) -> list[Block]:
 
 def _weights(network: Network, notation: int) -> Step:
     """The weights as they are meant: 2.197 = 2 ln 3 is what lets σ be worked with a pencil."""
+    from manual_bp.trace import numbers
+    from manual_bp.trace.blocks import Step
+
     n = NOTATIONS[notation](network.sizes, network.units)
     meant = [
         (n.weight(layer, (i, j)), weight)
@@ -106,6 +116,8 @@ def _weights(network: Network, notation: int) -> Step:
 
 def _run(args: argparse.Namespace) -> list[Block]:
     # Training stands above trace and takes a second to import: only if a run is read.
+    from manual_bp.trace import compute, story
+    from manual_bp.trace.blocks import Heading
     from manual_bp.training import traced_run
     from manual_bp.training.errors import UserError
 

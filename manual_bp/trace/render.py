@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from manual_bp.trace.story import Block, Heading, Paragraph, Step, Table
+from manual_bp.trace.blocks import Block, Heading, Paragraph, Step, Table
 
 _WIDTH = 100  # where the shape stands in the terminal
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import os
 import shlex
@@ -13,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from manual_bp.extras import missing
 from manual_bp.training.errors import UsageError, UserError
 from manual_bp.training.options import parse
 
@@ -41,10 +41,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> Result:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # η is not in every encoding
     options, given = parse(argv, prog)
-    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
-    if missing:
-        what = ", ".join(missing)
-        _say(prog, f"error: training needs {what}: pip install 'manual_bp[train]'")
+    if lacking := missing(*_NEEDS, extra="train"):
+        _say(prog, f"error: {lacking}")
         raise SystemExit(1)
     run: Run | None = None
     try:

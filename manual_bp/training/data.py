@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.extras import missing
 from manual_bp.training.errors import UserError
 
 PIXEL_SCALE = 1 / 255
@@ -118,6 +119,8 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
 
 
 def _digits(why: str, notice: str | None = None) -> Dataset:
+    if lacking := missing("sklearn", extra="train"):  # `manual-bp trace --run` needs torch alone
+        raise UserError(lacking)
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

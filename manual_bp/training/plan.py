@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +65,13 @@ class Plan:
     def network(self) -> str:
         """The layer widths as a name: "784-128-10"."""
         return "-".join(map(str, self.sizes))
+
+    @property
+    def run_name(self) -> str:
+        """What a run is called that is given no name: "mnist-128-lr3-s0", "mnist-6x30-lr3-s0"."""
+        widths = [(width, len(list(run))) for width, run in groupby(self.sizes[1:-1])]
+        hidden = [f"{times}x{width}" if times > 1 else f"{width}" for width, times in widths]
+        return "-".join([Path(self.dataset).name, *hidden, f"lr{self.lr:g}", f"s{self.seed}"])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as config.json and the checkpoint keep them."""

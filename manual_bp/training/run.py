@@ -18,6 +18,7 @@ from manual_bp import backprop
 from manual_bp.devices import to_device, to_host, wide
 from manual_bp.training import checkpoint, engines, live_check, machine, measures, network, terminal
 from manual_bp.training.augment import augment
+from manual_bp.training.charts import ADDRESS
 from manual_bp.training.checkpoint import Checkpoint
 from manual_bp.training.dashboard import Dashboard
 from manual_bp.training.data import Dataset, Part
@@ -80,7 +81,8 @@ class Run:
             )
             self._say_what_direct_would_save()
             print(f"picture  {path / 'summary.png'}")
-            print(f"look     tensorboard --logdir {shlex.quote(str(path.parent))}", flush=True)
+            print(f"look     tensorboard --logdir {shlex.quote(str(path.parent))}")
+            print(f"open     {ADDRESS}", flush=True)
         return Result(path, self.rows, last["cost/test"], last["accuracy/test"], self.model)
 
     def _say_what_direct_would_save(self) -> None:
@@ -121,10 +123,8 @@ class Run:
             # a resumed run may have another device, threads, data folder
             self.folder.write_config(self.config())
             return
-        about, start = f"{self.plan.dataset}_{self.plan.network}", to_host(self.state())
-        self.folder = RunFolder.create(
-            logdir, run_name, about, self.config(), self.checkpoint(0, start)
-        )
+        start = self.checkpoint(0, to_host(self.state()))
+        self.folder = RunFolder.create(logdir, run_name, self.plan.run_name, self.config(), start)
         self.folder.take()
 
     def _train(self) -> dict[str, Any]:

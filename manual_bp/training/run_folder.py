@@ -10,7 +10,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -77,19 +76,19 @@ class RunFolder:
         cls,
         logdir: Path,
         name: str | None,
-        network: str,
+        default: str,
         config: dict[str, Any],
         state: dict[str, Any],
     ) -> RunFolder:
         """Make the folder with its configuration and first checkpoint, all at once: it is there
         whole, or not at all.
 
-        Without a name it is called date, time and network, with a number behind if that is taken.
+        Without a name it is called `default`, with a number behind if that is taken.
 
         Raises:
             UserError: a run of the given name is there already, or the folder cannot be made.
         """
-        base = name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{network}"
+        base = name or default
         beside = None
         try:
             logdir.mkdir(parents=True, exist_ok=True)
@@ -99,7 +98,7 @@ class RunFolder:
             new.write_config(config)
             new.write_checkpoint(state)
             for attempt in range(1000):
-                path = logdir / (base if attempt == 0 else f"{base}_{attempt + 1}")
+                path = logdir / (base if attempt == 0 else f"{base}-{attempt + 1}")
                 if not os.path.lexists(path):
                     try:
                         os.rename(beside, path)

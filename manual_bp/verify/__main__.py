@@ -8,18 +8,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
+from manual_bp.verify import KINDS, Finding, Report
 
-from manual_bp.verify import KINDS, Finding, Report, check
-from manual_bp.verify.inputs import parse_inputs
-from manual_bp.verify.load import load
-
-DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.verify") -> int:
@@ -33,6 +24,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.ver
         width = max(map(len, KINDS))
         print("\n".join(f"{kind:<{width}}  {meaning}" for kind, meaning in KINDS.items()))
         return 0
+    for flag in ("inputs", "reference"):
+        if args.function is None and getattr(args, flag) is not None:
+            print(f"{prog}: --{flag} needs a MODULE_OR_FILE:NAME to go with it", file=sys.stderr)
+            return 2
     try:
         reports = [_somebodys(args)] if args.function else _ours(args)
     except (ValueError, TypeError) as error:
@@ -88,6 +83,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _somebodys(args: argparse.Namespace) -> Report:
+    # torch takes a second to import: --help and wrong usage do without it
+    import torch
+
+    from manual_bp.verify import check
+    from manual_bp.verify.inputs import parse_inputs
+    from manual_bp.verify.load import load
+
     if ":" not in args.function:
         load(args.function)  # says what is missing, and the names there are
     if args.inputs is None:
@@ -95,7 +97,7 @@ def _somebodys(args: argparse.Namespace) -> Report:
             f'{args.function}: no inputs given: add --inputs "randn(4,3) …", '
             "the arguments of one call"
         )
-    inputs = parse_inputs(args.inputs, DTYPES[args.dtype], args.seed)
+    inputs = parse_inputs(args.inputs, getattr(torch, args.dtype), args.seed)
     function = load(args.function)
     if isinstance(function, type) and issubclass(function, torch.nn.Module):
         raise ValueError(f"{args.function} is a module class: name an instance of it")
@@ -104,16 +106,16 @@ def _somebodys(args: argparse.Namespace) -> Report:
 
 
 def _ours(args: argparse.Namespace) -> list[Report]:
-    for flag in ("inputs", "reference"):
-        if getattr(args, flag) is not None:
-            raise ValueError(f"--{flag} needs a MODULE_OR_FILE:NAME to go with it")
+    import torch
 
     # Only here: the checker knows nothing of the package's own operations.
     from manual_bp.own_operations import PROMISED, operations
+    from manual_bp.verify import check
+    from manual_bp.verify.inputs import parse_inputs
 
     reports = []
     for own in operations():
-        values = parse_inputs(own.inputs, DTYPES[args.dtype], args.seed)
+        values = parse_inputs(own.inputs, getattr(torch, args.dtype), args.seed)
         report = check(
             own.function, values, reference=own.reference, compile=args.compile, seed=args.seed
         )

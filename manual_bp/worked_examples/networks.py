@@ -13,14 +13,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
-from manual_bp.linear import Linear
-from manual_bp.mlp import MLP
 from manual_bp.notation import minus
+
+if TYPE_CHECKING:  # torch takes a second to import: the commands print their help without torch
+    from torch import Tensor
+
+    from manual_bp.mlp import MLP
 
 LN3 = math.log(3)  # λ
 
@@ -51,6 +51,11 @@ class Network:
 
     def model(self, seed: int | None = None) -> MLP:
         """Our layers in float64 with the network's weights, or with random ones from `seed`."""
+        import torch
+
+        from manual_bp.linear import Linear
+        from manual_bp.mlp import MLP
+
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
             torch.manual_seed(0 if seed is None else seed)
             model = MLP(
@@ -68,6 +73,8 @@ class Network:
 
 def tensor(values: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
     """A float64 tensor: the worked examples are exact, and float32 would round them."""
+    import torch
+
     return torch.tensor(values, dtype=torch.float64)
 
 
