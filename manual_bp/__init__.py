@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from manual_bp.mlp import MLP
     from manual_bp.mse import MSELoss, MSELossFunction
     from manual_bp.sigmoid import Sigmoid, SigmoidFunction
+    from manual_bp.training.notebook import train
     from manual_bp.training.trained import load
     from manual_bp.twins import conversion, convert, converted, to_torch
 
@@ -38,6 +39,7 @@ _HOMES = {
     "converted": "twins",
     "load": "training.trained",
     "to_torch": "twins",
+    "train": "training.notebook",
 }
 _ROOMS = ("backprop", "direct", "functional", "trace", "verify", "worked_examples")
 
@@ -58,6 +60,7 @@ __all__ = [
     "load",
     "to_torch",
     "trace",
+    "train",
     "verify",
     "worked_examples",
 ]

@@ -104,7 +104,8 @@ def _read_onnx(_: nn.Sequential, path: Path) -> Network:
 
     onnx.checker.check_model(onnx.load(path))
     evaluator = ReferenceEvaluator(str(path))
-    return lambda x: torch.from_numpy(evaluator.run(None, {"x": x.numpy()})[0])
+    run: Callable[..., Any] = evaluator.run
+    return lambda x: torch.from_numpy(run(["a"], {"x": x.numpy()})[0])
 
 
 def _write_pt2(model: nn.Sequential, x: Tensor, path: Path) -> None:
