@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from manual_bp.mlp import MLP
     from manual_bp.mse import MSELoss, MSELossFunction
     from manual_bp.sigmoid import Sigmoid, SigmoidFunction
+    from manual_bp.training.notebook import train
+    from manual_bp.training.trained import load
     from manual_bp.twins import conversion, convert, converted, to_torch
 
 __version__ = "0.1.0"
@@ -35,7 +37,9 @@ _HOMES = {
     "conversion": "twins",
     "convert": "twins",
     "converted": "twins",
+    "load": "training.trained",
     "to_torch": "twins",
+    "train": "training.notebook",
 }
 _ROOMS = ("backprop", "direct", "functional", "trace", "verify", "view", "worked_examples")
 
@@ -53,8 +57,10 @@ __all__ = [
     "converted",
     "direct",
     "functional",
+    "load",
     "to_torch",
     "trace",
+    "train",
     "verify",
     "view",
     "worked_examples",

@@ -361,7 +361,7 @@ def test_descent_refuses_an_empty_batch() -> None:
 
 def test_building_a_network_leaves_the_random_state_alone() -> None:
     before = torch.random.get_rng_state()
-    NETWORKS["two-two-two"].model(seed=3)
+    NETWORKS["two-two-two"].drawn(3).model()
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

@@ -18,12 +18,12 @@ from manual_bp.notation import Units
 if TYPE_CHECKING:  # torch takes a second to import: the command prints its help without torch
     from torch import Tensor, nn
 
-    from manual_bp.trace.blocks import story
     from manual_bp.trace.passes import Trace, compute
+    from manual_bp.trace.telling import story
 
 __all__ = ["Trace", "compute", "markdown", "story", "text"]
 
-__getattr__, __dir__ = lazy(__name__, {"Trace": "passes", "compute": "passes", "story": "blocks"})
+__getattr__, __dir__ = lazy(__name__, {"Trace": "passes", "compute": "passes", "story": "telling"})
 
 
 def markdown(
@@ -54,10 +54,10 @@ def markdown(
         RuntimeError: hooks or a `forward` of its own, or weights that do not fit each other.
         ValueError: sizes that do not fit, more than one example, an unknown cost or notation.
     """
-    from manual_bp.trace import blocks, passes, render
+    from manual_bp.trace import passes, render, telling
 
     trace = passes.compute(model, x, y, cost=cost, lr=lr)
-    return render.markdown(blocks.story(trace, notation, units))
+    return render.markdown(telling.story(trace, notation, units))
 
 
 def text(
@@ -71,7 +71,7 @@ def text(
     units: Units | None = None,
 ) -> str:
     """The same for the terminal: arguments and errors as of `markdown`."""
-    from manual_bp.trace import blocks, passes, render
+    from manual_bp.trace import passes, render, telling
 
     trace = passes.compute(model, x, y, cost=cost, lr=lr)
-    return render.text(blocks.story(trace, notation, units))
+    return render.text(telling.story(trace, notation, units))

@@ -19,7 +19,7 @@ from manual_bp.training.options import parse
 if TYPE_CHECKING:  # torch takes a second: --help and wrong usage do without it
     from manual_bp.training.run import Result, Run
 
-_NEEDS = ("torchvision", "tensorboard", "tqdm", "sklearn", "matplotlib", "PIL")
+NEEDS = ("torchvision", "tensorboard", "tqdm", "sklearn", "matplotlib", "PIL")
 
 
 class _Terminated(KeyboardInterrupt):
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> Result:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # η is not in every encoding
     options, given = parse(argv, prog)
-    if lacking := missing(*_NEEDS, extra="train"):
+    if lacking := missing(*NEEDS, extra="train"):
         _say(prog, f"error: {lacking}")
         raise SystemExit(1)
     run: Run | None = None

@@ -38,5 +38,6 @@ def prepare(options: Options, given: set[str], stack: ExitStack) -> Run:
     stack.enter_context(machine.configured(plan.threads, plan.deterministic))
     run = Run(plan, dataset, processes, saved)
     if processes.writes:
-        print("\n".join(terminal.introduction(plan, dataset, why)), flush=True)
+        before = () if saved is None else (saved.plan, saved.epoch)
+        print("\n".join(terminal.introduction(plan, dataset, why, *before)), flush=True)
     return run

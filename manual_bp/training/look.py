@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from manual_bp import backprop
-from manual_bp.training import checkpoint, traced_run
+from manual_bp.training import checkpoint, traced_run, trained
 from manual_bp.training.data import CLASSES, PIXEL_SCALE, Dataset, Part
 from manual_bp.training.errors import UserError
 from manual_bp.training.measures import evaluate
@@ -175,7 +175,8 @@ def read(run: str, runs: Path, data_dir: str | None) -> tuple[RunFolder, str]:
     """
     saved = checkpoint.read(checkpoint.find(run, runs))
     folder, plan = RunFolder(saved.path.parent), saved.plan
-    dataset, model = traced_run.data_of(saved, data_dir), traced_run.trained(saved, plan.dtype)
+    model = trained.read(folder.path).model
+    dataset = traced_run.data_of(plan, folder.path, data_dir)
     rows, answers = list(saved.metrics), None
     if saved.epoch == plan.epochs:
         dtype = getattr(torch, plan.dtype)

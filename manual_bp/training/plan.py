@@ -73,6 +73,14 @@ class Plan:
         hidden = [f"{times}x{width}" if times > 1 else f"{width}" for width, times in widths]
         return "-".join([Path(self.dataset).name, *hidden, f"lr{self.lr:g}", f"s{self.seed}"])
 
+    def rates(self, first: int, steps: int) -> list[float]:
+        """η for each of the steps first, first + 1, …: η, or η ½(1 + cos(π k/K)) at step k of K."""
+        last = max(1, self.epochs * self.steps)
+        if self.lr_schedule == "constant":
+            return [self.lr] * steps
+        cosines = (math.cos(math.pi * k / last) for k in range(first, first + steps))
+        return [self.lr * 0.5 * (1 + cosine) for cosine in cosines]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as config.json and the checkpoint keep them."""
         return {**asdict(self), "sizes": list(self.sizes)}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
-import math
+import html
 import platform
 import shlex
 import time
@@ -35,13 +36,26 @@ from manual_bp.training.world import World
 
 @dataclass(frozen=True)
 class Result:
-    """What `main` returns."""
+    """What `main` and `mbp.train` return; in a notebook a table and the picture."""
 
     folder: Path | None  # None after --dry-run, and in processes that write nothing
     metrics: list[dict[str, Any]]  # one row an epoch, and the last with the test result
     test_cost: float
     test_accuracy: float  # a share, 0 to 1
     model: nn.Sequential
+
+    def _repr_html_(self) -> str:
+        """The rows of the terminal as a table, the test result, and summary.png."""
+        tags = [tag for tag in terminal.FIGURES if tag in self.metrics[0]]
+        rows = [tags, *([f"{row[tag]:.5g}" for tag in tags] for row in self.metrics[:-1])]
+        table = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+        said = f"test: cost {self.test_cost:.5f}, accuracy {100 * self.test_accuracy:.2f} %"
+        picture = ""
+        if self.folder is not None:
+            data = base64.b64encode((self.folder / "summary.png").read_bytes()).decode()
+            said += f", {html.escape(str(self.folder))}"
+            picture = f'<img alt="the run on one page" src="data:image/png;base64,{data}">'
+        return f"<table>{table}</table><p>{said}</p>{picture}"
 
 
 class Run:
@@ -70,10 +84,13 @@ class Run:
         kept = None if saved is None else saved.snapshots
         self.snapshots = kept or alone(self.first_epoch - 1, self.model)
 
-    def go(self, logdir: str, run_name: str | None) -> Result:
-        """Train the epochs that are left, in a folder of `logdir` if the run is new."""
+    def go(self, logdir: str, run_name: str | None, *, numbered: bool = False) -> Result:
+        """Train the epochs that are left, in a folder of `logdir` if the run is new.
+
+        Where `run_name` is taken, the folder gets a number behind if `numbered`; else an error.
+        """
         if self.world.writes:
-            self._take_folder(Path(logdir), run_name)
+            self._take_folder(Path(logdir), run_name, numbered)
         try:
             last = self._train()
         finally:
@@ -114,7 +131,7 @@ class Run:
         """One step and one evaluation; nothing is written."""
         order = torch.randperm(len(self.parts.train), generator=self.shuffle)
         order = order[: self.plan.batch_size].to(self.device)
-        rates = self._learning_rates(0, 1)
+        rates = self.plan.rates(0, 1)
         step = self.engine.train_epoch(self._training_part(1), order, rates, lambda _: None)
         last = self._test()
         if self.world.writes:
@@ -124,7 +141,7 @@ class Run:
             )
         return Result(None, [last], last["cost/test"], last["accuracy/test"], self.model)
 
-    def _take_folder(self, logdir: Path, run_name: str | None) -> None:
+    def _take_folder(self, logdir: Path, run_name: str | None, numbered: bool) -> None:
         """Make the run's folder, or go on in the one it has, as the only process that writes."""
         if self.folder is not None:
             self.folder.take()
@@ -132,7 +149,8 @@ class Run:
             self.folder.write_config(self.config())
             return
         start = self.checkpoint(0, to_host(self.state()))
-        self.folder = RunFolder.create(logdir, run_name, self.plan.run_name, self.config(), start)
+        default, exact = run_name or self.plan.run_name, None if numbered else run_name
+        self.folder = RunFolder.create(logdir, exact, default, self.config(), start)
         self.folder.take()
 
     def _train(self) -> dict[str, Any]:
@@ -208,7 +226,7 @@ class Run:
         order = torch.randperm(len(self.parts.train), generator=self.shuffle)
         order = to_device(order, self.device)
         part = self._training_part(epoch)
-        rates = self._learning_rates((epoch - 1) * plan.steps, plan.steps)
+        rates = plan.rates((epoch - 1) * plan.steps, plan.steps)
         check = None
         if plan.impl == "manual":
             batch = part[order[: min(plan.batch_size, live_check.EXAMPLES)]]
@@ -237,13 +255,6 @@ class Run:
         generator = torch.Generator().manual_seed((self.plan.seed * 1_000_003 + epoch) % 2**63)
         images = augment(self.parts.train.images, self.dataset.side, generator)
         return replace(self.parts.train, images=images)
-
-    def _learning_rates(self, first: int, steps: int) -> list[float]:
-        """η for each of the steps first, first + 1, …: η, or η ½(1 + cos(π k/K)) at step k of K."""
-        lr, last = self.plan.lr, max(1, self.plan.epochs * self.plan.steps)
-        if self.plan.lr_schedule == "constant":
-            return [lr] * steps
-        return [lr * 0.5 * (1 + math.cos(math.pi * k / last)) for k in range(first, first + steps)]
 
     def _test(self) -> dict[str, Any]:
         cost, accuracy = evaluate(self.model, self.parts.test, self.plan.cost, self.dtype)

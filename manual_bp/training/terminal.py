@@ -21,8 +21,13 @@ _LINE = (
 FIGURES = tuple(tag for _, tag, _, _ in string.Formatter().parse(_LINE) if tag is not None)
 
 
-def introduction(plan: Plan, dataset: Dataset, device_why: str) -> list[str]:
-    """What a run is about to do, on what data, and where."""
+def introduction(
+    plan: Plan, dataset: Dataset, device_why: str, planned: Plan | None = None, done: int = 0
+) -> list[str]:
+    """What a run is about to do, on what data, and where.
+
+    A resumed run had the plan `planned`, of which it has `done` epochs behind it.
+    """
     train, validation, test = (
         len(part) for part in (dataset.train, dataset.validation, dataset.test)
     )
@@ -42,6 +47,13 @@ def introduction(plan: Plan, dataset: Dataset, device_why: str) -> list[str]:
         f"descent  {epochs}, {batch}, η = {plan.lr:g} {plan.lr_schedule}",
         f"device   {plan.device} ({device_why}), threads: {plan.threads}{processes}",
     ]
+    if planned is not None and 0 < done < plan.epochs:
+        (before,), (after,) = (p.rates(done * p.steps, 1) for p in (planned, plan))
+        if before != after:
+            lines.append(
+                f"warning  --epochs {plan.epochs} stretches the cosine that was planned for "
+                f"{planned.epochs}: η goes on at {after:.3g}, where {before:.3g} was planned"
+            )
     if dataset.notice:
         lines.insert(0, f"NOTICE   {dataset.notice}")
     if plan.init == "equal":

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from manual_bp.training import checkpoint, data, network
-from manual_bp.training.checkpoint import Checkpoint
+from manual_bp.training import data, trained
 from manual_bp.training.data import Dataset
 from manual_bp.training.errors import UserError
-
-RUNS = Path("runs")  # where train.py puts them by default
+from manual_bp.training.plan import Plan
+from manual_bp.training.trained import RUNS
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,9 @@ def read(run: str, example: int, runs: Path = RUNS) -> TracedRun:
         UserError: no such run, a damaged or foreign checkpoint, data that are not there or not the
             run's, or no such image.
     """
-    saved = checkpoint.read(checkpoint.find(run, runs))
-    path, plan = saved.path, saved.plan
-    dataset = data_of(saved, None)
+    found = trained.read(run, runs)
+    plan = found.plan
+    dataset = data_of(plan, found.folder, None)
     if not 0 <= example < len(dataset.test):
         last = len(dataset.test) - 1
         raise UserError(
@@ -54,41 +53,20 @@ def read(run: str, example: int, runs: Path = RUNS) -> TracedRun:
     image = dataset.test[slice(example, example + 1)]
     x, y = image.batch(torch.float64)
     label = int(image.labels)
-    return TracedRun(
-        path.parent, trained(saved, "float64"), x, y, label, plan.dataset, plan.cost, plan.lr
-    )
+    model = found.model.double()
+    return TracedRun(found.folder, model, x, y, label, plan.dataset, plan.cost, plan.lr)
 
 
-def data_of(saved: Checkpoint, data_dir: str | None) -> Dataset:
-    """The run's data, from `data_dir` or from where they were.
+def data_of(plan: Plan, folder: Path, data_dir: str | None) -> Dataset:
+    """The data of the run in `folder`, from `data_dir` or from where they were.
 
     Raises:
         UserError: they are not there, or not the run's.
     """
-    plan = saved.plan
     dataset = data.load(plan.dataset, data_dir or plan.data_dir)
     if plan.data_fingerprint != dataset.fingerprint:
         raise UserError(
-            f"{saved.path}: was trained on other {plan.dataset} data than these "
-            f"({dataset.source}): put that run's data there again"
+            f"{folder}: was trained on other {plan.dataset} data than these ({dataset.source}): "
+            f"put that run's data there again"
         )
     return dataset
-
-
-def trained(saved: Checkpoint, dtype: str) -> nn.Sequential:
-    """The network that the plan describes, with the checkpoint's weights.
-
-    Raises:
-        UserError: they do not fit.
-    """
-    plan = replace(saved.plan, impl="manual", dtype=dtype)
-    model = network.build(plan, torch.device("cpu"))
-    try:
-        model.load_state_dict(saved.model)
-    except (AttributeError, RuntimeError, TypeError):
-        keys = ", ".join(map(str, list(saved.model)[:4])) or "nothing"
-        raise UserError(
-            f"{saved.path}: holds {keys}, which do not make the network {plan.network} of its "
-            f"plan: the file was changed"
-        ) from None
-    return model

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from manual_bp.notation import minus
-from manual_bp.worked_examples import NAMES
+from manual_bp.notation import NOTATIONS, minus
+from manual_bp.trace import draw
+from manual_bp.worked_examples import NAMES, NETWORKS
 
 if TYPE_CHECKING:
     from manual_bp.worked_examples import Worked
@@ -25,6 +26,10 @@ def report(name: str) -> str:
     work = example()
     title, by_hand = (inspect.getdoc(example) or "").partition("\nArgs:")[0].split("\n\n", 1)
     lines = [f"=== {name} ===", "", title]
+    if name in NETWORKS:
+        network = NETWORKS[name]
+        notation = NOTATIONS[network.document](network.sizes, network.units)
+        lines += ["", *draw.text(notation)]
     if "λ" in by_hand:
         lines += ["", "λ = ln 3 ≈ 1.0986"]
     lines += ["", by_hand.rstrip(), ""]

@@ -12,12 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import product
+from operator import add, mul
 
 from torch import Tensor
 
+from manual_bp import pencil
 from manual_bp.functional import mse_loss
-from manual_bp.notation import NOTATIONS, Document1, minus
+from manual_bp.notation import NOTATIONS, Document1
 from manual_bp.worked_examples.networks import Network, sigma, tensor
 
 
@@ -47,9 +50,15 @@ class Partial:
         return sum(len(path) for path in self.paths)
 
     def __str__(self) -> str:
-        chains = " + ".join(" ".join(f"({f.symbol})" for f in path) for path in self.paths)
-        numbers = " + ".join(" · ".join(f"({f.value:.6g})" for f in path) for path in self.paths)
-        return minus(f"{self.symbol} = {chains}\n    = {numbers}\n    = {self.value:.10g}")
+        """A line a path, then the numbers: as fractions and multiples of λ where they are."""
+        chains = [" ".join(f"({f.symbol})" for f in path) for path in self.paths]
+        numbers = [[pencil.exact(f.value) for f in path] for path in self.paths]
+        products = [" · ".join(map(pencil.factor, path)) for path in numbers]
+        value = reduce(add, (reduce(mul, path) for path in numbers))
+        under = " " * len(self.symbol)
+        lines = [*(f"{under} + {chain}" for chain in chains), f"{under} = {' + '.join(products)}"]
+        lines.append(f"{under} {pencil.written(value)[0]}")
+        return "\n".join([f"{self.symbol} = {chains[0]}", *lines[1:]])
 
 
 @dataclass(frozen=True)
