@@ -79,7 +79,7 @@ export const EXACT = {
 };
 
 /** Rounded to four digits where a number is written. @type {Pencil} */
-export const ROUNDED = { lift: rounded, text, result: (v) => `${sign(v)} ${number(v)}` };
+export const ROUNDED = { lift: (v) => rounded(v), text, result: (v) => `${sign(v)} ${number(v)}` };
 
 /** Whether four digits are all of a number. @param {number} v */
 const sign = (v) => (Math.abs(rounded(v) - v) <= 1e-13 * Math.abs(v) ? "=" : "≈");
