@@ -221,7 +221,7 @@ def test_the_exercise_hides_results_and_checks_answers(open_page: Any) -> None:
     box.fill("7")
     press(page, "Enter")
     assert lines.locator(".verdict").inner_text() == "not yet"
-    for answer in ("1.1", "3/4", "−0.25", ".19", "-0,047"):  # z, a, error, slope, δ
+    for answer in ("λ", "3/4", "−0.25", ".19", "-0,047"):  # z, a, error, slope, δ
         lines.last.locator("input").fill(answer)
         press(page, "Enter")
     assert lines.count() == 6

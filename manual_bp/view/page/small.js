@@ -115,7 +115,7 @@ export function smallNetwork(root, store) {
       el(
         "p",
         { class: "cost" },
-        `${n.costFormula(run.s)} = ${exercise ? "?" : number(store.pass.cost)}`,
+        `${n.costFormula(run.s)} = ${exercise ? "?" : number(store.pass.cost)},  λ = ln 3 ≈ 1.0986`,
       ),
     );
   }

@@ -13,6 +13,12 @@ const ORDER = ["z", "a", "error", "slope", "delta", "dW"];
 /** Whether an answer agrees: within 1 %, or right in the two or more digits that were given.
  * @param {string} text @param {number} value */
 export function agrees(text, value) {
+  const lambda = /^([−-]?\d*) ?λ(?:\/(\d+))?$/.exec(text.trim()); // so are 3λ and −λ/2
+  if (lambda) {
+    const times = lambda[1].replace("−", "-").replace(/^-?$/, "$&1");
+    const exact = (Number(times) * Math.log(3)) / Number(lambda[2] ?? 1);
+    return Math.abs(exact - value) <= 1e-9 * Math.abs(value);
+  }
   const plain = text.trim().replace(/[−–]/g, "-").replace(",", ".");
   const parts = /^(-?[\d.]+)\/([\d.]+)$/.exec(plain); // a fraction is an answer too
   const answer = parts ? Number(parts[1]) / Number(parts[2]) : Number(plain);
