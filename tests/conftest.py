@@ -34,6 +34,7 @@ SMOKE = (
     "training/test_measures.py::",
     "training/test_recipe.py::test_the_recipe",
     "verify/test_messages.py::test_a_factor",
+    "view/test_snapshots.py::",
     "verify/test_check.py::test_the_finding",
 )
 

@@ -59,6 +59,7 @@ IN_SENTENCES = {
     'pip install -e ".[bench]"': "installs JAX",
     "manual-bp train": "is `python train.py` where the package is installed",
     "python -m tests.training.logging_cost": "measures for minutes",
+    "python -m tests.view.page_cost": "trains on MNIST",
     "python tests/verify/seconds.py": "measures for a minute",
 }
 WITH_EXAMPLE = {

@@ -19,6 +19,7 @@ from manual_bp.training import charts, measures, pictures, trouble
 from manual_bp.training.data import Dataset
 from manual_bp.training.event_file import EventFile
 from manual_bp.training.options import restore
+from manual_bp.training.pictures import Answers
 from manual_bp.training.plan import Plan
 from manual_bp.training.run_folder import RunFolder
 
@@ -78,11 +79,10 @@ class Dashboard:
         self._pictures(epoch, weights)
         self._events.flush()
 
-    def end(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def end(self, rows: Sequence[Mapping[str, Any]], answers: Answers) -> None:
         """Write what is shown once: the test images, the trace of an example, summary.png."""
         plan, shape, test = self._plan, self._dataset.shape, rows[-1]
         self._events.scalars(charts.curves(test), plan.epochs)
-        answers = pictures.Answers.of(self._model, self._dataset.test, self._dtype)
         worst, confusion = pictures.worst_digits(answers, shape), pictures.confusion(answers)
         self._events.image("test/worst digits, label → answer", worst, plan.epochs)
         self._events.image("test/confusion matrix", confusion, plan.epochs)

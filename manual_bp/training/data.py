@@ -31,6 +31,8 @@ from manual_bp.training.options import DATASETS
 
 PIXEL_SCALE = 1 / 255
 _TEN = tuple("0123456789")
+_CLOTHES = ("T-shirt/top", "trouser", "pullover", "dress", "coat")
+_CLOTHES += ("sandal", "shirt", "sneaker", "bag", "ankle boot")
 _FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 _STALL_SECONDS = 20.0  # a download that brings nothing for so long is given up
 
@@ -181,11 +183,12 @@ def _mnist(name: str, root: Path) -> Dataset:
             ) from error
     found = [path for path in idx.find(raw).values() if path is not None]
     images, labels, test_images, test_labels = map(_read, found)
+    classes = _TEN if name == "mnist" else _CLOTHES
     return Dataset(
         name,
-        train=Part(images[:50_000], labels[:50_000]),
-        validation=Part(images[50_000:], labels[50_000:]),
-        test=Part(test_images, test_labels),
+        train=Part(images[:50_000], labels[:50_000], classes),
+        validation=Part(images[50_000:], labels[50_000:], classes),
+        test=Part(test_images, test_labels, classes),
         shape=(28, 28),
         source=f"{name} from {raw}",
     )

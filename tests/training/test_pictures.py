@@ -72,7 +72,7 @@ def test_answers_count_confusions_and_rank_by_cost() -> None:
     expected[3, 3], expected[9, 4] = 2, 2
     assert torch.equal(answers.confusion, expected)
     drawn = pictures.figure(4, 4)
-    pictures.draw_worst(drawn.subplots(), answers, side=4, rows=1, columns=3, font=8)
+    pictures.draw_worst(drawn.subplots(), answers, shape=(4, 4), rows=1, columns=3, font=8)
     assert [t.get_text() for t in drawn.axes[0].texts] == ["9 → 4", "9 → 4", "3 → 3"]
     assert drawn.axes[0].get_xlim() == (0, pytest.approx(3 * 4 * 1.15))
     drawn = pictures.figure(4, 4)
@@ -103,7 +103,9 @@ def answers() -> pictures.Answers:
     said[7] = 2
     error = torch.full((40,), 0.1)
     error[7] = 3.0
-    return pictures.Answers(torch.zeros(40, 64, dtype=torch.uint8), labels, said, error)
+    return pictures.Answers(
+        torch.zeros(40, 64, dtype=torch.uint8), labels, said, error, tuple("0123456789")
+    )
 
 
 def summary(rows: list[dict[str, Any]], answers: pictures.Answers) -> Figure:
