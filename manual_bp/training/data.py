@@ -31,8 +31,10 @@ from manual_bp.training.options import DATASETS
 
 PIXEL_SCALE = 1 / 255
 _TEN = tuple("0123456789")
-_CLOTHES = ("T-shirt/top", "trouser", "pullover", "dress", "coat")
-_CLOTHES += ("sandal", "shirt", "sneaker", "bag", "ankle boot")
+_CLOTHES = (
+    *("T-shirt/top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
 _FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 _STALL_SECONDS = 20.0  # a download that brings nothing for so long is given up
 

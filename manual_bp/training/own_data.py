@@ -106,8 +106,9 @@ def _idx(path: Path) -> Pairs:
 
 def _npz(path: Path) -> tuple[Pairs, tuple[str, ...] | None]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        # Opened here, because of a damaged file numpy leaves its own handle open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            arrays = {name: found[name] for name in found.files}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or 'damaged'})") from error
     except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:

@@ -26,7 +26,7 @@ TEST = {"epoch": 3, "cost/test": 0.0321, "accuracy/test": 0.9712}
 def test_weights_are_red_where_positive_and_blue_where_negative() -> None:
     weight = torch.zeros(2, 4)
     weight[0, 0], weight[0, 3], weight[1, 1] = 1.0, -1.0, 0.5
-    sheet = pictures.weights(weight, 2).convert("RGB")
+    sheet = pictures.weights(weight, (2, 2)).convert("RGB")
     enlarged = sheet.width // 6  # two tiles of 2 and a line each
 
     def colour(row: int, column: int) -> object:
@@ -41,11 +41,11 @@ def test_weights_are_red_where_positive_and_blue_where_negative() -> None:
 
 def test_weights_that_are_not_finite_are_drawn_all_the_same() -> None:
     weight = torch.tensor([[float("nan"), float("inf"), 0.0, 1.0]])
-    assert pictures.weights(weight, 2).size == (450, 450)
+    assert pictures.weights(weight, (2, 2)).size == (450, 450)
 
 
 def test_a_sheet_that_units_do_not_fill_ends_in_white() -> None:
-    sheet = pictures.weights(torch.ones(17, 4), 2).convert("RGB")
+    sheet = pictures.weights(torch.ones(17, 4), (2, 2)).convert("RGB")
     enlarged = sheet.width // (16 * 3)
     assert sheet.size == (16 * 3 * enlarged, 2 * 3 * enlarged)
     colours = [sheet.getpixel((3 * k * enlarged, 3 * enlarged)) for k in (0, 1, 15)]
@@ -109,7 +109,7 @@ def answers() -> pictures.Answers:
 
 
 def summary(rows: list[dict[str, Any]], answers: pictures.Answers) -> Figure:
-    return pictures.summary(rows, LAYERS, answers, 8, "the run")
+    return pictures.summary(rows, LAYERS, answers, (8, 8), "the run")
 
 
 def curves(axes: Axes) -> dict[str, list[float]]:
@@ -180,7 +180,7 @@ def test_the_layers_of_a_deep_network_have_room_below_the_panels(
     answers: pictures.Answers,
 ) -> None:
     layers = backprop.read(MLP([64, *[30] * 29, 10]))
-    figure = pictures.summary([row(1), TEST], layers, answers, 8, "the run")
+    figure = pictures.summary([row(1), TEST], layers, answers, (8, 8), "the run")
     pictures.rendered(figure)
     (legend,) = figure.legends
     top = legend.get_window_extent().y1
@@ -192,7 +192,7 @@ def test_the_layers_of_a_deep_network_have_room_below_the_panels(
 
 def test_the_summary_says_trouble_in_red_above_the_panels(answers: pictures.Answers) -> None:
     troubles = ["trouble after epoch 1: " + "--a-word " * 60, "trouble after epoch 2: it is worse"]
-    figure = pictures.summary([row(1), TEST], LAYERS, answers, 8, "the\nrun", troubles)
+    figure = pictures.summary([row(1), TEST], LAYERS, answers, (8, 8), "the\nrun", troubles)
     image = pictures.rendered(figure)
     (told,) = [text for text in figure.texts if text.get_text().startswith("trouble")]
     assert told.get_text().split() == " ".join(troubles).split()
