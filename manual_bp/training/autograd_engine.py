@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from manual_bp import backprop
 from manual_bp.devices import wide
 from manual_bp.normalisation import scale
-from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
+from manual_bp.training.data import PIXEL_SCALE, Part
 from manual_bp.training.measures import cost_per_example
 from manual_bp.training.network import criterion
 from manual_bp.training.plan import Plan
@@ -37,7 +37,7 @@ class AutogradEngine:
         self._parameters = list(model.parameters())
         first = self._parameters[0]
         self._dtype, self._device = first.dtype, first.device
-        self._targets = torch.eye(CLASSES, dtype=self._dtype, device=self._device)
+        self._targets = torch.eye(plan.sizes[-1], dtype=self._dtype, device=self._device)
         self._cost = criterion(plan.impl, plan.cost if world.size == 1 else "sum")
         self._descent: Any = _Descent(self._parameters, plan.momentum, plan.weight_decay)
         self._low_precision = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[plan.amp]
@@ -64,11 +64,12 @@ class AutogradEngine:
             tally.add(norms, outputs, labels)
             progress(1)
         squared_error, correct, *norms = tally.values().unbind()
+        cost, n_out = self._plan.cost, self._plan.sizes[-1]
         parameters = [name for layer in self._layers for name in layer.parameters]
         tags = ["grad_norm/total", *(f"grad_norm/{name}" for name in parameters)]
         tags += [f"delta_norm/{layer.tag}" for layer in self._layers]
         return {
-            "cost/train": cost_per_example(self._plan.cost, squared_error, len(order)),
+            "cost/train": cost_per_example(cost, squared_error, len(order), n_out),
             "accuracy/train": correct / len(order),
             **dict(zip(tags, norms, strict=True)),
         }
@@ -96,7 +97,7 @@ class AutogradEngine:
         if self._world.size > 1:
             # Each share is Σ (a − y)² over its rows, and s is that of the whole batch.
             # DistributedDataParallel averages over the processes where a sum is meant.
-            s = scale(self._plan.cost, (batch, CLASSES))
+            s = scale(self._plan.cost, (batch, self._plan.sizes[-1]))
             cost = cost * (s * self._world.size)
         deltas = self._backward(self._scaler.scale(cost), offsets or pre_activations)
         self._scaler.unscale_(self._descent)

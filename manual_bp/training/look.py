@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from manual_bp import backprop
 from manual_bp.training import checkpoint, traced_run, trained
-from manual_bp.training.data import CLASSES, PIXEL_SCALE, Dataset, Part
+from manual_bp.training.data import PIXEL_SCALE, Dataset, Part
 from manual_bp.training.errors import UserError
 from manual_bp.training.measures import evaluate
 from manual_bp.training.pictures import Answers
@@ -28,20 +28,6 @@ from manual_bp.view.snapshots import Snapshots
 
 _WORST, _RIGHT = 40, 6  # images: of all classes, and of each
 _ANY = 10  # images of each class while the run goes on
-_CLASSES = {
-    "fashion-mnist": (
-        "T-shirt/top",
-        "trouser",
-        "pullover",
-        "dress",
-        "coat",
-        "sandal",
-        "shirt",
-        "sneaker",
-        "bag",
-        "ankle boot",
-    )
-}
 _LATER = 1.5  # times the epoch of the page before: a page a while, and few in all
 
 Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
@@ -68,7 +54,7 @@ class Look:
     ) -> None:
         self._folder, self._plan, self._dataset, self._snapshots = folder, plan, dataset, snapshots
         self._layers = backprop.read(model)
-        self._watch = Watch(plan, self._layers, dataset.train.labels)
+        self._watch = Watch(plan, self._layers, dataset.train)
         self._trouble: list[dict[str, Any]] = []
         self._seen = 0  # rows that were looked at for trouble
         self._written = -1.0  # the epoch of the last page
@@ -116,8 +102,8 @@ class Look:
             dataset=plan.dataset,
             part="validation" if answers is None else "test",
             indices=chosen.tolist(),
-            classes=list(_CLASSES.get(plan.dataset, map(str, range(CLASSES)))),
-            image_shape=[self._dataset.side, self._dataset.side],
+            classes=list(self._dataset.classes),
+            image_shape=list(self._dataset.shape),
             pixel_scale=PIXEL_SCALE,
             trouble=self._look_for_trouble(rows),
         )
@@ -141,7 +127,7 @@ class Look:
 
 def of_every_class(part: Part) -> Tensor:
     """The first images of each class, by their indices."""
-    return torch.cat([(part.labels == c).nonzero()[:_ANY, 0].cpu() for c in range(CLASSES)])
+    return torch.cat([(part.labels == c).nonzero()[:_ANY, 0].cpu() for c in range(part.n_out)])
 
 
 def telling(answers: Answers) -> Tensor:
@@ -153,7 +139,7 @@ def telling(answers: Answers) -> Tensor:
     left = torch.ones(len(answers.labels), dtype=torch.bool)
     left[worst] = False
     found = [worst]
-    for c in range(CLASSES):
+    for c in range(len(answers.classes)):
         own = left & (answers.labels == c)
         right = (own & (answers.said == c)).nonzero()[:_RIGHT, 0]
         found.append(right if len(right) else own.nonzero()[:_RIGHT, 0])

@@ -168,7 +168,7 @@ class Run:
                 )
                 self.page = Look(self.folder, self.plan, self.model, self.parts, self.snapshots)
                 self.page.write(self.rows)
-        watch = Watch(self.plan, backprop.read(self.model), self.dataset.train.labels)
+        watch = Watch(self.plan, backprop.read(self.model), self.dataset.train)
         try:
             for epoch in range(self.first_epoch, self.plan.epochs + 1):
                 self.one_epoch(epoch, watch, dashboard)
@@ -253,7 +253,7 @@ class Run:
             return self.parts.train
         # Seeded by run and epoch, so that a resumed run sees the same images.
         generator = torch.Generator().manual_seed((self.plan.seed * 1_000_003 + epoch) % 2**63)
-        images = augment(self.parts.train.images, self.dataset.side, generator)
+        images = augment(self.parts.train.images, self.dataset.shape[0], generator)
         return replace(self.parts.train, images=images)
 
     def _test(self) -> dict[str, Any]:
