@@ -16,6 +16,10 @@ from manual_bp.direct.statistics import FIRST_NORM, NORMS_PER_LAYER
 from manual_bp.normalisation import scale
 
 
+class LoopUnavailableError(RuntimeError):
+    """A loop cannot be had here. The message says why."""
+
+
 @dataclass(frozen=True)
 class Descent:
     """What to train, and how: v ← μ v + ∂C/∂W + λ W, then W ← W − η v; a bias alike."""

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from manual_bp import backprop
 from manual_bp.direct.backward import refuse_autocast
 from manual_bp.direct.cuda_graph import GraphLoop
-from manual_bp.direct.library import NativeUnavailableError
 from manual_bp.direct.native import NativeLoop
 from manual_bp.direct.statistics import SQUARED_ERROR, Statistics, reduce_table
-from manual_bp.direct.task import Descent, Loop, Task, prepare
+from manual_bp.direct.task import Descent, Loop, LoopUnavailableError, Task, prepare
 from manual_bp.direct.torch_loop import TorchLoop
 
-BACKENDS = ("auto", "torch", "native", "graph")
+BACKENDS = ("auto", "torch", "native", "graph", "epoch")
+AUTO = {"cpu": ("native", "torch"), "cuda": ("epoch", "graph")}  # the first that can be had
+INSTEAD = {"torch": "PyTorch calls", "graph": "CUDA graphs"}
 NATIVE_STEP_WEIGHTS = 30_000  # of the first layer, which the C++ loop transposes twice in each call
 
 
@@ -45,12 +46,13 @@ class Trainer:
         weight_decay: λ, for biases too, as in torch.optim.SGD with one parameter group.
         batch_size: m, the largest batch.
         backend: "torch" is a loop of PyTorch calls; "native" a loop in C++, compiled on first use
-            (CPU only); "graph" the PyTorch calls recorded as CUDA graphs (CUDA only). "auto" is
-            native on the CPU where it can be had, graph on CUDA, and torch elsewhere. With "auto",
-            `step` uses PyTorch calls where the first layer is large.
+            (CPU only); "graph" the PyTorch calls recorded as CUDA graphs (CUDA only); "epoch" one
+            Triton kernel for a whole epoch (CUDA, one hidden layer, float32). "auto" is native on
+            the CPU and epoch on CUDA where they can be had, else torch and graph. With "auto" on
+            the CPU, `step` uses PyTorch calls where the first layer is large.
 
     Attributes:
-        backend: "torch", "native" or "graph".
+        backend: "torch", "native", "graph" or "epoch".
         device: of the model.
         dtype: of the model.
 
@@ -107,18 +109,28 @@ class Trainer:
             self._step_loop = TorchLoop(self._descent)
 
     def _choose(self, backend: str) -> tuple[str, Loop]:
-        if backend == "native" or (backend == "auto" and self.device.type == "cpu"):
+        names = AUTO.get(self.device.type, ("torch",)) if backend == "auto" else (backend,)
+        for name, worse in zip(names, names[1:], strict=False):
             try:
-                return "native", NativeLoop(self._descent)
-            except NativeUnavailableError as error:
-                if backend == "native":
-                    raise
-                print(f"manual_bp: {error}; training with PyTorch calls instead", file=sys.stderr)
-        if backend == "graph" or (backend == "auto" and self.device.type == "cuda"):
-            if self.device.type != "cuda":
-                raise RuntimeError(f"backend 'graph' needs a model on CUDA, not on {self.device}")
-            return "graph", GraphLoop(self._descent)
-        return "torch", TorchLoop(self._descent)
+                return name, self._loop_of(name)
+            except LoopUnavailableError as error:
+                print(f"manual_bp: {error}; training with {INSTEAD[worse]} instead", file=sys.stderr)
+        return names[-1], self._loop_of(names[-1])
+
+    def _loop_of(self, backend: str) -> Loop:
+        if backend == "native":
+            return NativeLoop(self._descent)
+        if backend == "torch":
+            return TorchLoop(self._descent)
+        if self.device.type != "cuda" and backend == "graph":
+            raise RuntimeError(f"backend 'graph' needs a model on CUDA, not on {self.device}")
+        if backend == "graph":
+            return GraphLoop(self._descent)
+        try:
+            from manual_bp.direct.epoch_kernel import EpochLoop
+        except ImportError as error:
+            raise LoopUnavailableError(f"no kernel for a whole epoch: no Triton ({error})") from None
+        return EpochLoop(self._descent)
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One step on one batch.
