@@ -14,7 +14,6 @@ from dataclasses import replace
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from manual_bp.devices import to_device
 from manual_bp.direct.cuda_graph import GraphLoop
@@ -183,7 +182,7 @@ class EpochLoop:
     def __init__(self, descent: Descent) -> None:
         reason = _misfit(descent)
         if reason is not None:
-            raise LoopUnavailableError(f"no kernel for a whole epoch: {reason}")
+            raise LoopUnavailableError(f"no epoch kernel: {reason}")
         self.descent = descent
         hidden, outputs = (layer.weight.shape[0] for layer in descent.layers)
         self._units = _block(triton.cdiv(hidden, PROGRAMS))  # BH, of a program
@@ -217,8 +216,7 @@ class EpochLoop:
                     raise
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 print(
-                    f"manual_bp: no kernel for a whole epoch ({reason}); training with CUDA graphs "
-                    f"instead",
+                    f"manual_bp: no epoch kernel ({reason}); training with CUDA graphs instead",
                     file=sys.stderr,
                 )
                 self._instead = GraphLoop(self.descent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from manual_bp.direct.torch_loop import TorchLoop
 
 BACKENDS = ("auto", "torch", "native", "graph", "epoch")
 AUTO = {"cpu": ("native", "torch"), "cuda": ("epoch", "graph")}  # the first that can be had
-INSTEAD = {"torch": "PyTorch calls", "graph": "CUDA graphs"}
+OTHERS = {"torch": "PyTorch calls", "graph": "CUDA graphs"}
 NATIVE_STEP_WEIGHTS = 30_000  # of the first layer, which the C++ loop transposes twice in each call
 
 
@@ -110,11 +111,11 @@ class Trainer:
 
     def _choose(self, backend: str) -> tuple[str, Loop]:
         names = AUTO.get(self.device.type, ("torch",)) if backend == "auto" else (backend,)
-        for name, worse in zip(names, names[1:], strict=False):
+        for name, worse in pairwise(names):
             try:
                 return name, self._loop_of(name)
             except LoopUnavailableError as error:
-                print(f"manual_bp: {error}; training with {INSTEAD[worse]} instead", file=sys.stderr)
+                print(f"manual_bp: {error}; training with {OTHERS[worse]} instead", file=sys.stderr)
         return names[-1], self._loop_of(names[-1])
 
     def _loop_of(self, backend: str) -> Loop:
@@ -129,7 +130,7 @@ class Trainer:
         try:
             from manual_bp.direct.epoch_kernel import EpochLoop
         except ImportError as error:
-            raise LoopUnavailableError(f"no kernel for a whole epoch: no Triton ({error})") from None
+            raise LoopUnavailableError(f"no epoch kernel: no Triton ({error})") from None
         return EpochLoop(self._descent)
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
