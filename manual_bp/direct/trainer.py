@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections.abc import Callable, Sequence
@@ -141,7 +142,7 @@ class Trainer:
             y: target of shape (m, n_out).
 
         Returns:
-            C before the update, a scalar on the device.
+            C before the update, a scalar on the device; on a GPU NaN where labels are out of range.
 
         Raises:
             TypeError: an input that is neither uint8 nor floating, or a model that was converted
@@ -244,6 +245,8 @@ class Trainer:
             progress=progress,
         )
         loop.run(task)
+        for wrong in task.wrong:  # figures of a GPU, of examples that nobody asked for
+            task.table.masked_fill_(wrong, math.nan)
         return task
 
     def state_dict(self) -> dict[str, Any]:

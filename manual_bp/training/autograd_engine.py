@@ -139,7 +139,7 @@ class AutogradEngine:
         # Apart, for their dtypes may differ; and ‖δ‖ · 65536 is more than float16 holds.
         dtype = None if self._low_precision is None else self._dtype
         norms = torch._foreach_norm(_gradients(self._parameters))
-        norms = (*norms, *torch._foreach_norm(deltas, dtype=dtype))
+        norms = (*norms, *torch._foreach_norm(list(deltas), dtype=dtype))
         if self._world.size > 1 or self._scaler.is_enabled():  # δ of C itself
             factor = self._scaler.scale(x.new_full((), self._world.size))
             k = len(self._parameters)
@@ -213,6 +213,11 @@ class _Descent:
     `torch.optim.SGD` itself takes a sixth of a small step for its bookkeeping.
     """
 
+    # GradScaler reads whether the gradient overflowed, which waits for a GPU, unless a step takes
+    # `found_inf`, which is on the device.
+    _step_supports_amp_scaling = True
+    found_inf: Tensor
+
     def __init__(
         self, parameters: list[nn.Parameter], momentum: float, weight_decay: float
     ) -> None:
@@ -223,6 +228,8 @@ class _Descent:
 
     @torch.no_grad()
     def step(self) -> None:
+        changing = [*self._parameters, *self.velocities] if hasattr(self, "found_inf") else []
+        before = [t.clone() for t in changing]
         for i, W in enumerate(self._parameters):
             v = W.grad
             assert v is not None
@@ -234,6 +241,8 @@ class _Descent:
                 W.addcmul_(v, self.lr, value=-1)  # W ← W − η v
             else:
                 W.add_(v, alpha=-self.lr)
+        for t, old in zip(changing, before, strict=True):  # a gradient that overflowed is left out
+            t.copy_(torch.where(self.found_inf > 0, old, t))
 
 
 class _Forward(nn.Module):
