@@ -163,12 +163,12 @@ def test_a_table_is_written_before_the_next_is_measured(
 
 
 def test_on_a_gpu_a_round_is_long_enough_and_held_to_no_core() -> None:
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    cuda = torch.device("cuda")
     small, large = map(Configuration.parse, ("784-30-10:10", "784-1024-1024-1024-10:4096"))
-    assert [c.default_steps(cpu) for c in (small, large)] == [1000, 2]
-    assert [c.default_steps(cuda) for c in (small, large)] == [10_000, 77]
-    assert small.default_threads(cpu) == 1
-    assert small.default_threads(cuda) == torch.get_num_threads()
+    assert [c.default_steps("cpu") for c in (small, large)] == [1000, 2]
+    assert [c.default_steps("cuda") for c in (small, large)] == [10_000, 77]
+    assert small.default_threads("cpu") == 1
+    assert small.default_threads("cuda") == torch.get_num_threads()
     if hasattr(os, "sched_getaffinity"):
         before = os.sched_getaffinity(0)
         with measure.threads(1, cuda):

@@ -45,12 +45,14 @@ class Tape(TorchDispatchMode):
         self._calls.append((func, args, kwargs, _tensors(out)))
         return out
 
+    @torch.no_grad()
     def capture_end(self) -> None:
         """Undo the captured calls: a capture does nothing."""
         for tensor, value in reversed(self._before):
             tensor.copy_(value)
         self._before = []
 
+    @torch.no_grad()
     def replay(self) -> None:
         """Make the calls. The tensors' version counters stay, as they do for a kernel."""
         self.replays += 1
