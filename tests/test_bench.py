@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from manual_bp.bench import __main__ as command
 from manual_bp.bench import measure, memory, problem, torch_peers
 from manual_bp.bench.__main__ import main
 from manual_bp.bench.configuration import NAMES, Configuration
@@ -150,7 +149,7 @@ def test_a_table_is_written_before_the_next_is_measured(
         return compare(*args)  # type: ignore[arg-type]
 
     compare = measure.compare
-    monkeypatch.setattr(command, "compare", fails_later)
+    monkeypatch.setattr(measure, "compare", fails_later)
     small = "--configurations 20-8-10:4 20-8-10:8 --contenders direct-torch --steps 5 --repeats 1"
     with pytest.raises(KeyboardInterrupt):
         main([*small.split(), "--json", str(tmp_path / "found.json")])

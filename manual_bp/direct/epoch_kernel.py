@@ -261,6 +261,7 @@ class EpochLoop:
             SIGMOID_OUTPUT=last.sigmoid,
             num_warps=4 if self._rows <= 32 else 8,
             num_stages=3,
+            enable_fp_fusion=True,  # x y + z rounded once
             launch_cooperative_grid=programs > 1,  # all programs run at once, or the launch fails
         )
         torch.sum(table, 0, out=part.table)

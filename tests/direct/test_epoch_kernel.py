@@ -33,6 +33,8 @@ def found() -> Any:
         timeout=300,
         check=False,
     )
+    if "only 0-dimensional arrays can be converted to Python scalars" in done.stderr:
+        pytest.skip(f"the interpreter of Triton {triton.__version__} cannot use this NumPy")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -114,9 +116,10 @@ def test_it_compiles_for_an_h100(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     kernel = triton.compile(
         ASTSource(fn=epoch_kernel.train, signature=signature, constexprs=constants),
         target=GPUTarget("cuda", 90, 32),
-        options={"num_warps": 4, "launch_cooperative_grid": True},
+        options={"num_warps": 4, "launch_cooperative_grid": True, "enable_fp_fusion": True},
     )
     assert len(kernel.asm["cubin"]) > 1000
-    assert "atom" in kernel.asm["ptx"]  # the barrier
+    for order in ("gpu.release.add", "gpu.acquire"):  # the barrier
+        assert order in kernel.asm["ptx"]
     assert kernel.metadata.shared <= 227 * 1024  # what a block may have of an H100's
     assert kernel.metadata.launch_cooperative_grid
