@@ -48,6 +48,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what needs a GPU where there is none; MANUAL_BP_REQUIRE_CUDA=1: let that fail."""
+    if item.get_closest_marker("cuda") is None or torch.cuda.is_available():
+        return
+    if os.environ.get("MANUAL_BP_REQUIRE_CUDA") == "1":
+        pytest.fail("no CUDA device, and MANUAL_BP_REQUIRE_CUDA=1 asks for one", pytrace=False)
+    pytest.skip("no CUDA device")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread_a_worker() -> None:
     """Several workers on as many cores: a second thread each would only wait."""

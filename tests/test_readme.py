@@ -52,6 +52,7 @@ EXCEPTIONS = {
     "python -m manual_bp.bench": "takes minutes; tests/test_bench.py runs it on little data",
     "python -m manual_bp.trace --run deep": "traces a run of minutes on MNIST; test_trace.py "
     "holds its table together",
+    "python -m tests.cuda": "measures on a GPU; tests/cuda/test_block.py runs it without one",
     "python -m tests.correctness": "writes the block that stands below it",
 }  # fmt: skip
 # Likewise, of commands that stand in a sentence alone.

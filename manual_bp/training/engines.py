@@ -27,8 +27,7 @@ class Engine(Protocol):
     ) -> dict[str, Tensor]:
         """Visit the examples of `part` in `order`, one learning rate a step.
 
-        Nothing waits for the device. Only with --amp fp16 GradScaler reads after each step whether
-        the gradient overflowed.
+        Nothing waits for the device.
 
         Args:
             part: the training images and labels.

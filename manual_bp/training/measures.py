@@ -19,7 +19,9 @@ SATURATED_SLOPE = 0.01  # below it a slope lets through less than 1/25 of what Â
 DEAD_SPREAD = 0.01  # a unit whose output varies by less says nothing about the images
 # A unit that varies by less, with a smaller mean slope, gets next to no error and stays as it is.
 STUCK_SPREAD, STUCK_SLOPE = 0.05, 3e-4
-_CHUNK = 1000  # images in a forward pass, so that a wide network's activations fit into memory
+# Images in a forward pass, so that a wide network's activations fit into memory; few launches on a
+# GPU, which has room for them.
+_CHUNK, _CUDA_CHUNK = 1000, 10_000
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -44,10 +46,11 @@ def guessing(part: Part, reduction: str) -> tuple[float, float]:
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
     """The outputs a (m, n_out) for uint8 images (m, pixels)."""
+    size = _CUDA_CHUNK if images.is_cuda else _CHUNK
     # Every chunk is scaled in the same memory, because new memory takes time.
-    x = images.new_empty(min(_CHUNK, len(images)), images.shape[1], dtype=dtype)
+    x = images.new_empty(min(size, len(images)), images.shape[1], dtype=dtype)
     return torch.cat(
-        [model(x[: len(chunk)].copy_(chunk).mul_(PIXEL_SCALE)) for chunk in images.split(_CHUNK)]
+        [model(x[: len(chunk)].copy_(chunk).mul_(PIXEL_SCALE)) for chunk in images.split(size)]
     )
 
 
