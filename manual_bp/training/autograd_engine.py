@@ -15,7 +15,7 @@ from manual_bp import backprop
 from manual_bp.devices import to_device, wide
 from manual_bp.direct.cuda_graph import Recorder
 from manual_bp.normalisation import scale
-from manual_bp.training.data import PIXEL_SCALE, Part
+from manual_bp.training.dataset import PIXEL_SCALE, Part
 from manual_bp.training.measures import cost_per_example
 from manual_bp.training.network import criterion
 from manual_bp.training.plan import Plan

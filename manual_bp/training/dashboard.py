@@ -16,7 +16,7 @@ from manual_bp import backprop, trace
 from manual_bp.backprop import Layer
 from manual_bp.normalisation import REDUCTIONS
 from manual_bp.training import charts, measures, pictures, trouble
-from manual_bp.training.data import Dataset
+from manual_bp.training.dataset import Dataset
 from manual_bp.training.event_file import EventFile
 from manual_bp.training.options import restore
 from manual_bp.training.pictures import Answers

@@ -1,13 +1,8 @@
-"""The data sets: MNIST and Fashion-MNIST, which torchvision fetches, and scikit-learn's digits.
-
-Images stay one uint8 tensor on the device and are indexed there; a step scales its own few rows to
-[0, 1].
-"""
+"""The data sets: MNIST and Fashion-MNIST, which torchvision fetches, and scikit-learn's digits."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import socket
@@ -15,8 +10,6 @@ import tempfile
 import textwrap
 import threading
 import time
-from dataclasses import dataclass, replace
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,78 +18,17 @@ import torch
 from torch import Tensor
 
 from manual_bp.extras import missing
-from manual_bp.training import idx
+from manual_bp.training import idx, own_data
+from manual_bp.training.dataset import DIGITS, Dataset, Part
 from manual_bp.training.errors import UsageError, UserError
 from manual_bp.training.options import DATASETS
 
-PIXEL_SCALE = 1 / 255
-_TEN = tuple("0123456789")
 _CLOTHES = (
     *("T-shirt/top", "trouser", "pullover", "dress", "coat"),
     *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
 )
 _FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 _STALL_SECONDS = 20.0  # a download that brings nothing for so long is given up
-
-
-@dataclass(frozen=True)
-class Part:
-    """Images as uint8 (m, pixels), 0 to 255, and labels as int64 (m,), numbers of `classes`."""
-
-    images: Tensor
-    labels: Tensor
-    classes: tuple[str, ...] = _TEN
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, rows: Tensor | slice) -> Part:
-        return replace(self, images=self.images[rows], labels=self.labels[rows])
-
-    def to(self, device: torch.device) -> Part:
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
-
-    @property
-    def n_out(self) -> int:
-        return len(self.classes)
-
-    def targets(self, dtype: torch.dtype) -> Tensor:
-        """One-hot rows y (m, n_out)."""
-        return torch.eye(self.n_out, dtype=dtype, device=self.labels.device)[self.labels]
-
-    def batch(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """As inputs x (m, pixels), 0 to 1, and one-hot targets y (m, n_out)."""
-        return self.images.to(dtype) * PIXEL_SCALE, self.targets(dtype)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Three disjoint parts: validation is for choices, and test is reported once, at the end."""
-
-    name: str
-    train: Part
-    validation: Part
-    test: Part
-    shape: tuple[int, int]  # an image's height and width
-    source: str  # where it came from, for the person at the terminal
-    notice: str | None = None  # what that person must not miss
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over the images and labels of all parts."""
-        digest = hashlib.sha256()
-        for part in (self.train, self.validation, self.test):
-            digest.update(part.images.cpu().numpy().tobytes())
-            digest.update(part.labels.cpu().numpy().tobytes())
-        return digest.hexdigest()
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.train.classes
-
-    def to(self, device: torch.device) -> Dataset:
-        parts = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
-        return replace(self, **parts)
 
 
 def data_folder(data_dir: str | None) -> Path:
@@ -116,8 +48,6 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     if name in _FOLDERS:
         return _mnist(name, root)
     if name != "auto":
-        from manual_bp.training import own_data
-
         return own_data.load(_place(Path(name), data_dir))
     if idx.missing(root / _FOLDERS["mnist"] / "raw"):
         try:
@@ -185,7 +115,7 @@ def _mnist(name: str, root: Path) -> Dataset:
             ) from error
     found = [path for path in idx.find(raw).values() if path is not None]
     images, labels, test_images, test_labels = map(_read, found)
-    classes = _TEN if name == "mnist" else _CLOTHES
+    classes = DIGITS if name == "mnist" else _CLOTHES
     return Dataset(
         name,
         train=Part(images[:50_000], labels[:50_000], classes),
@@ -221,7 +151,7 @@ def _read(path: Path) -> Tensor:
         )
     if values.dim() == 3:
         return values.view(count, 784)
-    if int(values.max()) >= len(_TEN):
+    if int(values.max()) >= len(DIGITS):
         raise UserError(f"{path}: holds the label {int(values.max())}: 0 to 9 expected")
     return values
 

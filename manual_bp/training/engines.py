@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from manual_bp import direct
 from manual_bp.direct import library
 from manual_bp.training.autograd_engine import AutogradEngine
-from manual_bp.training.data import PIXEL_SCALE, Part
+from manual_bp.training.dataset import PIXEL_SCALE, Part
 from manual_bp.training.measures import cost_per_example
 from manual_bp.training.plan import Plan
 from manual_bp.training.world import World

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from manual_bp import backprop
 from manual_bp.training import checkpoint, traced_run, trained
-from manual_bp.training.data import PIXEL_SCALE, Dataset, Part
+from manual_bp.training.dataset import PIXEL_SCALE, Dataset, Part
 from manual_bp.training.errors import UserError
 from manual_bp.training.measures import evaluate
 from manual_bp.training.pictures import Answers

@@ -12,7 +12,7 @@ from manual_bp import backprop
 from manual_bp.backprop import Layer
 from manual_bp.devices import wide
 from manual_bp.normalisation import scale
-from manual_bp.training.data import PIXEL_SCALE, Part
+from manual_bp.training.dataset import PIXEL_SCALE, Part
 
 PROBE_ROWS = 500  # validation images on which the layers are measured
 SATURATED_SLOPE = 0.01  # below it a slope lets through less than 1/25 of what ¼ would

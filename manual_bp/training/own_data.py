@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from manual_bp.training import idx
-from manual_bp.training.data import Dataset, Part
+from manual_bp.training.dataset import Dataset, Part
 from manual_bp.training.errors import UserError
 
 _PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from manual_bp.backprop import Layer
-from manual_bp.training.data import Part
+from manual_bp.training.dataset import Part
 from manual_bp.training.measures import predict
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from manual_bp.training import machine
-from manual_bp.training.data import Dataset
+from manual_bp.training.dataset import Dataset
 from manual_bp.training.errors import UsageError, UserError
 from manual_bp.training.options import Options, restore
 from manual_bp.training.recipe import learning_rate, recipe

@@ -23,7 +23,7 @@ from manual_bp.training.augment import augment
 from manual_bp.training.charts import ADDRESS
 from manual_bp.training.checkpoint import Checkpoint
 from manual_bp.training.dashboard import Dashboard
-from manual_bp.training.data import Dataset, Part
+from manual_bp.training.dataset import Dataset, Part
 from manual_bp.training.errors import UserError
 from manual_bp.training.look import Look, alone
 from manual_bp.training.measures import evaluate

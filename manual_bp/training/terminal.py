@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from manual_bp.training.data import Dataset
+from manual_bp.training.dataset import Dataset
 from manual_bp.training.network import EQUAL_WARNING
 from manual_bp.training.plan import Plan
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from manual_bp.training import data, trained
-from manual_bp.training.data import Dataset
+from manual_bp.training.dataset import Dataset
 from manual_bp.training.errors import UserError
 from manual_bp.training.plan import Plan
 from manual_bp.training.trained import RUNS

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manual_bp.backprop import Layer
-from manual_bp.training.data import Part
+from manual_bp.training.dataset import Part
 from manual_bp.training.measures import DEAD_SPREAD, STUCK_SLOPE, cost_per_example, guessing
 from manual_bp.training.plan import Plan
 

@@ -21,6 +21,7 @@ from torch import nn
 from manual_bp import backprop, direct
 from manual_bp.training import data, machine, network
 from manual_bp.training.dashboard import Dashboard
+from manual_bp.training.dataset import PIXEL_SCALE
 from manual_bp.training.measures import evaluate
 from manual_bp.training.options import parse
 from manual_bp.training.plan import settle
@@ -42,7 +43,7 @@ def bare_steps(run: Run, model: nn.Sequential) -> Callable[[], None]:
 
         def direct_steps() -> None:
             order = torch.randperm(len(part))
-            trainer.run(part.images, part.labels, order, pixel_scale=data.PIXEL_SCALE, norms=False)
+            trainer.run(part.images, part.labels, order, pixel_scale=PIXEL_SCALE, norms=False)
 
         return direct_steps
     optimizer = torch.optim.SGD(model.parameters(), lr=plan.lr)
@@ -51,7 +52,7 @@ def bare_steps(run: Run, model: nn.Sequential) -> Callable[[], None]:
 
     def autograd_steps() -> None:
         for rows in torch.randperm(len(part)).split(plan.batch_size):
-            x = part.images[rows].to(torch.float32) * data.PIXEL_SCALE
+            x = part.images[rows].to(torch.float32) * PIXEL_SCALE
             y = targets[part.labels[rows]]
             optimizer.zero_grad(set_to_none=True)
             cost(model(x), y).backward()

@@ -22,7 +22,7 @@ from manual_bp import devices
 from manual_bp.direct import cuda_graph
 from manual_bp.training import augment, autograd_engine, data, engines, measures
 from manual_bp.training import run as run_module
-from manual_bp.training.data import Part
+from manual_bp.training.dataset import Part
 from manual_bp.training.options import parse
 from manual_bp.training.plan import settle
 from manual_bp.training.run import Run

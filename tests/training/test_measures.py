@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from manual_bp import MLP, MSELoss, backprop
 from manual_bp.training import measures
-from manual_bp.training.data import Part
+from manual_bp.training.dataset import Part
 
 
 def by_autograd(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, float]:

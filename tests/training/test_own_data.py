@@ -15,6 +15,7 @@ from PIL import Image
 
 from manual_bp.training import data
 from manual_bp.training.command import main
+from manual_bp.training.dataset import Dataset
 from manual_bp.training.errors import UsageError, UserError
 from manual_bp.use import predict
 
@@ -48,7 +49,7 @@ def write_idx(folder: Path, ending: str, *, train: int = 30, test: int = 12) -> 
             path.write_bytes(gzip.compress(content) if "gz" in ending else content)
 
 
-def sizes(dataset: data.Dataset) -> list[int]:
+def sizes(dataset: Dataset) -> list[int]:
     return [len(part) for part in (dataset.train, dataset.validation, dataset.test)]
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from manual_bp import MLP, backprop
 from manual_bp.training import pictures
-from manual_bp.training.data import Part
+from manual_bp.training.dataset import Part
 from manual_bp.training.run import Result
 
 LAYERS = backprop.read(MLP([64, 30, 10]))

@@ -16,7 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from manual_bp import MLP, backprop
-from manual_bp.training.data import Part
+from manual_bp.training.dataset import Part
 from manual_bp.training.run import Result
 from manual_bp.training.trouble import Watch
 from tests.training.plans import PLAN

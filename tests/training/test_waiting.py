@@ -21,7 +21,7 @@ from manual_bp.direct import task, trainer
 from manual_bp.direct.library import NativeUnavailableError
 from manual_bp.training import data, engines, measures
 from manual_bp.training import run as run_module
-from manual_bp.training.data import Part
+from manual_bp.training.dataset import Part
 from manual_bp.training.options import parse
 from manual_bp.training.plan import settle
 from manual_bp.training.run import Run
