@@ -60,6 +60,7 @@ def test_the_log_folder_holds_this_run_and_nothing_beside_it(run: Result) -> Non
         "checkpoint.pt",
         "config.json",
         "events.out.tfevents",
+        "look.html",
         "metrics.jsonl",
         "summary.png",
     ]

@@ -93,7 +93,8 @@ def test_the_images_are_the_worst_and_right_ones_of_every_class(run_folder: Path
 
 def answers(labels: list[int], said: list[int], costs: list[float]) -> Answers:
     images = torch.zeros(len(labels), 4, dtype=torch.uint8)
-    return Answers(images, torch.tensor(labels), torch.tensor(said), torch.tensor(costs))
+    given = (torch.tensor(numbers) for numbers in (labels, said, costs))
+    return Answers(images, *given, tuple("0123456789"))
 
 
 def test_the_worst_come_first_and_no_image_twice() -> None:
