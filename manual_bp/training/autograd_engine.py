@@ -136,10 +136,12 @@ class AutogradEngine:
             cost = cost * (s * self._world.size)
         deltas = self._backward(self._scaler.scale(cost), offsets or pre_activations)
         self._scaler.unscale_(self._descent)
-        # Apart, for their dtypes may differ; and ‖δ‖ · 65536 is more than float16 holds.
-        dtype = None if self._low_precision is None else self._dtype
-        norms = torch._foreach_norm(_gradients(self._parameters))
-        norms = (*norms, *torch._foreach_norm(list(deltas), dtype=dtype))
+        gradients: list[Tensor] = _gradients(self._parameters)
+        if self._low_precision is None:
+            norms = torch._foreach_norm([*gradients, *deltas])
+        else:  # apart, because their dtypes differ; and ‖δ‖ · 65536 is more than float16 holds
+            of_deltas = torch._foreach_norm(list(deltas), dtype=self._dtype)
+            norms = (*torch._foreach_norm(gradients), *of_deltas)
         if self._world.size > 1 or self._scaler.is_enabled():  # δ of C itself
             factor = self._scaler.scale(x.new_full((), self._world.size))
             k = len(self._parameters)
