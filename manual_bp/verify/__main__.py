@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.ver
         width = max(map(len, KINDS))
         print("\n".join(f"{kind:<{width}}  {meaning}" for kind, meaning in KINDS.items()))
         return 0
+    if args.watch is not None:
+        return _watched(parser, args)
     try:
         reports = [_somebodys(args)] if args.function else _ours(args)
     except (ValueError, TypeError) as error:
@@ -82,9 +85,32 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
+        "--watch",
+        nargs=argparse.REMAINDER,
+        metavar="script.py args…",
+        help="run a program (or -m MODULE), then check every Function that ran in it, on what it "
+        "was given; the last option",
+    )
+    parser.add_argument(
         "--kinds", action="store_true", help="list what a finding can be called, and exit"
     )
     return parser
+
+
+def _watched(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    program = args.watch
+    if not program or args.function or (program[0] != "-m" and not Path(program[0]).is_file()):
+        seen = " ".join(program) or "nothing"
+        print(
+            f"{parser.prog}: --watch {seen}: expected script.py args… or -m MODULE args…, "
+            "and no MODULE_OR_FILE:NAME before it",
+            file=sys.stderr,
+        )
+        return 2
+    # Only here: it is imported only when used.
+    from manual_bp.verify.program import run_and_check
+
+    return run_and_check(program, json=args.json, seed=args.seed)
 
 
 def _somebodys(args: argparse.Namespace) -> Report:

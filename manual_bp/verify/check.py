@@ -16,6 +16,7 @@ from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.gradient import first_order, has_graph
 from manual_bp.verify.probes import (
     batch,
+    inside,
     layout,
     needs,
     partial,
@@ -280,5 +281,6 @@ class _Check:
         else:
             probe("jvp", lambda: transforms.forward_mode(experiment))
         probe("vmap", lambda: transforms.vmap(experiment))
+        probe("rules of the Functions inside", lambda: inside.rules(experiment))
         if backend:
             probe("compile", lambda: transforms.compiled(experiment, backend))

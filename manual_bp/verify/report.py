@@ -70,6 +70,14 @@ class Report:
         """Whether every check ran and found nothing."""
         return not self.findings and not self.incomplete
 
+    @property
+    def verdict(self) -> str:
+        """The outcome in a few words, such as "sign-flip (weight)"."""
+        if self.findings:
+            first, more = self.findings[0], len(self.findings) - 1
+            return f"{first.kind} ({first.tensor})" + (f" and {more} more" if more else "")
+        return f"incomplete: {self.incomplete[0]}" if self.incomplete else "ok"
+
     def raise_if_failed(self) -> None:
         """Do nothing when `ok`.
 
@@ -83,7 +91,7 @@ class Report:
     def to_json(self, indent: int | None = 2) -> str:
         """The whole report as JSON; NaN and infinity, which JSON lacks, as strings."""
         content = {"ok": self.ok, **asdict(self)}
-        return json.dumps(_plain(content), indent=indent, ensure_ascii=False)
+        return json.dumps(plain(content), indent=indent, ensure_ascii=False)
 
     def __str__(self) -> str:
         return self.render(colour=_colour_wanted())
@@ -145,11 +153,12 @@ def _colour_wanted() -> bool:
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """The same with lists for tuples, and strings for the numbers that JSON lacks."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

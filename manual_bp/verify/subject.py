@@ -79,9 +79,12 @@ def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -
         raise TypeError(
             f"check: {seen} is not callable: give a Function, its apply, a function or a module"
         )
+    schema = _schema(function)
     parameters = (
         parameter_names(cls)
         if cls is not None
+        else [a.name for a in schema.arguments]
+        if schema is not None
         else _signature(getattr(function, "forward", function))
     )
     called = names or parameters[: len(args)] + [
@@ -119,6 +122,12 @@ def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -
         own,
         tuple(parameters),
     )
+
+
+def _schema(function: Any) -> Any:
+    """The signature of a `torch.library` operator, or None."""
+    operator = getattr(function, "_opoverload", function)  # what `custom_op` returns
+    return operator._schema if isinstance(operator, torch._ops.OpOverload) else None
 
 
 def _flags(args: tuple[Any, ...], free: tuple[bool, ...]) -> tuple[bool, ...]:
@@ -190,6 +199,9 @@ def _module(
 def _name(function: Any, cls: type | None) -> str:
     if cls is not None:
         return cls.__name__
+    schema = _schema(function)
+    if schema is not None:
+        return str(schema.name)
     if isinstance(function, functools.partial):
         return _name(function.func, None)
     return str(getattr(function, "__name__", type(function).__name__))
