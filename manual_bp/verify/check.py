@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.verify import randomness
+from manual_bp.verify import randomness, size
 from manual_bp.verify.case import Case, CrashError, Graph
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.gradient import first_order, has_graph
@@ -109,6 +109,11 @@ class _Check:
             text = f"the forward raises {crash.line}.\n{self.subject.called()}"
             self.record.findings.append(Finding("crash", "forward", text))
             return
+        if size.elements(given.args, given.shapes) > size.LIMIT:
+            found = self._smaller(given)
+            if found is None:
+                return
+            given, graph = found
         case, graph = self._double(given, graph)
         if not self._forward(case, graph):
             return
@@ -150,6 +155,7 @@ class _Check:
         self._notes(experiment)
         if twin is not None and same_values:
             twin.adopt()
+        self.record.looked_at, self.record.elements = experiment.looked_at()
         if not has_graph(self.record, experiment, graph):
             return
         if not first_order(self.record, experiment, given):
@@ -160,6 +166,23 @@ class _Check:
             self.record.notes.append(f"not looked at, because of the findings above: {skipped}")
             return
         self._behaviour(experiment, given, backend)
+
+    def _smaller(self, given: Case) -> tuple[Case, Graph] | None:
+        count = f"{size.elements(given.args, given.shapes):,} elements"
+        subject, cut = size.smaller(given)
+        if subject is None:
+            self.record.incomplete.append(
+                f"nothing was checked: {count} are more than {size.LIMIT:,}, and the function "
+                "takes no smaller dimensions: give smaller inputs"
+            )
+            return None
+        self.record.notes.append(
+            f"the call has {count}, more than {size.LIMIT:,}: checked with smaller dimensions "
+            f"({cut})"
+        )
+        self.subject = subject
+        case = Case(subject, subject.args, self.checked, self.seed)
+        return case, case.prepare()
 
     def _double(self, given: Case, graph: Graph) -> tuple[Case, Graph]:
         """The same case in float64, if the function takes it."""

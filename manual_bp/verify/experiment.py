@@ -49,7 +49,8 @@ class Experiment:
         self.differences.measure_noise(case.checked, self.generator, stairs=narrow)
         self.rtol = min(0.05, max(1e-6, 3e3 * self.differences.relative_noise))
         self.rtols: dict[int, float] = {}  # wider ones, for a gradient in a coarser dtype
-        self.cost = estimate(case.vector)  # of a forward
+        elements = sum(a.numel() for a in case.args if isinstance(a, Tensor))
+        self.cost = estimate(case.vector, elements)  # of a forward
         self.columns = self._plan()
         self.truths: dict[int, Truth] = {}
         self.gradients: dict[int, Tensor | None] = {}  # (K, n), or None if it gives none
@@ -60,6 +61,12 @@ class Experiment:
     def sampled(self) -> bool:
         """Whether the inputs are too large for a full Jacobian."""
         return any(c is not None for c in self.columns.values())
+
+    def looked_at(self) -> tuple[int, int]:
+        """How many elements are measured, and how many there are."""
+        sizes = {i: length(self.case.args[i]) for i in self.case.checked}
+        chosen = {i: sizes[i] if c is None else len(c) for i, c in self.columns.items()}
+        return sum(chosen.values()), sum(sizes.values())
 
     def _plan(self) -> dict[int, list[int] | None]:
         """Every coordinate if that is affordable, else the same share of each argument."""

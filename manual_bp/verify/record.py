@@ -19,6 +19,7 @@ class Record:
         self.checks: dict[str, str] = {}
         self.notes: list[str] = []
         self.incomplete: list[str] = []
+        self.looked_at = self.elements = 0
 
     def found(self, kind: str) -> bool:
         """Whether there is a finding of this kind."""
@@ -51,4 +52,13 @@ class Record:
 
     def report(self) -> Report:
         """All of it."""
-        return Report(self.name, self.findings, self.rows, self.checks, self.notes, self.incomplete)
+        return Report(
+            self.name,
+            self.findings,
+            self.rows,
+            self.checks,
+            self.notes,
+            self.incomplete,
+            self.looked_at,
+            self.elements,
+        )

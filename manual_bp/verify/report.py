@@ -10,6 +10,7 @@ import textwrap
 from dataclasses import asdict, dataclass, field
 
 WIDTH = 110
+SMALL = 0.02  # a check that measured a smaller share of the elements does not say plain "ok"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Report:
     """The result of `check`.
 
     `findings` has the likeliest cause first, `incomplete` the checks that could not run. `ok` is
-    true if both are empty: a check that looked at nothing is not ok.
+    true if both are empty: a check that looked at nothing is not ok. `verdict` says, too, at how
+    many elements it looked; random directions go through all of them.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Report:
     checks: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     incomplete: list[str] = field(default_factory=list)
+    looked_at: int = 0  # elements of the inputs whose derivative was measured
+    elements: int = 0  # of the inputs
 
     @property
     def ok(self) -> bool:
@@ -76,7 +80,17 @@ class Report:
         if self.findings:
             first, more = self.findings[0], len(self.findings) - 1
             return f"{first.kind} ({first.tensor})" + (f" and {more} more" if more else "")
-        return f"incomplete: {self.incomplete[0]}" if self.incomplete else "ok"
+        if self.incomplete:
+            return f"incomplete: {self.incomplete[0]}"
+        return self._passed()
+
+    def _passed(self) -> str:
+        if self.looked_at == self.elements:
+            return "ok"
+        share = f"on {self.looked_at:,} of {self.elements:,} elements"
+        if self.looked_at < SMALL * self.elements:
+            return f"nothing found, but only {share}"
+        return f"ok, {share}"
 
     def raise_if_failed(self) -> None:
         """Do nothing when `ok`.
@@ -103,7 +117,7 @@ class Report:
         )
         count = len(self.findings)
         found = f"{count} finding{'s' if count > 1 else ''}" if count else "incomplete"
-        verdict = f"{green}ok{plain}" if self.ok else f"{red}{found}{plain}"
+        verdict = f"{green}{self._passed()}{plain}" if self.ok else f"{red}{found}{plain}"
         lines = [f"{bold}{self.name}{plain}: {verdict}"]
         for finding in self.findings:
             lines += ["", f"  {red}{finding.kind}{plain}  {bold}{finding.tensor}{plain}"]

@@ -143,7 +143,8 @@ def _compare(
 
     # the parts of the terms of S: the rounding is that of the largest part, not of the sum
     parts = case.gradients(row)
-    cost = estimate(lambda: case.gradients(row))
+    elements = sum(a.numel() for a in case.args if isinstance(a, Tensor))
+    cost = estimate(lambda: case.gradients(row), elements)
     count = int(SECONDS / (12 * cost * (len(case.checked) + len(case.shapes))))
     count = min(COORDINATES, count)
     largest = max(experiment.floor(i) for i in case.checked)  # rounding of the gradient itself
