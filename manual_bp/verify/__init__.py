@@ -14,7 +14,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from manual_bp.verify.check import check
+    from manual_bp.verify.checker import check
+    from manual_bp.verify.intent import meant
     from manual_bp.verify.kinds import KINDS
     from manual_bp.verify.report import Finding, Report, Row, VerificationError
     from manual_bp.verify.survey import Survey, watch
@@ -26,11 +27,22 @@ _HOMES = {
     "Row": "report",
     "Survey": "survey",
     "VerificationError": "report",
-    "check": "check",
+    "check": "checker",
+    "meant": "intent",
     "watch": "survey",
 }
 
-__all__ = ["KINDS", "Finding", "Report", "Row", "Survey", "VerificationError", "check", "watch"]
+__all__ = [
+    "KINDS",
+    "Finding",
+    "Report",
+    "Row",
+    "Survey",
+    "VerificationError",
+    "check",
+    "meant",
+    "watch",
+]
 
 
 def __getattr__(name: str) -> Any:

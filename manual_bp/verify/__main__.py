@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -45,7 +46,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.ver
         parts = [json.loads(report.to_json()) for report in reports]
         print(json.dumps(parts[0] if args.function else parts, indent=2, ensure_ascii=False))
     else:
-        print("\n\n".join(str(report) for report in reports))
+        try:
+            print("\n\n".join(str(report) for report in reports), flush=True)
+        except BrokenPipeError:  # as under `| head`: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if any(report.findings for report in reports):
         return 1
     return 0 if all(report.ok for report in reports) else 3
@@ -83,6 +87,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, help="of inputs and cotangents (default: %(default)s)"
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="a gradient that may be meant, such as a straight-through one, is a finding",
+    )
+    parser.add_argument(
+        "--skip", metavar="PROBE,…", default="", help="probes to leave out, such as jvp,vmap"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--watch",
@@ -110,7 +122,9 @@ def _watched(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     # Only here: it is imported only when used.
     from manual_bp.verify.program import run_and_check
 
-    return run_and_check(program, json=args.json, seed=args.seed)
+    return run_and_check(
+        program, json=args.json, seed=args.seed, strict=args.strict, skip=_skipped(args)
+    )
 
 
 def _somebodys(args: argparse.Namespace) -> Report:
@@ -126,7 +140,19 @@ def _somebodys(args: argparse.Namespace) -> Report:
     if isinstance(function, type) and issubclass(function, torch.nn.Module):
         raise ValueError(f"{args.function} is a module class: name an instance of it")
     reference = load(args.reference) if args.reference else None
-    return check(function, inputs, reference=reference, compile=args.compile, seed=args.seed)
+    return check(
+        function,
+        inputs,
+        reference=reference,
+        compile=args.compile,
+        seed=args.seed,
+        strict=args.strict,
+        skip=_skipped(args),
+    )
+
+
+def _skipped(args: argparse.Namespace) -> list[str]:
+    return [name for name in args.skip.split(",") if name]
 
 
 def _ours(args: argparse.Namespace) -> list[Report]:

@@ -6,6 +6,7 @@ Every call gets fresh copies of the arguments. A function that writes into them 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,8 @@ class Graph:
     returned: list[Tensor]
     outputs: list[Tensor]
     changed: list[int] = field(default_factory=list)
+    in_a_list: bool = False  # the function returned a list
+    overwritten: bool = False  # a later call took the outputs' history away
 
     def gradients(
         self, cotangents: Sequence[Tensor | None], *, retain: bool = False, create: bool = False
@@ -106,17 +109,19 @@ class Case:
         before = randomness.fingerprint()
         graph = self.graph(first=True)
         self.random = randomness.fingerprint() != before or bool(self.generators)
-        outputs = [_real(o) for o in graph.returned]
+        outputs = [real(o) for o in graph.returned]
         usable = [i for i, o in enumerate(outputs) if o.is_floating_point() and o.requires_grad]
         # A function that cuts the graph has no such output. Its floating outputs still tell the
         # derivative.
         self.differentiable = usable or [i for i, o in enumerate(outputs) if o.is_floating_point()]
         graph.outputs = [outputs[i] for i in self.differentiable]
         self.shapes = [o.shape for o in graph.outputs]
+        required = bool(usable)
         try:
             self.values()
         except CrashError:
             self.needs_graph = True
+        graph.overwritten = required and not any(o.requires_grad for o in graph.returned)
         return graph
 
     @property
@@ -150,7 +155,7 @@ class Case:
                 "forward",
                 RuntimeError(f"it returned {len(outputs)} tensors where it had returned more"),
             )
-        return flat([_real(outputs[i]) for i in self.differentiable])
+        return flat([real(outputs[i]) for i in self.differentiable])
 
     def graph(
         self,
@@ -162,7 +167,7 @@ class Case:
         leaves: dict[int, Tensor] = {}
         passed = self.copies(args)
         for i in self.checked if needs is None else needs:
-            leaf = _real(passed[i]).detach().requires_grad_()
+            leaf = real(passed[i]).detach().resolve_neg().requires_grad_()
             leaves[i] = leaf
             passed[i] = (
                 torch.view_as_complex(leaf.clone())
@@ -191,14 +196,14 @@ class Case:
             # a backward that draws again must not get the forward's numbers
             randomness.reset(self.seed + 1)
         outputs = (
-            [] if first else [_real(returned[i]) for i in self.differentiable if i < len(returned)]
+            [] if first else [real(returned[i]) for i in self.differentiable if i < len(returned)]
         )
         if not first and len(outputs) != len(self.differentiable):
             raise CrashError(
                 "forward",
                 RuntimeError(f"it returned {len(returned)} tensors where it had returned more"),
             )
-        return Graph(leaves, passed, returned, outputs, changed)
+        return Graph(leaves, passed, returned, outputs, changed, isinstance(result, list))
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """A flat cotangent as one tensor for each differentiable output."""
@@ -210,7 +215,9 @@ class Case:
         self, vector: Tensor, args: Sequence[Any] | None = None, needs: Sequence[int] | None = None
     ) -> Gradients:
         """The function's own gradients for a flat cotangent, from a fresh graph."""
-        return self.graph(args, needs).gradients(self.split(vector))
+        found = self.graph(args, needs).gradients(self.split(vector))
+        # copies: the function may keep one buffer for all its gradients
+        return {i: None if g is None else g.clone() for i, g in found.items()}
 
 
 def tensors(result: Any) -> list[Tensor]:
@@ -219,6 +226,8 @@ def tensors(result: Any) -> list[Tensor]:
         return [result]
     if isinstance(result, dict):
         result = list(result.values())
+    if dataclasses.is_dataclass(result):
+        result = [getattr(result, field.name) for field in dataclasses.fields(result)]
     if isinstance(result, tuple | list):
         return list(itertools.chain.from_iterable(tensors(item) for item in result))
     return []
@@ -227,10 +236,12 @@ def tensors(result: Any) -> list[Tensor]:
 def flat(parts: Sequence[Tensor]) -> Tensor:
     """Tensors as one flat float64 vector on the CPU."""
     return torch.cat(
-        [p.detach().reshape(-1).to("cpu", torch.float64) for p in parts]
+        [real(p.detach()).reshape(-1).to("cpu", torch.float64) for p in parts]
         or [torch.zeros(0).double()]
     )
 
 
-def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+def real(tensor: Tensor) -> Tensor:
+    """A complex tensor as pairs of real numbers, a sparse one dense."""
+    dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    return torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense

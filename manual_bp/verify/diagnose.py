@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from manual_bp.verify import kinks
 from manual_bp.verify.agreement import close, equal, near, telling
 from manual_bp.verify.case import CrashError
 from manual_bp.verify.experiment import Experiment
@@ -316,6 +317,9 @@ def diagnose(experiment: Experiment, position: int) -> tuple[Finding | None, Row
     undefined = experiment.undefined(position)
     if bool(undefined.any()):
         return _not_a_number(name, undefined), replace(row, verdict="wrong-values")
+    kink = kinks.beyond(experiment, position)
+    if kink is not None:
+        return _at_a_kink(experiment, position, kink), replace(row, verdict="wrong-values")
     if experiment.right(position):
         fault = (
             experiment.directional_fault(position)
@@ -388,6 +392,20 @@ def _row(experiment: Experiment, position: int) -> Row:
         empty = not known.numel()
         return Row(name, shape, math.nan, math.nan, "empty" if empty else "not differentiable")
     return Row(name, shape, worst, worst / scale if scale else 0.0, "ok")
+
+
+def _at_a_kink(
+    experiment: Experiment, position: int, kink: tuple[int, float, float, float]
+) -> Finding:
+    j, own, low, high = kink
+    shape, name = experiment.shape(position), experiment.case.subject.names[position]
+    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(j), shape)) if shape else ()
+    where = f"{name}[{', '.join(map(str, index))}]" if index else name
+    text = (
+        f"at a kink, {where}, the gradient is {own:.6g}: the slopes of the two sides give "
+        f"{low:.6g} to {high:.6g}, and anything between them will do"
+    )
+    return Finding("wrong-values", name, text, index, own)
 
 
 def _not_a_number(name: str, undefined: Tensor) -> Finding:

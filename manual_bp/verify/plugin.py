@@ -107,7 +107,7 @@ class _Listener:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """What a worker of xdist has found: of one Function keep the worst, and add the calls."""
-        rank = ("left out", "ok", "incomplete", "finding")
+        rank = ("left out", "ok", "incomplete", "question", "finding")
         for row in getattr(node, "workeroutput", {}).get("verify_functions", ()):
             same = next((r for r in self.rows if _one(r) == _one(row)), None)
             if same is None:

@@ -57,7 +57,8 @@ class Report:
 
     `findings` has the likeliest cause first, `incomplete` the checks that could not run. `ok` is
     true if both are empty: a check that looked at nothing is not ok. `verdict` says, too, at how
-    many elements it looked; random directions go through all of them.
+    many elements it looked; random directions go through all of them. `questions` holds gradients
+    that are not the derivative and may be meant so: until that is declared the check is not ok.
     """
 
     name: str
@@ -68,11 +69,12 @@ class Report:
     incomplete: list[str] = field(default_factory=list)
     looked_at: int = 0  # elements of the inputs whose derivative was measured
     elements: int = 0  # of the inputs
+    questions: list[Finding] = field(default_factory=list)  # what may be meant, and is not declared
 
     @property
     def ok(self) -> bool:
         """Whether every check ran and found nothing."""
-        return not self.findings and not self.incomplete
+        return not self.findings and not self.incomplete and not self.questions
 
     @property
     def verdict(self) -> str:
@@ -80,6 +82,9 @@ class Report:
         if self.findings:
             first, more = self.findings[0], len(self.findings) - 1
             return f"{first.kind} ({first.tensor})" + (f" and {more} more" if more else "")
+        if self.questions:
+            asked = self.questions[0]
+            return f"{asked.kind}? ({asked.tensor})"
         if self.incomplete:
             return f"incomplete: {self.incomplete[0]}"
         return self._passed()
@@ -117,12 +122,19 @@ class Report:
         )
         count = len(self.findings)
         found = f"{count} finding{'s' if count > 1 else ''}" if count else "incomplete"
+        if self.questions and not count:
+            found = "one question" if len(self.questions) == 1 else "questions"
         verdict = f"{green}{self._passed()}{plain}" if self.ok else f"{red}{found}{plain}"
         lines = [f"{bold}{self.name}{plain}: {verdict}"]
         for finding in self.findings:
             lines += ["", f"  {red}{finding.kind}{plain}  {bold}{finding.tensor}{plain}"]
             for part in finding.detail.split("\n"):
                 lines += textwrap.wrap(part, WIDTH, initial_indent="    ", subsequent_indent="    ")
+        for question in self.questions:
+            lines += ["", f"  is this meant?  {bold}{question.kind}  {question.tensor}{plain}"]
+            lines += textwrap.wrap(
+                question.detail, WIDTH, initial_indent="    ", subsequent_indent="    "
+            )
         if self.rows:
             lines += ["", *self._table(red, green, plain)]
         if self.checks:

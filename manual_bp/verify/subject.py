@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -10,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
+from manual_bp.verify.intent import declared
 from manual_bp.verify.nested import holds_tensors, pack, unpack
 
 
@@ -27,6 +30,7 @@ class Subject:
     # these arguments as the caller gave them, tensors inside lists
     packed: Callable[[Sequence[Any]], list[Any]]
     function_class: type[torch.autograd.Function] | None = None
+    meant: str = ""  # what was declared of its gradient
     parameters: tuple[str, ...] = ()  # the names of all that the function takes, given or not
 
     def called(self) -> str:
@@ -120,6 +124,7 @@ def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -
         len(values),
         packed,
         own,
+        declared(function if cls is None else cls),
         tuple(parameters),
     )
 
@@ -139,9 +144,14 @@ def _flags(args: tuple[Any, ...], free: tuple[bool, ...]) -> tuple[bool, ...]:
     if any(asked):
         return tuple(asked)
     return tuple(
-        f and isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex())
-        for a, f in zip(args, free, strict=True)
+        f and isinstance(a, Tensor) and _differentiable(a) for a, f in zip(args, free, strict=True)
     )
+
+
+def _differentiable(a: Tensor) -> bool:
+    """Whether to differentiate by it: not float8, which holds constants, and nothing sparse."""
+    wide = a.is_floating_point() and a.itemsize > 1
+    return (wide or a.is_complex()) and a.layout == torch.strided
 
 
 def _function_class(function: Any) -> type[torch.autograd.Function] | None:
@@ -163,6 +173,10 @@ def _module(
     takes: tuple[str, ...],
 ) -> Subject:
     """A module as a function of inputs and parameters; every call gets copies of its buffers."""
+    if any(isinstance(p, UninitializedParameter) for p in module.parameters()):
+        module = copy.deepcopy(module)  # a lazy one learns its shapes from its first call
+        with torch.no_grad():
+            module(*packed(args))
     parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
     every = [
         *module.named_parameters(remove_duplicate=False),

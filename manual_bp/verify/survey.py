@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from typing import Any
 
-from manual_bp.verify.check import check
+from manual_bp.verify.checker import check
 from manual_bp.verify.recorder import BYTES, Recorded, Recorder, listening_to
 from manual_bp.verify.report import WIDTH, Report, VerificationError, plain
 
@@ -23,7 +23,7 @@ class Line:
     place: str
     calls: int
     verdict: str
-    status: str  # ok, finding, incomplete, or left out
+    status: str  # ok, finding, question, incomplete, or left out
     site: str = ""
     report: Report | None = None
 
@@ -149,5 +149,6 @@ def _line(
     runs = [run for run in recorded.runs.values() if run.grad] or list(recorded.runs.values())
     checked = [(check(recorded.target, run.args, seed=seed, **options), run) for run in runs]
     report, run = max(checked, key=lambda pair: (len(pair[0].findings), not pair[0].ok))
-    status = "finding" if report.findings else "ok" if report.ok else "incomplete"
+    status = "ok" if report.ok else "incomplete"
+    status = "finding" if report.findings else "question" if report.questions else status
     return Line(name, place, calls, report.verdict, status, run.site, report)
