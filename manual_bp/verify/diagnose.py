@@ -58,6 +58,8 @@ class Diagnosis:
             self._nonlinear,
             self._one_output,
             self._factor,
+            self._conjugate,
+            self._read_from,
         ]
         tests += [self._transposed, self._another]
         # the next tests use differences of the values; a reference's gradient may be another
@@ -167,6 +169,33 @@ class Diagnosis:
                         f"the gradient that comes from output {which} is left out; that of the "
                         f"rest is right",
                     )
+        return None
+
+    def _conjugate(self) -> tuple[str, str] | None:
+        if not self.case.args[self.position].is_complex():
+            return None
+        turned = [g * torch.tensor([1.0, -1.0]) for g in self.gradient]
+        if not self.is_(turned):
+            return None
+        return "wrong-values", "the gradient is the conjugate of the derivative: a conj is missing"
+
+    def _read_from(self) -> tuple[str, str] | None:
+        """A gradient that reads grad_output's mean, or its first element or row, for all of it."""
+        first = self.experiment.cotangents[0]
+        parts = self.case.split(first)
+        if len(parts) != 1 or parts[0].numel() < 2:
+            return None
+        g = parts[0]
+        readings = {"its sum or mean": g.mean().expand_as(g)}
+        if g.dim():
+            readings["grad_output[0]"] = g[:1].expand_as(g)
+        for what, replaced in readings.items():
+            if equal(self._own(replaced.reshape(-1)), self.gradient[0]) and not equal(g, replaced):
+                return (
+                    "ignores-grad-output",
+                    f"of grad_output only {what} is read: each element of it has a gradient of its "
+                    "own",
+                )
         return None
 
     def _ratio(self, gradient: Tensor, expected: Tensor) -> float:
