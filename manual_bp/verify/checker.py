@@ -193,10 +193,7 @@ class _Check:
         if not has_graph(self.record, experiment, graph):
             return
         if not first_order(self.record, experiment, given, strict=self.strict):
-            skipped = (
-                "needs_input_grad, layouts, batch sizes, second backward, "
-                "double backward, jvp, vmap, precision"
-            )
+            skipped = self._beside(experiment)
             self.record.notes.append(f"not looked at, because of the findings above: {skipped}")
             return
         self._behaviour(experiment, given, backend)
@@ -310,6 +307,25 @@ class _Check:
                     f"output {number} depends on the inputs and requires no gradient: whatever is "
                     "built on it gets none. If that is not meant, do not mark it non-differentiable"
                 )
+
+    def _beside(self, experiment: Experiment) -> str:
+        """After a wrong gradient: what compares the function with itself. Returns the rest."""
+        probe, rest = self.record.probe, "larger batches, precision, double backward, jvp, vmap"
+        # a crash, or another gradient in each call, has no numbers to compare
+        follows = {"crash", "wrong-shape", "not-linear-in-grad-output", "mutates-grad-output"}
+        if self.record.checks.get("gradient") != "finding" or any(
+            f.kind in follows for f in self.record.findings
+        ):
+            return f"requires_grad subsets, second backward, layouts, batches, {rest}"
+        probe("requires_grad subsets", lambda: needs.needs(experiment))
+        if not self.record.found("mutates-saved"):
+            probe("second backward", lambda: repeat.second_backward(experiment))
+        probe("layouts", lambda: layout.layout(experiment))
+        sets = [] if "batch-sizes" in self.record.skip else batch.batched(experiment.case)
+        if sets:
+            case = experiment.case
+            probe("batch of 0", lambda: batch.each(sets, lambda p: batch.empty_batch(case, p)))
+        return rest
 
     def _behaviour(self, experiment: Experiment, given: Case, backend: str | None) -> None:
         case, probe = experiment.case, self.record.probe

@@ -372,3 +372,15 @@ def test_what_was_not_measured_is_not_called_ok(monkeypatch):
     monkeypatch.setattr(second_order, "slope", unknown)
     report = check(torch.sin, (torch.randn(4, 3),))
     assert report.checks["double backward"].startswith("not measured")
+
+
+def test_a_wrong_gradient_does_not_hide_another_fault():
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        dw = g * x if ctx.needs_input_grad[1] and ctx.needs_input_grad[0] else None
+        return 2 * g * w, dw
+
+    report = check(
+        make("Both", saving(lambda x, w: x * w), backward), (torch.randn(3), torch.randn(3))
+    )
+    assert kinds(report) == ["constant-factor", "needs-input-grad"], report

@@ -37,7 +37,7 @@ def column(dx, *_):
 
 
 def row(dx, *_):
-    dx[0] = 0
+    dx[:1] = 0
     return dx
 
 
