@@ -10,8 +10,9 @@ Every name is imported when it is first used, so that a command can print its he
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from manual_bp.lazy import lazy
 
 if TYPE_CHECKING:
     from manual_bp import backprop, direct, functional, trace, verify, worked_examples
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from manual_bp.mlp import MLP
     from manual_bp.mse import MSELoss, MSELossFunction
     from manual_bp.sigmoid import Sigmoid, SigmoidFunction
+    from manual_bp.training.notebook import train
+    from manual_bp.training.trained import load
     from manual_bp.twins import conversion, convert, converted, to_torch
 
 __version__ = "0.1.0"
@@ -34,7 +37,9 @@ _HOMES = {
     "conversion": "twins",
     "convert": "twins",
     "converted": "twins",
+    "load": "training.trained",
     "to_torch": "twins",
+    "train": "training.notebook",
 }
 _ROOMS = ("backprop", "direct", "functional", "trace", "verify", "worked_examples")
 
@@ -52,22 +57,12 @@ __all__ = [
     "converted",
     "direct",
     "functional",
+    "load",
     "to_torch",
     "trace",
+    "train",
     "verify",
     "worked_examples",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"manual_bp.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"manual_bp.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _HOMES, _ROOMS)

@@ -13,16 +13,17 @@ from manual_bp.normalisation import REDUCTIONS
 
 Units = Sequence[Sequence[str]]
 
-_SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-_SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+# What is printed small, and what it stands for.
+SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁽⁾ᵀᵏ", "0123456789()Tk", strict=True))
+SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
 
 
 def superscript(number: int) -> str:
-    return str(number).translate(_SUPERSCRIPT)
+    return str(number).translate({ord(big): small for small, big in SUPERSCRIPTS.items()})
 
 
 def subscript(number: int) -> str:
-    return str(number).translate(_SUBSCRIPT)
+    return str(number).translate({ord(big): small for small, big in SUBSCRIPTS.items()})
 
 
 def minus(number: str) -> str:
@@ -69,6 +70,10 @@ class Notation:
     def vector(self, letter: str, layer: int) -> str:
         """What stands before the numbers of a whole layer."""
         return self.symbol(letter, layer)
+
+    def unit(self, layer: int, unit: int) -> str:
+        """What a drawing of the network calls a unit."""
+        return self.symbol("a" if layer else "x", layer, unit)
 
     def weight(self, layer: int, entry: tuple[int, int] | None = None) -> str:
         """The weight matrix that leads into the layer, or its entry (to unit, from unit)."""
@@ -189,7 +194,7 @@ class Document2(Notation):
 
     def names(self, layer: int) -> str:
         n = self.sizes[layer]
-        names = ", ".join(self._name(layer, unit) for unit in range(min(n, 4)))
+        names = ", ".join(self.unit(layer, unit) for unit in range(min(n, 4)))
         return f"unit{'s' if n > 1 else ''} {names}{', …' if n > 4 else ''}"
 
     def symbol(self, letter: str, layer: int, unit: int | None = None) -> str:
@@ -198,34 +203,34 @@ class Document2(Notation):
             letter = "ŷ" if letter == "z" else "y"
             if unit is None or self.sizes[layer] == 1:
                 return letter
-        index = self._name(layer, unit) if unit is not None else "j" if layer else "i"
+        index = self.unit(layer, unit) if unit is not None else "j" if layer else "i"
         return f"{letter}_{index}"
 
     def vector(self, letter: str, layer: int) -> str:
         return self.symbol(letter, layer).removesuffix("_i").removesuffix("_j")
 
+    def unit(self, layer: int, unit: int) -> str:
+        if self.units is not None:
+            return self.units[layer][unit]
+        letter = "o" if layer == self.last else ("ijklmnpqrstuv"[layer : layer + 1] or f"h{layer}")
+        return letter if self.sizes[layer] == 1 else f"{letter}{subscript(unit + 1)}"
+
     def weight(self, layer: int, entry: tuple[int, int] | None = None) -> str:
         if entry is None:
             return "w_{i→j}"
         to, from_ = entry
-        return f"w_{{{self._name(layer - 1, from_)}→{self._name(layer, to)}}}"
+        return f"w_{{{self.unit(layer - 1, from_)}→{self.unit(layer, to)}}}"
 
     def before(self, layer: int) -> str:
         return "x_i" if layer == 1 else "z_i"
 
     def slope(self, layer: int, unit: int | None = None) -> str:
-        name = "j" if unit is None else self._name(layer, unit)
+        name = "j" if unit is None else self.unit(layer, unit)
         return f"f_{name}′(s_{name})"
 
     def shape(self, *sizes: int) -> str:
         n, what = (sizes[0], "unit") if len(sizes) == 1 else (sizes[0] * sizes[1], "weight")
         return f"{n} {what}{'s' if n > 1 else ''}"
-
-    def _name(self, layer: int, unit: int) -> str:
-        if self.units is not None:
-            return self.units[layer][unit]
-        letter = "o" if layer == self.last else ("ijklmnpqrstuv"[layer : layer + 1] or f"h{layer}")
-        return letter if self.sizes[layer] == 1 else f"{letter}{subscript(unit + 1)}"
 
 
 class Document3(Notation):

@@ -24,31 +24,20 @@ _TWINS: dict[type[nn.Module], type[nn.Module]] = {
 _BACK = {ours: theirs for theirs, ours in _TWINS.items()} | {MLP: nn.Sequential}
 # Modules that compute with a Linear's weights without calling it, and how. By name, because the
 # packages need not be there. `python -m tests.correctness.third_party` finds them.
-_PAST_THE_LAYER = dict.fromkeys(
-    (
-        "torch.nn.modules.activation.MultiheadAttention",
-        "transformers.models.wavlm.modeling_wavlm.WavLMAttention",
-    ),
-    "torch's attention function computes its projections from the bare weights",
-)
-_PAST_THE_LAYER |= dict.fromkeys(
-    (
-        "torchvision.models.swin_transformer.ShiftedWindowAttention",
-        "torchvision.models.video.swin_transformer.ShiftedWindowAttention3d",
-    ),
-    "torchvision's function computes its projections from the bare weights",
-)
-_PAST_THE_LAYER |= dict.fromkeys(
-    (
-        "timm.models.beit.Attention",
-        "timm.models.eva.EvaAttention",
-        "timm.models.swin_transformer_v2.WindowAttention",
-    ),
-    "its forward may compute qkv from the bare weight",
-)
-_PAST_THE_LAYER["transformers.models.mamba.modeling_mamba.MambaMixer"] = (
-    "its forward computes dt_proj from the bare weight"
-)
+_ATTENTION = "torch's attention function computes its projections from the bare weights"
+_WINDOWS = "torchvision's function computes its projections from the bare weights"
+_QKV = "its forward may compute qkv from the bare weight"
+_MAMBA = "its forward computes dt_proj from the bare weight"
+_PAST_THE_LAYER = {
+    "torch.nn.modules.activation.MultiheadAttention": _ATTENTION,
+    "transformers.models.wavlm.modeling_wavlm.WavLMAttention": _ATTENTION,
+    "torchvision.models.swin_transformer.ShiftedWindowAttention": _WINDOWS,
+    "torchvision.models.video.swin_transformer.ShiftedWindowAttention3d": _WINDOWS,
+    "timm.models.beit.Attention": _QKV,
+    "timm.models.eva.EvaAttention": _QKV,
+    "timm.models.swin_transformer_v2.WindowAttention": _QKV,
+    "transformers.models.mamba.modeling_mamba.MambaMixer": _MAMBA,
+}
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = f"{item.path.relative_to(ROOT).as_posix()}::{item.name}"
         if name.startswith(SMOKE):
             item.add_marker(pytest.mark.smoke)
+    # The long ones first: no worker is left alone with one at the end.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,7 +12,7 @@ import torch
 
 from manual_bp.bench import measure, memory, problem, torch_peers
 from manual_bp.bench.__main__ import main
-from manual_bp.bench.problem import Configuration
+from manual_bp.bench.configuration import NAMES, Configuration
 
 QUICK = [
     "direct",
@@ -189,6 +189,10 @@ def test_memory_leaves_the_data_out() -> None:
     pytest.importorskip("jax")
     peak = memory.of(make("784-10:4", 3), "jax", 1)
     assert peak is None or peak < 2_000_000
+
+
+def test_the_command_names_every_contender() -> None:
+    assert tuple(measure.CONTENDERS) == NAMES
 
 
 @pytest.mark.parametrize(

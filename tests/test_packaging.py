@@ -29,7 +29,24 @@ assert mbp.verify.check(mbp.functional.sigmoid, (x,)).ok
 assert "∂J/∂" in mbp.trace.text(model, x[0], y[0])
 assert mbp.worked_examples.one_path().max_relative_error < 1e-12
 from manual_bp.__main__ import main
+assert main(["examples", "one-path"]) == 0
+assert main(["trace", "two-two-two"]) == 0
+assert main(["verify", "torch:sin", "--inputs", "randn(3)"]) == 0
+assert main(["bench"]) == 1
 main(["train", "--dataset", "digits"])
+"""
+
+HEAVY = ("torch", "numpy", *EXTRAS)
+WITHOUT_TORCH = """
+import runpy, sys
+
+class Refuse:
+    def find_spec(self, name, *_):
+        assert name not in {heavy}, f"{{name}} is imported"
+
+sys.meta_path.insert(0, Refuse())
+room, *sys.argv[1:] = "{line}".split(" ") if "{line}".startswith(".") else ["", *"{line}".split()]
+runpy.run_module("manual_bp" + room, run_name="__main__", alter_sys=True)
 """
 
 
@@ -40,8 +57,9 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_all_but_training_works_with_torch_alone(tmp_path: Path) -> None:
     done = run(WITH_TORCH_ALONE, tmp_path)
     needed = "torchvision, tensorboard, tqdm, sklearn, matplotlib, PIL"
-    line = f"manual-bp train: error: training needs {needed}: pip install 'manual_bp[train]'\n"
-    assert (done.returncode, done.stderr) == (1, line)
+    train = f"manual-bp train: error: this needs {needed}: pip install 'manual_bp[train]'\n"
+    bench = "manual-bp bench: error: this needs threadpoolctl: pip install 'manual_bp[bench]'\n"
+    assert (done.returncode, done.stderr) == (1, bench + train)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -50,18 +68,43 @@ def test_torch_is_the_one_dependency() -> None:
     assert [line.partition(">")[0] for line in project["dependencies"]] == ["torch"]
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["train", "--help"], ["nonsense"]])
-def test_help_and_wrong_usage_do_without_torch(argv: list[str], tmp_path: Path) -> None:
-    code = (
-        "import sys\n"
-        "from manual_bp.__main__ import main\n"
-        f"try: main({argv})\n"
-        "except SystemExit: pass\n"
-        "assert 'torch' not in sys.modules"
-    )
-    done = run(code, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (done.stdout + done.stderr).strip()
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "--help",
+        "--version",
+        *(f"{command} --help" for command in COMMANDS),
+        *(f".{home} --help" for home in ("verify", "trace", "bench", "worked_examples")),
+    ],
+)
+def test_help_does_without_torch(line: str, tmp_path: Path) -> None:
+    done = run(WITHOUT_TORCH.format(line=line, heavy=HEAVY), tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "manual" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nonsense",
+        *(f"{command} --nonsense" for command in COMMANDS),
+        "train --epochs -1",
+        "trace nonsense",
+        "trace --example 3",
+        "examples nonsense",
+        "verify --inputs randn(3)",
+        "verify --dtype int8",
+        "bench --configurations 784",
+        "bench --device tpu",
+        "bench --picture x.foo",
+    ],
+)
+def test_wrong_usage_is_said_without_torch(line: str, tmp_path: Path) -> None:
+    done = run(WITHOUT_TORCH.format(line=line, heavy=HEAVY), tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "manual-bp" in done.stderr or "manual_bp" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_version_has_one_source(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections import OrderedDict
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import manual_bp as mbp
-from manual_bp import trace
+from manual_bp import pencil, trace
 from manual_bp.normalisation import COSTS
-from manual_bp.trace import numbers, passes
+from manual_bp.trace import numbers, passes, render
 from manual_bp.worked_examples import EXAMPLES, NETWORKS
 from manual_bp.worked_examples.networks import tensor
 
@@ -124,7 +125,7 @@ def test_the_check_is_by_autograd_and_can_fail(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(passes, "_autograd", off)
     wrong = trace.compute(model, x, y, cost="mean", lr=1.0)
     assert wrong.max_relative_error == pytest.approx(0.01 / 1.01, rel=1e-6)
-    printed = trace.render.text(trace.story(wrong))
+    printed = render.text(trace.story(wrong))
     assert "max relative error 9.9e−03" in printed
     assert "∂J/∂b⁽¹⁾  layer 1 (3→4) bias    9.9e−03" in printed
 
@@ -301,16 +302,17 @@ def test_every_number_of_two_two_two_is_filled_in() -> None:
     network = NETWORKS["two-two-two"]
     printed = trace.text(network.model(), tensor(network.x), tensor(network.y), lr=0.5)
     for line in (
-        "z₁⁽²⁾ = 3.296 · 1 + (−1.099) · 2 = 1.099",
-        "a₁⁽²⁾ = σ(1.099) = 0.75",
-        "J = 0.5 · [(0.75 − 1)² + (0.9 − 0)²] = 0.4362",
-        "∂J/∂a₁⁽³⁾ = (0.75 − 1) = −0.25",
-        "f′(z₁⁽³⁾) = 0.75 · (1 − 0.75) = 0.1875",
-        "δ₁⁽³⁾ = (−0.25) · 0.1875 = −0.04688",
-        "∂J/∂a₁⁽²⁾ = (−0.04688) · 2.197 + 0.081 · 2.197 = 0.07498",
-        "∂J/∂θ₂₂⁽¹⁾ = 0.05268 · 2 = 0.1054",
-        "θ₂₂⁽¹⁾ := −1.099 − 0.5 · 0.1054 = −1.151",
-        "J = 0.4362 before the update and is 0.4262 after it",
+        "θ₁₁⁽¹⁾ = 3λ, θ₁₂⁽¹⁾ = −λ",
+        "z₁⁽²⁾ = 3λ · 1 + (−λ) · 2 = λ",
+        "a₁⁽²⁾ = σ(λ) = 3/4",
+        "J = 1/2 · [(3/4 − 1)² + (9/10 − 0)²] = 349/800 ≈ 0.4363",
+        "∂J/∂a₁⁽³⁾ = (3/4 − 1) = −1/4",
+        "f′(z₁⁽³⁾) = 3/4 · (1 − 3/4) = 3/16",
+        "δ₁⁽³⁾ = (−1/4) · 3/16 = −3/64",
+        "∂J/∂a₁⁽²⁾ = (−3/64) · 2λ + 81/1000 · 2λ = 273λ/4000 ≈ 0.07498",
+        "∂J/∂θ₂₂⁽¹⁾ = 3069λ/64000 · 2 = 3069λ/32000 ≈ 0.1054",
+        "θ₂₂⁽¹⁾ := −λ − 1/2 · 3069λ/32000 = −67069λ/64000 ≈ −1.151",
+        "J = 0.4363 before the update and is 0.4262 after it",
         "layer 1 (2→2)  0.2908   0.1875      0.05453  0.5826",
     ):
         assert line in printed
@@ -321,9 +323,9 @@ def test_branching_units_have_the_documents_names() -> None:
     printed = trace.text(
         network.model(), tensor(network.x), tensor(network.y), notation=2, units=network.units
     )
-    assert "s_o = 2 · 0.75 + (−1) · 0.9 = 0.6" in printed
-    assert "∂E/∂z_i = (−0.15) · 1.465 + 0.036 · 2.93 = −0.1143" in printed
-    assert "∂E/∂w_{in→i} = (−0.02142) · 2 = −0.04285" in printed
+    assert "s_o = 2 · 3/4 + (−1) · 9/10 = 3/5" in printed
+    assert "∂E/∂z_i = (−3/20) · 4λ/3 + 9/250 · 8λ/3 = −13λ/125 ≈ −0.1143" in printed
+    assert "∂E/∂w_{in→i} = (−39λ/2000) · 2 = −39λ/1000 ≈ −0.04285" in printed
     assert "layer 2 (1→2), units j, k:" in printed
 
 
@@ -356,12 +358,11 @@ def test_shapes_are_laid_out_as_in_each_document() -> None:
 
 
 def test_long_sums_are_shortened_and_still_add_up() -> None:
-    left, right = torch.arange(1.0, 101.0).double(), torch.linspace(-1, 1, 100).double()
-    shown = numbers.sum_of_products(left, right)
+    left = [Decimal(i) for i in range(1, 101)]
+    right = [pencil.rounded(i / 49.5 - 1) for i in range(100)]
+    shown, total = numbers.products(left, right)
     assert shown == "98 · 0.9596 + 99 · 0.9798 + 100 · 1 + [97 smaller terms: 1392]"
-    assert float(left @ right) == pytest.approx(
-        98 * 0.9596 + 99 * 0.9798 + 100 * 1 + 1392, rel=1e-3
-    )
+    assert total == 98 * Decimal("0.9596") + 99 * Decimal("0.9798") + 100 + 1392
 
 
 def test_a_bias_is_added_in_parentheses_if_it_is_negative() -> None:
@@ -370,32 +371,59 @@ def test_a_bias_is_added_in_parentheses_if_it_is_negative() -> None:
         layer.weight.copy_(torch.tensor([[2.0], [3.0]]))
         layer.bias.copy_(torch.tensor([0.5, -0.5]))
     printed = trace.text([layer], torch.ones(1), torch.ones(2), notation=3)
-    assert "z₁¹ = 2 · 1 + 0.5 = 2.5" in printed
-    assert "z₂¹ = 3 · 1 + (−0.5) = 2.5" in printed
+    assert "z₁¹ = 2 · 1 + 1/2 = 5/2" in printed
+    assert "z₂¹ = 3 · 1 + (−1/2) = 5/2" in printed
 
 
 def test_numbers_vectors_and_matrices_are_shortened_by_size() -> None:
-    assert [numbers.number(v) for v in (0.75, -0.046875, 1e-5, -1e-20, 0.0, -0.0, 123456.0)] == [
+    values = (0.75, -0.046875, 1e-5, -1e-20, 0.0, -0.0, 123456.0, 1234567.0)
+    assert [pencil.text(pencil.rounded(v)) for v in values] == [
         "0.75",
         "−0.04688",
         "1e−5",
         "−1e−20",
         "0",
         "0",
-        "1.235e+5",
+        "123500",
+        "1.235e6",
     ]
-    assert numbers.vector(torch.tensor([1.0, -2.0])) == "(1, −2)"
-    assert numbers.vector(torch.ones(100)) == "(1, 1, 1, … 97 more), norm 10"
-    assert numbers.matrix(torch.eye(2)) == "[[1, 0], [0, 1]]"
+    assert numbers.vector([Decimal(1), Decimal(-2)]) == "(1, −2)"
+    assert numbers.vector([Decimal(1)] * 100) == "(1, 1, 1, … 97 more), norm 10"
+    eye = {at: Decimal(at[0] == at[1]) for at in numbers.entries(torch.eye(2))}
+    assert numbers.matrix(torch.eye(2), eye) == "[[1, 0], [0, 1]]"
     large = torch.zeros(30, 784)
     large[4, 406] = -3.0
-    assert numbers.matrix(large) == "30 × 784, norm 3, largest −3 at row 5, column 407"
+    (at,) = numbers.entries(large)
+    told = numbers.matrix(large, {at: Decimal(-3)})
+    assert told == "30 × 784, norm 3, largest −3 at row 5, column 407"
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (2.1972245773362196, "2λ"),
+        (-1.0986122886681098, "−λ"),
+        (8 / 3 * 1.0986122886681098, "8λ/3"),
+        (0.5493061443340549, "λ/2"),
+        (0.5, "1/2"),
+        (-3.0, "−3"),
+        (0.0, "0"),
+    ],
+)
+def test_a_number_is_written_as_it_is_meant(number: float, told: str) -> None:
+    assert pencil.text(pencil.exact(number)) == told
+
+
+@pytest.mark.parametrize("number", [0.123456, 1.09861, float("nan"), float("inf")])
+def test_a_number_that_is_no_fraction_is_not_taken_for_one(number: float) -> None:
+    with pytest.raises(ValueError, match="neither a fraction nor a fraction of λ"):
+        pencil.exact(number)
 
 
 def test_a_trace_of_mnist_size_stays_short() -> None:
     printed = trace.text(*example(784, 30, 10))
-    assert printed.count("\n") < 150
-    assert max(map(len, printed.splitlines())) < 180
+    assert printed.count("\n") < 165
+    assert max(map(len, printed.splitlines())) <= 100
 
 
 def test_markdown_renders_in_tensorboard() -> None:
@@ -411,7 +439,7 @@ def test_markdown_renders_in_tensorboard() -> None:
     assert "<em>" not in html
     assert "&lt;" not in html
     assert "<code>s_j = Σ_{i ∈ ins(j)} w_{i→j} x_i</code>" in html
-    assert "s_o = 2 · 0.75 + (−1) · 0.9 = 0.6" in html
+    assert "s_o = 2 · 3/4 + (−1) · 9/10 = 3/5" in html
     assert "document 2: s, z, w_{i→j}, δ." in html
 
 

@@ -6,9 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -16,10 +18,13 @@ from torch import nn
 
 import manual_bp as mbp
 from manual_bp import trace
+from manual_bp.notation import NOTATIONS
+from manual_bp.trace import draw, render
 from manual_bp.trace.__main__ import main
 from manual_bp.training import command, data
 from manual_bp.training.traced_run import read
 from manual_bp.worked_examples import EXAMPLES, NETWORKS
+from manual_bp.worked_examples.networks import tensor
 
 ROUNDING = 1e-12
 PAGE = Path(trace.__file__).with_name("README.md").read_text(encoding="utf-8")
@@ -39,15 +44,9 @@ def test_every_network_in_every_notation(
 @pytest.mark.parametrize(
     ("name", "lines"),
     [
-        (
-            "two-two-two",
-            ["θ₁₁⁽¹⁾ = 3 ln 3 = 3.296", "θ₁₂⁽¹⁾ = −ln 3 = −1.099", "θ₁₂⁽²⁾ = −2 ln 3 = −2.197"],
-        ),
-        (
-            "branching",
-            ["w_{in→i} = 1/2 ln 3 = 0.5493", "w_{i→k} = 8/3 ln 3 = 2.93", "w_{k→o} = −1"],
-        ),
-        ("vector-form", ["w₁₁¹ = ln 3 = 1.099", "b₁¹ = 2 ln 3 = 2.197"]),
+        ("two-two-two", ["θ₁₁⁽¹⁾ = 3λ, θ₁₂⁽¹⁾ = −λ", "θ₁₁⁽²⁾ = 2λ, θ₁₂⁽²⁾ = −2λ"]),
+        ("branching", ["w_{in→i} = λ/2", "w_{i→k} = 8λ/3", "w_{j→o} = 2, w_{k→o} = −1"]),
+        ("vector-form", ["w₁₁¹ = λ, w₁₂¹ = −λ, b₁¹ = 2λ"]),
     ],
 )
 def test_a_documents_weights_are_written_as_they_are_meant(
@@ -58,7 +57,144 @@ def test_a_documents_weights_are_written_as_they_are_meant(
     assert set(lines) < {line.strip() for line in printed.splitlines()}
     assert re.findall(r"e-\d", printed) == []  # one minus sign, no hyphen
     assert main([name, "--seed", "1"]) == 0
-    assert "ln 3" not in capsys.readouterr().out
+    assert "λ" not in capsys.readouterr().out
+
+
+def test_random_weights_have_one_decimal_and_stand_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for seed in map(str, range(20)):
+        assert main(["--sizes", "2", "3", "1", "--seed", seed]) == 0
+        start = capsys.readouterr().out.split("input x, target y")[1].split("\n\n")[0]
+        assert start.count("θ") == 2 * 3 + 3 * 1
+        weights = re.findall(r"θ\S+ = ([^,\n]+)", start)
+        assert all(re.fullmatch(r"−?(0\.[1-9]|1)", weight) for weight in weights), weights
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "--sizes 4 4 1 4"])
+@pytest.mark.parametrize("notation", ["1", "2", "3"])
+def test_a_trace_fits_a_projector(
+    name: str, notation: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in ([], ["--blanks"], ["--format", "markdown"]):
+        assert main([*name.split(), "--notation", notation, *more]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        formulas = [line for line in lines if len(line) > 100 and "markdown" not in more]
+        assert formulas == []
+        if "markdown" in more:  # where prose and formulas are the reader's to fold
+            numbers = "\n".join(lines).split("```")[1::2]
+            assert max(len(line) for block in numbers for line in block.splitlines()) <= 100
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_exercise_asks_for_every_number_and_answers_it(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name]) == 0
+    whole = capsys.readouterr().out
+    assert main([name, "--blanks"]) == 0
+    sheet, answers = capsys.readouterr().out.split("\nAnswers\n")
+    asked = re.findall(r"^    (\(\d+\).*) :?= \.{40}$", sheet, re.MULTILINE)
+    answered = re.findall(r"^    (\(\d+\).*?) (?::?=) ", answers, re.MULTILINE)
+    assert asked == answered
+    assert [line.split()[0] for line in asked] == [f"({i + 1})" for i in range(len(asked))]
+    for line in re.findall(r"^    (?!.*= [(\[].*, )(.*[=≈] .*)$", whole, re.MULTILINE):
+        given = line in sheet
+        assert given or re.search(rf"^    \(\d+\) {re.escape(line)}$", answers, re.MULTILINE), line
+    _, backward = sheet.split("\nForward\n")
+    assert "·" not in re.sub(r"^\S.*", "", backward, flags=re.MULTILINE)  # only in formulas
+    assert "before the update and is" not in sheet
+    assert "Check against autograd" not in sheet
+
+
+LATEX = [("two-two-two", "1"), ("branching", "2"), ("vector-form", "3"), ("--sizes 4 2", "2")]
+
+
+@pytest.mark.parametrize(("name", "notation"), LATEX)
+def test_latex_is_ascii_and_every_formula_parses(
+    name: str, notation: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """matplotlib reads TeX's math mode: it refuses unknown commands and two superscripts."""
+    from matplotlib.mathtext import MathTextParser
+
+    assert main([*name.split(), "--notation", notation, "--format", "latex"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.isascii()
+    opened = re.findall(r"\\begin\{(\w+)\}", printed)
+    assert sorted(opened) == sorted(re.findall(r"\\end\{(\w+)\}", printed))
+    assert re.findall(r"(?<!\\)[_^]", re.sub(r"\$[^$]*\$", "", printed)) == []
+    # What differs in its digits alone is read once: the parser takes 20 ms for a line.
+    formulas = re.findall(r"\$[^$]*\$", printed.replace("\\allowbreak", ""))
+    alike = {re.sub(r"\d+", "1", formula) for formula in formulas}
+    assert len(alike) > 20
+    parser = MathTextParser("path")
+    for formula in alike:
+        parser.parse(formula)
+
+
+def test_latex_escapes_what_stands_in_a_title() -> None:
+    printed = render.latex([render.Heading(r"runs/a_b\input{x}$x^2~#1%&")])
+    assert r"runs/a\_b\textbackslash{}input\{x\}\$x\^{}2\~{}\#1\%\&" in printed
+
+
+def test_html_is_one_page_that_escapes_and_loads_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["branching", "--format", "html"]) == 0
+    page = capsys.readouterr().out
+    assert re.findall(r"(?:src|href|url|@import)\W", page) == []
+    assert "s_o = 2 · 3/4 + (−1) · 9/10 = 3/5" in page
+    network = NETWORKS["branching"]
+    hostile = "<script>alert(1)</script>&\"'"
+    units = ((hostile,), ("i",), ("j", "k"), ("o",))
+    computed = trace.compute(
+        network.model(), tensor(network.x), tensor(network.y), cost=network.cost, lr=1.0
+    )
+    blocks = [render.Heading(hostile), *trace.story(computed, 2, units)]
+    page = render.html(blocks)
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") > 5
+    parsed = Tags()
+    parsed.feed(page)
+    assert parsed.open == []
+
+
+class Tags(HTMLParser):
+    """Which elements are open, of those that must be closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("notation", [1, 2, 3])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_is_drawn_with_every_unit_and_weight(
+    name: str, notation: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = NETWORKS[name]
+    n = NOTATIONS[notation](network.sizes, network.units)
+    units = [n.unit(layer, u) for layer, size in enumerate(n.sizes) for u in range(size)]
+    weights = [
+        n.weight(layer + 1, (j, k))
+        for layer, (n_in, n_out) in enumerate(pairwise(n.sizes))
+        for j in range(n_out)
+        for k in range(n_in)
+    ]
+    assert main([name, "--notation", str(notation), "--format", "svg"]) == 0
+    image = ElementTree.fromstring(capsys.readouterr().out)
+    svg = "{http://www.w3.org/2000/svg}"
+    assert sorted(text.text or "" for text in image.iter(f"{svg}text")) == sorted(units + weights)
+    assert len(list(image.iter(f"{svg}path"))) == len(weights)
+    in_text = " ".join(draw.text(n)).split()
+    assert sorted(word for word in in_text if not 0x2800 <= ord(word[0]) < 0x2900) == sorted(units)
 
 
 def test_a_network_has_one_name_in_both_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,6 +227,13 @@ def test_seed_draws_other_weights_and_repeats(capsys: pytest.CaptureFixture[str]
         (["--run", "x", "--seed", "1"], "--seed draws the weights of a document's network"),
         (["--run", "x", "--network", "branching"], "not allowed with argument"),
         (["--seed", "-1"], "--seed -1"),
+        (["--sizes", "2"], "--sizes 2: 2 to 6 layers of 1 to 4 units each expected"),
+        (["--sizes", "2", "5"], "--sizes 2 5: 2 to 6 layers of 1 to 4 units each expected"),
+        (["--sizes", "2", "0"], "--sizes 2 0: 2 to 6 layers of 1 to 4 units each expected"),
+        (["--sizes", *"1111111"], "--sizes 1 1 1 1 1 1 1: 2 to 6 layers"),
+        (["--sizes", "2", "x"], "invalid int value: 'x'"),
+        (["--run", "x", "--sizes", "2", "1"], "not allowed with argument"),
+        (["branching", "--format", "pdf"], "invalid choice: 'pdf'"),
         (["--run", "x", "--example", "one"], "invalid int value: 'one'"),
     ],
 )

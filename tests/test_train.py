@@ -88,7 +88,12 @@ def test_nothing_is_said_of_the_direct_engine_where_it_is_no_choice(
 
 
 def test_a_checkpoints_rows_have_what_the_terminal_prints() -> None:
-    assert terminal.line({"epoch": 1, **dict.fromkeys(checkpoint._FIGURES, 0.5)})
+    row = {**dict.fromkeys(terminal.FIGURES, 0.5), "epoch": 1}
+    assert terminal.line(row)
+    assert checkpoint._are_rows([row], 1)
+    for figure in terminal.FIGURES:
+        without = {name: value for name, value in row.items() if name != figure}
+        assert not checkpoint._are_rows([without], 1), figure
 
 
 def test_run_folder_holds_config_metrics_and_checkpoint(run: Callable[..., Result]) -> None:

@@ -16,6 +16,7 @@ import torch
 from manual_bp import Linear, Sigmoid, backprop, functional
 from manual_bp.worked_examples import (
     EXAMPLES,
+    NAMES,
     NETWORKS,
     Network,
     Worked,
@@ -27,8 +28,7 @@ from manual_bp.worked_examples import (
 from manual_bp.worked_examples.__main__ import main, report
 from manual_bp.worked_examples.document1 import backpropagate, updates
 from manual_bp.worked_examples.networks import tensor
-from manual_bp.worked_examples.paths import partials_by_paths
-from manual_bp.worked_examples.worked import gradients
+from manual_bp.worked_examples.worked import gradients, partials_by_paths
 
 L = 1.0986122886681098
 ROUNDING = 1e-13  # a few dozen float64 roundings; the sums are short
@@ -192,6 +192,7 @@ BY_HAND = {
 
 def test_every_example_has_numbers_worked_by_hand() -> None:
     assert set(BY_HAND) == set(EXAMPLES)
+    assert tuple(EXAMPLES) == NAMES
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -360,7 +361,7 @@ def test_descent_refuses_an_empty_batch() -> None:
 
 def test_building_a_network_leaves_the_random_state_alone() -> None:
     before = torch.random.get_rng_state()
-    NETWORKS["two-two-two"].model(seed=3)
+    NETWORKS["two-two-two"].drawn(3).model()
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

@@ -1,6 +1,7 @@
 """Side-by-side timing of the same steps: `python -m manual_bp.bench`.
 
-problem.py     a configuration; its data, batches and initial weights; the cost all must reach
+configuration.py a network and a batch size; the contenders' names
+problem.py     its data, batches and initial weights; the cost all must reach
 torch_peers.py torch.nn, compiled or not, under a CUDA graph; our Functions; `direct`; bare products
 array_peers.py NumPy, JAX, scikit-learn
 measure.py     interleaved repeats

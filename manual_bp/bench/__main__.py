@@ -8,12 +8,13 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from manual_bp.bench.configuration import NAMES, Configuration
+from manual_bp.extras import missing
 
-from manual_bp.bench import memory, problem, report
-from manual_bp.bench.measure import CONTENDERS, Table, compare
-from manual_bp.bench.problem import Configuration
+if TYPE_CHECKING:
+    from manual_bp.bench.measure import Table
 
 CONFIGURATIONS = (
     "784-30-10:10",
@@ -24,12 +25,24 @@ CONFIGURATIONS = (
     "784-128-10:64:dense",
     "784-30-10:10:linear",
 )
+PICTURE_FORMATS = ("png", "svg", "pdf", "jpg")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.bench") -> int:
     """Measure, print, write. Returns the exit status: 1 if a contender reached another cost."""
     args = _parser(prog).parse_args(argv)
-    device = args.device
+    needs = ["numpy", "threadpoolctl", *["matplotlib"] * bool(args.picture)]
+    if lacking := missing(*needs, extra="bench"):
+        print(f"{prog}: error: {lacking}", file=sys.stderr)
+        return 1
+
+    # torch takes a second to import: --help and wrong usage do without it
+    import torch
+
+    from manual_bp.bench import memory, problem, report
+    from manual_bp.bench.measure import compare
+
+    device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print(
             "manual_bp.bench: --device cuda, but there is no CUDA device here; use --device cpu",
@@ -81,8 +94,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--contenders",
         nargs="+",
-        choices=CONTENDERS,
-        default=list(CONTENDERS),
+        choices=NAMES,
+        default=list(NAMES),
         metavar="NAME",
         help="of %(choices)s (default: all)",
     )
@@ -125,10 +138,10 @@ def _configuration(text: str) -> Configuration:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _device(text: str) -> torch.device:
+def _device(text: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r}: cpu, cuda or cuda:N is needed")
-    return torch.device(text)
+    return text
 
 
 def _file(text: str) -> Path:
@@ -140,10 +153,10 @@ def _file(text: str) -> Path:
 
 
 def _picture(text: str) -> Path:
-    path, formats = _file(text), report.PICTURE_FORMATS
-    if path.suffix.lower().lstrip(".") not in formats:
+    path = _file(text)
+    if path.suffix.lower().lstrip(".") not in PICTURE_FORMATS:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: a name that ends in one of {', '.join(formats)} is needed"
+            f"{text!r}: a name that ends in one of {', '.join(PICTURE_FORMATS)} is needed"
         )
     return path
 

@@ -13,7 +13,8 @@ import torch
 from threadpoolctl import threadpool_limits  # scikit-learn brings it
 
 from manual_bp.bench.array_peers import JAX, NumPy, ScikitLearn
-from manual_bp.bench.problem import EXAMPLES, TOLERANCE, Configuration, Problem
+from manual_bp.bench.configuration import EXAMPLES, Configuration
+from manual_bp.bench.problem import TOLERANCE, Problem
 from manual_bp.bench.torch_peers import (
     Contender,
     Direct,

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from manual_bp.bench import problem as problems
-from manual_bp.bench.problem import Configuration, Problem
+from manual_bp.bench.configuration import Configuration
+from manual_bp.bench.problem import Problem
 from manual_bp.bench.torch_peers import Contender
 
 STEPS = 3

@@ -13,69 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from manual_bp.bench.configuration import EXAMPLES, Configuration
+
 PIXEL_SCALE = 1 / 255
-EXAMPLES = 60_000
 TOLERANCE = 1e-4  # relative, of the final cost against float64
 COST_EXAMPLES = 2_000
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """`sizes` and `batch` as in "784-30-10:10".
-
-    A ":linear" after it means a linear output layer, ":dense" inputs without zeros.
-    """
-
-    sizes: tuple[int, ...]
-    batch: int
-    linear: bool = False
-    dense: bool = False
-
-    @classmethod
-    def parse(cls, text: str) -> Configuration:
-        """Read "784-30-10:10", "784-30-10:10:linear" or "784-30-10:10:dense".
-
-        Raises:
-            ValueError: anything else.
-        """
-        sizes, _, rest = text.partition(":")
-        batch, *kinds = rest.split(":")
-        try:
-            found = cls(
-                tuple(map(int, sizes.split("-"))), int(batch), "linear" in kinds, "dense" in kinds
-            )
-        except ValueError:
-            found = None
-        known = set(kinds) <= {"linear", "dense"}
-        if found is None or len(found.sizes) < 2 or min(*found.sizes, found.batch) < 1 or not known:
-            raise ValueError(
-                f"{text!r}: a network and a batch size such as 784-30-10:10 or 784-30-10:10:linear"
-            )
-        return found
-
-    def __str__(self) -> str:
-        kinds = ":linear" * self.linear + ":dense" * self.dense
-        return "-".join(map(str, self.sizes)) + f":{self.batch}{kinds}"
-
-    @property
-    def flops(self) -> int:
-        """Operations in one step's matrix products, two a multiply-add; the input needs no δ."""
-        layers = list(pairwise(self.sizes))
-        return (
-            2
-            * self.batch
-            * sum((2 if i == 0 else 3) * n_in * n_out for i, (n_in, n_out) in enumerate(layers))
-        )
-
-    @property
-    def default_steps(self) -> int:
-        """About 20 GFLOP; at least 2 steps, and at most 1,000 or a third of an epoch."""
-        return max(2, min(1_000, EXAMPLES // (3 * self.batch), round(20e9 / self.flops)))
-
-    @property
-    def default_threads(self) -> int:
-        """In batches below 32 every peer is faster on one thread than on more."""
-        return 1 if self.batch < 32 else torch.get_num_threads()
 
 
 @dataclass

@@ -12,8 +12,6 @@ import torch
 
 from manual_bp.bench.measure import Result, Table
 
-PICTURE_FORMATS = ("png", "svg", "pdf", "jpg")
-
 
 def machine(device: torch.device) -> str:
     """The machine that gave the figures, in words."""

@@ -7,16 +7,23 @@ TensorBoard's text tab:
     writer.add_text("trace", trace.markdown(model, x[0], y[0], cost="half_per_example", lr=0.5))
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
-
+from manual_bp.lazy import lazy
 from manual_bp.notation import Units
-from manual_bp.trace import render
-from manual_bp.trace.passes import Trace, compute
-from manual_bp.trace.story import story
+
+if TYPE_CHECKING:  # torch takes a second to import: the command prints its help without torch
+    from torch import Tensor, nn
+
+    from manual_bp.trace.passes import Trace, compute
+    from manual_bp.trace.telling import story
 
 __all__ = ["Trace", "compute", "markdown", "story", "text"]
+
+__getattr__, __dir__ = lazy(__name__, {"Trace": "passes", "compute": "passes", "story": "telling"})
 
 
 def markdown(
@@ -47,7 +54,10 @@ def markdown(
         RuntimeError: hooks or a `forward` of its own, or weights that do not fit each other.
         ValueError: sizes that do not fit, more than one example, an unknown cost or notation.
     """
-    return render.markdown(story(compute(model, x, y, cost=cost, lr=lr), notation, units))
+    from manual_bp.trace import passes, render, telling
+
+    trace = passes.compute(model, x, y, cost=cost, lr=lr)
+    return render.markdown(telling.story(trace, notation, units))
 
 
 def text(
@@ -61,4 +71,7 @@ def text(
     units: Units | None = None,
 ) -> str:
     """The same for the terminal: arguments and errors as of `markdown`."""
-    return render.text(story(compute(model, x, y, cost=cost, lr=lr), notation, units))
+    from manual_bp.trace import passes, render, telling
+
+    trace = passes.compute(model, x, y, cost=cost, lr=lr)
+    return render.text(telling.story(trace, notation, units))

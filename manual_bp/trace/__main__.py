@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from manual_bp.notation import NOTATIONS
-from manual_bp.trace import compute, numbers, render, story
-from manual_bp.trace.story import Block, Heading, Step
-from manual_bp.worked_examples.networks import NETWORKS, Network, exactly, tensor
+from manual_bp.trace import render
+from manual_bp.trace.blocks import Block, Heading
+from manual_bp.trace.worksheet import worksheet
+from manual_bp.worked_examples.networks import NETWORKS, random_network, tensor
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.trace") -> int:
@@ -18,10 +19,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.tra
     args = _parse(argv, prog)
     try:
         blocks = _run(args) if args.run is not None else _network(args)
+        printed = render.FORMATS[args.format](worksheet(blocks) if args.blanks else blocks)
     except ValueError as error:
         print(f"trace: error: {error}", file=sys.stderr)
         return 1
-    print(render.markdown(blocks) if args.format == "markdown" else render.text(blocks), end="")
+    print(printed, end="")
     return 0
 
 
@@ -41,6 +43,13 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     )
     what.add_argument("--network", choices=NETWORKS, metavar="NAME", help="the same")
     what.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="a random network: the width of each layer, the input's first, each 1 to 4",
+    )
+    what.add_argument(
         "--run",
         metavar="RUN",
         help="a run that train.py wrote: its folder, its name in runs/, or latest, the one in "
@@ -50,7 +59,10 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
         "--example", type=int, metavar="I", help="with --run: which test image (default: 0)"
     )
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="a network's weights drawn at random from this seed"
+        "--seed",
+        type=int,
+        metavar="N",
+        help="random weights of one decimal; with --sizes the example too (default there: 0)",
     )
     parser.add_argument(
         "--notation",
@@ -60,7 +72,13 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
         "document; 1 with --run)",
     )
     parser.add_argument(
-        "--format", choices=("text", "markdown"), default="text", help="(default: %(default)s)"
+        "--blanks", action="store_true", help="an exercise: blanks to fill in, then the answers"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("text", "markdown", "latex", "html", "svg"),
+        default="text",
+        help="svg is the drawing of the network alone (default: %(default)s)",
     )
     args = parser.parse_args(argv)
     if args.run is None and args.example is not None:
@@ -69,43 +87,33 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
         parser.error("--seed draws the weights of a document's network: a run has its own")
     if args.seed is not None and not 0 <= args.seed < 2**63:
         parser.error(f"--seed {args.seed}: 0 to 2^63 − 1 expected")
+    sizes = args.sizes
+    if sizes and not (2 <= len(sizes) <= 6 and min(sizes) >= 1 and max(sizes) <= 4):
+        shown = " ".join(map(str, sizes))
+        parser.error(f"--sizes {shown}: 2 to 6 layers of 1 to 4 units each expected")
     return args
 
 
 def _network(args: argparse.Namespace) -> list[Block]:
-    network = NETWORKS[args.name or args.network or "two-two-two"]
-    model, x, y = network.model(args.seed), tensor(network.x), tensor(network.y)
-    trace = compute(model, x, y, cost=network.cost, lr=network.lr)
-    drawn = "" if args.seed is None else f", random weights from seed {args.seed}"
-    title = Heading(f"Document {network.document}, {network.name}: {network.title}{drawn}")
-    notation = args.notation or network.document
-    weights = [_weights(network, notation)] if args.seed is None else []
-    return [title, *weights, *story(trace, notation, network.units)]
+    from manual_bp.trace import compute, story  # with torch, which takes a second to import
 
-
-def _weights(network: Network, notation: int) -> Step:
-    """The weights as they are meant: 2.197 = 2 ln 3 is what lets σ be worked with a pencil."""
-    n = NOTATIONS[notation](network.sizes, network.units)
-    meant = [
-        (n.weight(layer, (i, j)), weight)
-        for layer, matrix in enumerate(network.weights, start=1)
-        for i, row in enumerate(matrix)
-        for j, weight in enumerate(row)
-    ]
-    meant += [
-        (n.symbol("b", layer, i), bias)
-        for layer, row in enumerate(network.biases or (), start=1)
-        for i, bias in enumerate(row)
-    ]
-    lines = []
-    for symbol, value in meant:
-        exact, rounded = exactly(value), numbers.number(value)
-        lines.append(f"{symbol} = {exact}" + (f" = {rounded}" if exact != rounded else ""))
-    return Step("weights, for which σ(k ln 3) = 3ᵏ/(1 + 3ᵏ)", f"{len(lines)} numbers", tuple(lines))
+    if args.sizes:
+        network = random_network(args.sizes, args.notation or 1, args.seed or 0)
+        title = f"{network.title}, random weights from seed {args.seed or 0}"
+    else:
+        network = NETWORKS[args.name or args.network or "two-two-two"]
+        title = f"Document {network.document}, {network.name}: {network.title}"
+        if args.seed is not None:
+            network = network.drawn(args.seed)
+            title += f", random weights from seed {args.seed}"
+    x, y = tensor(network.x), tensor(network.y)
+    trace = compute(network.model(), x, y, cost=network.cost, lr=network.lr)
+    return [Heading(title), *story(trace, args.notation or network.document, network.units)]
 
 
 def _run(args: argparse.Namespace) -> list[Block]:
     # Training stands above trace and takes a second to import: only if a run is read.
+    from manual_bp.trace import compute, story
     from manual_bp.training import traced_run
     from manual_bp.training.errors import UserError
 

@@ -76,8 +76,7 @@ def augment(
     if images.dtype != torch.uint8 or images.dim() != 2 or images.shape[1] != side * side:
         raise ValueError(
             f"augment: images {tuple(images.shape)} of {images.dtype}: uint8 (N, {side * side}) is "
-            f"expected, "
-            f"{side} × {side} pixels each"
+            f"expected, {side} × {side} pixels each"
         )
     strength = distortion or Distortion()
     fields = _fields(side, strength)  # (3 + terms, pixels)
@@ -86,9 +85,8 @@ def augment(
     distorted = torch.empty_like(images)
     for start in range(0, len(images), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        q = (coefficients[rows] @ fields).unflatten(
-            2, (side, side)
-        )  # (n, 2, side, side): where to look, x and y
+        # Where to look, x and y  (n, 2, side, side)
+        q = (coefficients[rows] @ fields).unflatten(2, (side, side))
         samples = torch.nn.functional.grid_sample(
             images[rows].view(-1, 1, side, side).float(),
             q.permute(0, 2, 3, 1),
@@ -101,9 +99,7 @@ def augment(
 
 
 def _fields(side: int, strength: Distortion) -> Tensor:
-    """1, x, y and the elastic terms (α/√3) √(λ_i λ_j) V_i ⊗ V_j, in half image sides: (3 + terms,
-    side · side).
-    """
+    """1, x, y and (α/√3) √(λ_i λ_j) V_i ⊗ V_j, in half image sides: (3 + terms, side · side)."""
     centres = (torch.arange(side, dtype=torch.float64) + 0.5) / side  # 0 to 1 across the image
     y, x = torch.meshgrid(2 * centres - 1, 2 * centres - 1, indexing="ij")
     affine = torch.stack([torch.ones_like(x), x, y]).flatten(1)
@@ -113,12 +109,10 @@ def _fields(side: int, strength: Distortion) -> Tensor:
     d = _SIDE * (centres[:, None] - centres)
     k = torch.exp(-d.square() / (4 * sigma**2)) / (2 * sigma * math.sqrt(math.pi))
     eigenvalues, V = torch.linalg.eigh(k)
-    V = (
-        V * V[0].sign()
-    )  # an eigenvector's sign is arbitrary: settle it, so that a seed means one field everywhere
-    products = torch.outer(eigenvalues, eigenvalues).clamp_min(
-        0
-    )  # λ_i λ_j, rounding errors left out
+    # An eigenvector's sign is arbitrary: settle it, so that a seed means one field everywhere.
+    V = V * V[0].sign()
+    # λ_i λ_j, rounding errors left out
+    products = torch.outer(eigenvalues, eigenvalues).clamp_min(0)
     order = products.flatten().argsort(descending=True, stable=True)
     variances = products.flatten()[order]
     terms = int((variances.cumsum(0) < _KEPT * variances.sum()).sum()) + 1

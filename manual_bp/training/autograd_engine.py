@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -27,11 +28,7 @@ class AutogradEngine:
 
     With several processes each takes its share of every batch, and DistributedDataParallel adds the
     gradients up: N processes with batches of B walk the same way as one with batches of N · B.
-
-    Args:
-        plan: cost, batch size, momentum, weight decay, precision, compilation.
-        model: Linear and Sigmoid layers, ours or torch.nn's.
-        world: the processes.
+    The layers of `model` are Linear and Sigmoid, ours or torch.nn's.
     """
 
     def __init__(self, plan: Plan, model: nn.Sequential, world: World) -> None:
@@ -54,27 +51,22 @@ class AutogradEngine:
         self._forward = forward
 
     def train_epoch(
-        self,
-        part: Part,
-        order: Tensor,
-        learning_rates: Sequence[float],
-        progress: Callable[[int], object],
+        self, part: Part, order: Tensor, rates: Sequence[float], progress: Callable[[int], object]
     ) -> dict[str, Tensor]:
         """As `Engine.train_epoch`."""
         # GradScaler leaves out a step whose gradient overflowed in float16; so do the averages.
         tally = _Tally(len(self._parameters), self._targets, self._world, self._scaler.is_enabled())
         batches = order.split(self._plan.batch_size)
-        for rows, learning_rate in zip(batches, learning_rates, strict=True):
+        for rows, rate in zip(batches, rates, strict=True):
             mine = self._world.share(rows)
             labels = part.labels[mine]
-            norms, outputs = self.step(part.images[mine], labels, learning_rate, len(rows))
+            norms, outputs = self.step(part.images[mine], labels, rate, len(rows))
             tally.add(norms, outputs, labels)
             progress(1)
         squared_error, correct, *norms = tally.values().unbind()
         parameters = [name for layer in self._layers for name in layer.parameters]
-        deltas = [layer.tag for layer in self._layers]
         tags = ["grad_norm/total", *(f"grad_norm/{name}" for name in parameters)]
-        tags += [f"delta_norm/{name}" for name in deltas]
+        tags += [f"delta_norm/{layer.tag}" for layer in self._layers]
         return {
             "cost/train": cost_per_example(self._plan.cost, squared_error, len(order)),
             "accuracy/train": correct / len(order),
@@ -140,12 +132,9 @@ class AutogradEngine:
 
     def _offsets(self, m: int) -> list[Tensor]:
         """Zeros to add to each z: their gradient is δ, which a compiled graph keeps to itself."""
-        kind: dict[str, Any] = {
-            "dtype": self._low_precision or self._dtype,
-            "device": self._device,
-            "requires_grad": True,
-        }
-        return [torch.zeros(m, layer.weight.shape[0], **kind) for layer in self._layers]
+        dtype = self._low_precision or self._dtype
+        zeros = functools.partial(torch.zeros, dtype=dtype, device=self._device, requires_grad=True)
+        return [zeros(m, layer.weight.shape[0]) for layer in self._layers]
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self._low_precision is None:
@@ -196,12 +185,7 @@ class _Descent:
 
 
 class _Forward(nn.Module):
-    """The layers one by one: the output, and every pre-activation z.
-
-    Args:
-        layers: linear layers and sigmoids.
-        retain: keep ∂C/∂z as `.grad` of each z.
-    """
+    """The layers one by one: the output, and every z, which keeps ∂C/∂z as `.grad` if `retain`."""
 
     def __init__(self, layers: nn.Sequential, retain: bool) -> None:
         super().__init__()
@@ -225,7 +209,7 @@ class _Tally:
     """What an epoch's steps add up to, kept on the device: nothing is read back before the end.
 
     A step hands over the norms of its gradients and δs (scalars) and its outputs. They are put in
-    lists, which costs a step next to nothing, and are reduced by the hundred.
+    lists, which costs a step next to nothing, and are stacked by the hundred.
 
     Args:
         gradients: how many of a step's norms belong to parameters; the rest belong to δs.
@@ -238,11 +222,11 @@ class _Tally:
     def __init__(self, gradients: int, targets: Tensor, world: World, skip_overflows: bool) -> None:
         self._gradients, self._targets, self._world = gradients, targets, world
         self._skip_overflows = skip_overflows
-        self._norms: list[Tensor] = []  # of all steps, one after another
+        self._norms: list[Tensor] = []  # of the steps since the last flush, one after another
         self._outputs: list[Tensor] = []
         self._labels: list[Tensor] = []
-        # [steps, Σ (a − y)², Σ correct, Σ total norm, Σ norm of each], float64
-        self._sums: Tensor | None = None
+        self._squares: list[Tensor] = []  # of the norms, (steps, norms of a step)
+        self._counts: list[Tensor] = []  # [Σ (a − y)², Σ correct]
 
     def add(self, norms: Sequence[Tensor], outputs: Tensor, labels: Tensor) -> None:
         """Add one step: its norms, its outputs a (m, n_out) and its labels (m,)."""
@@ -255,12 +239,18 @@ class _Tally:
     def _flush(self) -> None:
         if not self._norms:
             return
-        squares = wide(torch.stack(self._norms)).square().view(len(self._outputs), -1)
+        squares = wide(torch.stack(self._norms)).square()
+        self._squares.append(squares.view(len(self._outputs), -1))
         outputs, labels = torch.cat(self._outputs), torch.cat(self._labels)
         squared_errors = (outputs - self._targets[labels]).square_()  # (a − y)²  (examples, n_out)
-        squared_error = wide(squared_errors.sum(1)).sum()
-        correct = wide((outputs.argmax(1) == labels).sum())
-        counts = torch.stack([squared_error, correct])
+        correct = wide(outputs.argmax(1) == labels).sum()
+        self._counts.append(torch.stack([wide(squared_errors.sum(1)).sum(), correct]))
+        self._norms, self._outputs, self._labels = [], [], []
+
+    def values(self) -> Tensor:
+        """[Σ (a − y)², Σ correct, mean total gradient norm, mean norm of each], on the device."""
+        self._flush()
+        counts, squares = torch.stack(self._counts).sum(0), torch.cat(self._squares)
         gradient_squares = squares[:, : self._gradients]
         # ‖δ‖² of the whole batch is the sum over the processes of ‖δ‖² of their rows.
         delta_squares = squares[:, self._gradients :].contiguous()
@@ -268,18 +258,8 @@ class _Tally:
         self._world.sum_(delta_squares)
         total = gradient_squares.sum(1, keepdim=True)  # ‖all gradients as one vector‖²  (steps, 1)
         norms = torch.cat([total, gradient_squares, delta_squares], 1).sqrt()
-        counted = counts.new_full((1,), len(norms))
-        if self._skip_overflows:
-            finite = total.isfinite()  # (steps, 1)
-            norms = norms.where(finite, 0.0)
-            counted = wide(finite.sum(0))
-        sums = torch.cat([counted, counts, norms.sum(0)])
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._norms, self._outputs, self._labels = [], [], []
-
-    def values(self) -> Tensor:
-        """[Σ (a − y)², Σ correct, mean total gradient norm, mean norm of each], on the device."""
-        self._flush()
-        assert self._sums is not None, "an epoch has at least one step"
-        steps, counts, norms = self._sums.split([1, 2, len(self._sums) - 3])
-        return torch.cat([counts, norms / steps])  # NaN where no step counted
+        if not self._skip_overflows:
+            return torch.cat([counts, norms.mean(0)])
+        finite = total.isfinite()  # (steps, 1)
+        means = norms.where(finite, 0.0).sum(0) / finite.sum()  # NaN where no step counted
+        return torch.cat([counts, means])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from manual_bp.training.errors import UserError
 from manual_bp.training.plan import Plan
+from manual_bp.training.terminal import FIGURES
 
 FORMAT = 3
 NAME = "checkpoint.pt"
@@ -24,15 +25,6 @@ _ENTRIES: dict[str, type] = {
     "metrics": list,
     "plan": dict,
 }
-# What the terminal prints of each epoch.
-_FIGURES = (
-    "cost/train",
-    "cost/validation",
-    "accuracy/train",
-    "accuracy/validation",
-    "grad_norm/total",
-    "time/epoch_seconds",
-)
 
 
 @dataclass(frozen=True)
@@ -46,14 +38,6 @@ class Checkpoint:
     engine: dict[str, Any]
     shuffle: Tensor  # state of the generator that shuffles
     metrics: list[dict[str, Any]]  # rows of epochs 1 to `epoch`
-
-
-def contents(
-    plan: Plan, epoch: int, state: dict[str, Any], shuffle: Tensor, metrics: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """What a checkpoint holds: tensors and plain values; `state` has "model" and "engine"."""
-    own = {"format": FORMAT, "epoch": epoch, "plan": plan.as_dict()}
-    return {**state, **own, "shuffle": shuffle, "metrics": metrics}
 
 
 def read(path: Path) -> Checkpoint:
@@ -105,14 +89,12 @@ def read(path: Path) -> Checkpoint:
 
 def _are_rows(metrics: list[Any], epochs: int) -> bool:
     """Whether these are the rows of epochs 1 to `epochs`, each with its figures."""
-    if len(metrics) != epochs:
-        return False
-    for epoch, row in enumerate(metrics, start=1):
-        if not isinstance(row, dict) or row.get("epoch") != epoch:
-            return False
-        if not all(isinstance(row.get(name), int | float) for name in _FIGURES):
-            return False
-    return True
+    return len(metrics) == epochs and all(
+        isinstance(row, dict)
+        and row.get("epoch") == epoch
+        and all(isinstance(row.get(name), int | float) for name in FIGURES)
+        for epoch, row in enumerate(metrics, start=1)
+    )
 
 
 def find(run: str, logdir: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import os
 import shlex
@@ -13,13 +12,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from manual_bp.extras import missing
 from manual_bp.training.errors import UsageError, UserError
 from manual_bp.training.options import parse
 
 if TYPE_CHECKING:  # torch takes a second: --help and wrong usage do without it
     from manual_bp.training.run import Result, Run
 
-_NEEDS = ("torchvision", "tensorboard", "tqdm", "sklearn", "matplotlib", "PIL")
+NEEDS = ("torchvision", "tensorboard", "tqdm", "sklearn", "matplotlib", "PIL")
 
 
 class _Terminated(KeyboardInterrupt):
@@ -41,10 +41,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> Result:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # η is not in every encoding
     options, given = parse(argv, prog)
-    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
-    if missing:
-        what = ", ".join(missing)
-        _say(prog, f"error: training needs {what}: pip install 'manual_bp[train]'")
+    if lacking := missing(*NEEDS, extra="train"):
+        _say(prog, f"error: {lacking}")
         raise SystemExit(1)
     run: Run | None = None
     try:
@@ -56,13 +54,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> Result:
     except UserError as error:
         _say(prog, f"error: {error}")
         raise SystemExit(2 if isinstance(error, UsageError) else 1) from error
-    except BrokenPipeError:  # whoever read the output, such as head, has gone
-        _leave_stdout()
-        _say(prog, f"error: nobody reads the output any more: {_how_to_go_on(run, prog)}")
-        raise SystemExit(1) from None
     except OSError as error:
+        gone = isinstance(error, BrokenPipeError)  # whoever read the output, such as head
+        what = "nobody reads the output any more" if gone else error.strerror or str(error)
         _leave_stdout()
-        _say(prog, f"error: {error.strerror or error}: {_how_to_go_on(run, prog)}")
+        _say(prog, f"error: {what}: {_how_to_go_on(run, prog)}")
         raise SystemExit(1) from error
     except KeyboardInterrupt as error:
         if run is None or run.world.writes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -14,53 +15,17 @@ from torch import Tensor, nn
 from manual_bp import backprop, trace
 from manual_bp.backprop import Layer
 from manual_bp.normalisation import REDUCTIONS
-from manual_bp.training import measures, pictures
+from manual_bp.training import charts, measures, pictures, trouble
 from manual_bp.training.data import Dataset
 from manual_bp.training.event_file import EventFile
+from manual_bp.training.options import restore
 from manual_bp.training.plan import Plan
 from manual_bp.training.run_folder import RunFolder
 
 _PICTURES = 5  # of the first layer's weights, between the first and the last epoch
 _PACKAGES = ("numpy", "tensorboard", "matplotlib")
-METRICS = tuple(
-    f"{kind}/{part}" for kind in ("cost", "accuracy") for part in ("train", "validation", "test")
-)
-# Category, chart, and what the tags of its lines start with, as regular expressions.
-LAYOUT = {
-    "cost": {"cost C": ["Multiline", ["cost/.*"]]},
-    "accuracy": {"accuracy, a share of the examples": ["Multiline", ["accuracy/.*"]]},
-    "gradient norms": {
-        "‖∂C/∂W‖ by layer": ["Multiline", [r"grad_norm/.*\.weight"]],
-        "‖∂C/∂b‖ by layer": ["Multiline", [r"grad_norm/.*\.bias"]],
-        "all parameters as one vector": ["Multiline", ["grad_norm/total"]],
-    },
-    "δ per layer": {
-        "log₁₀ ‖δ‖ by layer": ["Multiline", ["delta_norm_log10/.*"]],
-        "‖δ‖ = ‖∂C/∂z‖ by layer": ["Multiline", ["delta_norm/.*"]],
-    },
-    "slope × error": {
-        "slope: mean σ′(z) by layer, at most ¼": ["Multiline", ["slope/.*"]],
-        "error let through: ‖δ‖ / ‖∂C/∂a‖ by layer, at most ¼": ["Multiline", ["passed/.*"]],
-        "saturated: share of σ′(z) < 0.01 by layer": ["Multiline", ["saturated/.*"]],
-    },
-}
-_MEANING = {
-    "cost/*, accuracy/*": "of the training images while they train; of the validation images after "
-    "each epoch; of the test images at the end",
-    "lr": "the learning rate η",
-    "grad_norm/*": "‖∂C/∂W‖ and ‖∂C/∂b‖, and of all as one vector: mean over the epoch's steps",
-    "delta_norm/*": "‖δ‖ = ‖∂C/∂z‖ by layer: mean over the epoch's steps",
-    "delta_norm_log10/*": "its logarithm; where the gradient vanishes, the layers lie in steps",
-    "slope/*": "mean σ′(z) = a(1 − a) by layer, at most ¼",
-    "passed/*": "‖δ‖ / ‖∂C/∂a‖ by layer, at most ¼: the share of the error that the slope passes",
-    "saturated/*": "share of σ′(z) < 0.01 by layer",
-    "dead/*": "share of a layer's units whose output is the same for every image, within 0.01",
-    "stuck/*": "share of units that hardly vary and whose slope is next to 0",
-    "update_ratio/*": "‖W_after − W_before‖ / ‖W_before‖ over the epoch",
-    "check/max_rel_error": "hand-derived gradients against torch.nn's by autograd, on one batch",
-    "time/*": "seconds of the epoch's steps, and of the whole epoch",
-    "non_finite/*": "how many entries a histogram leaves out: they are NaN or infinite",
-}
+# Flags beside --lr, --epochs and --seed that do not change what is learned, or are in `sizes`.
+_NO_HPARAMS = {"dataset", "data_dir", "hidden", "engine", "device", "threads", "histograms"}
 
 
 class Dashboard:
@@ -85,13 +50,12 @@ class Dashboard:
         self._folder, self._plan, self._model, self._dataset = folder, plan, model, dataset
         self._layers = backprop.read(model)
         self._dtype = self._layers[0].weight.dtype
-        self._events = EventFile(folder.path, first_epoch)
-        self._events.charts(LAYOUT)
-        values = plan.as_dict()
-        hparams = {name: v for name, v in values.items() if not name.startswith("data_")}
-        self._events.hparams_start(hparams | {"sizes": plan.network}, METRICS)
+        explained = partial(charts.explained, layers=self._layers)
+        self._events = EventFile(folder.path, first_epoch, explained)
+        self._events.charts(charts.layout(len(self._layers)))
+        self._events.hparams_start(hyperparameters(plan))
         start = first_epoch - 1
-        configuration = table(("what", "value"), values.items())
+        configuration = table(("what", "value"), plan.as_dict().items())
         self._events.text("run/configuration", configuration, start)
         self._events.text("run/environment", environment(), start)
         self._events.text("run/formulas", formulas(self._layers, plan), start)
@@ -99,25 +63,25 @@ class Dashboard:
             self._pictures(0, self._layers[0].weight)
         self._events.flush()
 
-    def epoch(self, row: Mapping[str, Any], trouble: Sequence[str], weights: Tensor) -> None:
+    def epoch(self, row: Mapping[str, Any], troubles: Sequence[str], weights: Tensor) -> None:
         """Write an epoch's curves, what is wrong with it, and the pictures that are due.
 
         Args:
             row: of metrics.jsonl.
-            trouble: a line each.
+            troubles: a line each.
             weights: W of the first layer, on the CPU.
         """
         epoch = row["epoch"]
-        self._events.scalars(curves(row), epoch)
-        if trouble:
-            self._events.text("run/trouble", "\n\n".join(trouble), epoch)
+        self._events.scalars(charts.curves(row) | charts.PERFECT, epoch)
+        if troubles:
+            self._events.text("run/1 trouble", markdown(troubles), epoch)
         self._pictures(epoch, weights)
         self._events.flush()
 
     def end(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write what is shown once: the test images, the trace of an example, summary.png."""
-        plan, side = self._plan, self._dataset.side
-        self._events.scalars(curves(rows[-1]), plan.epochs)
+        plan, side, test = self._plan, self._dataset.side, rows[-1]
+        self._events.scalars(charts.curves(test), plan.epochs)
         answers = pictures.Answers.of(self._model, self._dataset.test, self._dtype)
         worst, confusion = pictures.worst_digits(answers, side), pictures.confusion(answers)
         self._events.image("test/worst digits, label → answer", worst, plan.epochs)
@@ -125,14 +89,25 @@ class Dashboard:
         x, y = measures.examples(self._dataset.validation, self._dtype)
         told = trace.markdown(self._model, x[0], y[0], cost=plan.cost, lr=plan.lr)
         self._events.text("run/trace of one validation image", told, plan.epochs)
-        self._events.hparams_end()
-        self._events.flush()
+        labels = self._dataset.train.labels
+        troubles = trouble.of_run(plan, self._layers, labels, rows[:-1])
+        cost, accuracy = measures.guessing(labels, plan.cost)
+        result = (
+            f"test: {100 * test['accuracy/test']:.2f} % right, cost {test['cost/test']:.5f}; "
+            f"guessing: {100 * accuracy:.0f} %, {cost:.3g}"
+        )
+        told = markdown([result, *(troubles or ["no trouble was noticed"])])
+        self._events.text("run/2 result", told, plan.epochs)
+        verdict = pictures.verdict(rows, result, troubles)
+        self._events.image("a first look/accuracy and trouble", verdict, plan.epochs)
         title = (
             f"{self._folder.path.name}: {plan.dataset}, {plan.network}, cost {plan.cost}, "
-            f"η = {plan.lr:g} {plan.lr_schedule}, batches of {plan.batch_size}"
+            f"η = {plan.lr:g} {plan.lr_schedule}, batches of {plan.batch_size}\n{result}"
         )
-        summary = pictures.summary(rows, self._layers, answers, side, title)
-        self._folder.write_summary(pictures.png(summary))
+        self._events.hparams_end()
+        self._events.flush()
+        page = pictures.summary(rows, self._layers, answers, side, title, troubles)
+        self._folder.write_summary(pictures.png(page))
 
     def close(self) -> None:
         self._events.close()
@@ -150,11 +125,16 @@ class Dashboard:
                 self._events.histogram(tag, values, epoch)
 
 
-def curves(row: Mapping[str, Any]) -> dict[str, float]:
-    """A row's measures by tag, and log₁₀ ‖δ‖ where ‖δ‖ has one."""
-    found = {tag: value for tag, value in row.items() if tag != "epoch"}
-    norms = [tag for tag in found if tag.startswith("delta_norm/") and 0 < found[tag] < math.inf]
-    return found | {tag.replace("/", "_log10/"): math.log10(found[tag]) for tag in norms}
+def hyperparameters(plan: Plan) -> dict[str, Any]:
+    """What the page HParams shows: lr, sizes, epochs and seed, and flags that have no default.
+
+    The page shows its first five columns, sorted by name.
+    """
+    defaults = vars(restore({}))
+    flags = {name: v for name, v in vars(plan.options()).items() if v != defaults[name]}
+    flags = {name: v for name, v in flags.items() if name not in _NO_HPARAMS}
+    always = {"lr": plan.lr, "sizes": plan.network, "epochs": plan.epochs, "seed": plan.seed}
+    return flags | always
 
 
 def environment() -> str:
@@ -165,7 +145,7 @@ def environment() -> str:
 
 
 def formulas(layers: Sequence[Layer], plan: Plan) -> str:
-    """The forward and backward pass of this very network, and what the tags mean, as Markdown."""
+    """The forward and backward pass of this very network, as Markdown."""
     forward, backward = [], []
     for layer in layers:
         n = layer.number
@@ -193,17 +173,19 @@ def formulas(layers: Sequence[Layer], plan: Plan) -> str:
             "### Backward: δ = error ⊙ slope, the last layer first",
             table(("layer", "formula", "shape"), reversed(backward)),
             f"### Update\n\n{update}, and b likewise",
-            "### What the curves show",
-            table(("tags", "meaning"), _MEANING.items(), code=1),
         )
     )
 
 
-def table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]], code: int | None = None) -> str:
-    """A Markdown table; the first `code` columns as code, all by default."""
+def markdown(lines: Sequence[str]) -> str:
+    """A paragraph a line, with the flags as code."""
+    return re.sub(r"--[a-z-]+( [\w.]+)?", r"`\g<0>`", "\n\n".join(lines))
+
+
+def table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    """A Markdown table, all of it as code."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in rows:
         cells = [str(cell).replace("|", "∣").replace("`", "'").replace("\n", " ") for cell in row]
-        coded = [f"`{cell}`" if cell else cell for cell in cells[:code]]
-        lines.append("| " + " | ".join(coded + cells[len(coded) :]) + " |")
+        lines.append("| " + " | ".join(f"`{cell}`" if cell else "" for cell in cells) + " |")
     return "\n".join(lines)

@@ -1,5 +1,4 @@
-"""The data sets: MNIST and Fashion-MNIST through torchvision, and scikit-learn's handwritten
-digits.
+"""The data sets: MNIST and Fashion-MNIST, which torchvision fetches, and scikit-learn's digits.
 
 Images stay one uint8 tensor on the device and are indexed there; a step scales its own few rows to
 [0, 1].
@@ -26,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.extras import missing
 from manual_bp.training.errors import UserError
 
 PIXEL_SCALE = 1 / 255
@@ -112,15 +112,15 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
             return _digits(
                 "in MNIST's place",
                 f"MNIST is not in {root / 'MNIST' / 'raw'} and {error}: training on scikit-learn's "
-                f"small handwritten "
-                f"digits instead. To get MNIST, put its four idx files there, unpacked, or name "
-                f"the folder that holds "
-                f"MNIST/raw with --data-dir.",
+                f"small handwritten digits instead. To get MNIST, put its four idx files there, "
+                f"unpacked, or name the folder that holds MNIST/raw with --data-dir.",
             )
     return _mnist("mnist", root)
 
 
 def _digits(why: str, notice: str | None = None) -> Dataset:
+    if lacking := missing("sklearn", extra="train"):  # `manual-bp trace --run` needs torch alone
+        raise UserError(lacking)
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -147,26 +147,9 @@ def _mnist(name: str, root: Path) -> Dataset:
         except UserError as error:
             raise UserError(
                 f"{name}: {raw} has no {', '.join(missing)}, and {error}: put the uncompressed idx "
-                f"files there, name "
-                f"another folder with --data-dir, or use --dataset digits"
+                f"files there, name another folder with --data-dir, or use --dataset digits"
             ) from error
-    for file_name in _IDX_FILES:
-        _check_idx(raw / file_name)
-
-    kind = _torchvision_class(name)
-    try:
-        parts = [kind(str(root), train=train, download=False) for train in (True, False)]
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{name}: torchvision could not read {raw}: {_in_short(error)}") from error
-    (images, labels), (test_images, test_labels) = (
-        (part.data.reshape(-1, 784), part.targets) for part in parts
-    )
-    for which, seen in (("train", labels), ("t10k", test_labels)):
-        if int(seen.max()) >= CLASSES:
-            raise UserError(
-                f"{name}: {raw / f'{which}-labels-idx1-ubyte'} holds the label {int(seen.max())}: "
-                f"0 to 9 expected"
-            )
+    images, labels, test_images, test_labels = (_read_idx(raw / file) for file in _IDX_FILES)
     return Dataset(
         name,
         train=Part(images[:50_000], labels[:50_000]),
@@ -183,9 +166,8 @@ def _torchvision_class(name: str) -> Any:
     except Exception as error:  # a torchvision built for another torch fails in many ways
         raise UserError(
             f"torchvision {version('torchvision')} cannot be loaded beside torch "
-            f"{version('torch')} "
-            f"({_in_short(error)}): install a matching pair with pip install --upgrade torch "
-            f"torchvision"
+            f"{version('torch')} ({_in_short(error)}): install a matching pair with "
+            f"pip install --upgrade torch torchvision"
         ) from error
     return datasets.MNIST if name == "mnist" else datasets.FashionMNIST
 
@@ -195,28 +177,32 @@ def _missing(root: Path, name: str) -> list[str]:
     return [file_name for file_name in _IDX_FILES if not (raw / file_name).is_file()]
 
 
-def _check_idx(path: Path) -> None:
-    """Compare the header and the length of an idx file with what MNIST's must be."""
+def _read_idx(path: Path) -> Tensor:
+    """Images (count, 784), uint8, or labels (count,), int64, of a file that fits MNIST."""
     magic, count, size = _IDX_FILES[path.name]
     header = 16 if magic == 2051 else 8
     expected = header + count * size
     try:
-        with path.open("rb") as file:
-            start = file.read(header)
-        length = path.stat().st_size
+        content = bytearray(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    if length != expected:
+    if len(content) != expected:
         raise UserError(
-            f"{path}: {length} bytes, {expected} expected: the file is truncated or not MNIST's; "
-            f"fetch it again"
+            f"{path}: {len(content)} bytes, {expected} expected: the file is truncated or not "
+            f"MNIST's; fetch it again"
         )
     sides = (28, 28) if size == 784 else ()
-    if struct.unpack(f">{header // 4}i", start) != (magic, count, *sides):
+    if struct.unpack_from(f">{header // 4}i", content) != (magic, count, *sides):
         shape = "images of 28 × 28" if sides else "labels"
         raise UserError(
             f"{path}: not an idx file of {count} {shape} (magic number {magic}); fetch it again"
         )
+    values = torch.frombuffer(content, dtype=torch.uint8, offset=header)
+    if sides:
+        return values.view(count, size)
+    if int(values.max()) >= CLASSES:
+        raise UserError(f"{path}: holds the label {int(values.max())}: 0 to 9 expected")
+    return values.long()
 
 
 def _download(name: str, root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -22,11 +23,7 @@ class Engine(Protocol):
     """Trains the parameters of a model in place."""
 
     def train_epoch(
-        self,
-        part: Part,
-        order: Tensor,
-        learning_rates: Sequence[float],
-        progress: Callable[[int], object],
+        self, part: Part, order: Tensor, rates: Sequence[float], progress: Callable[[int], object]
     ) -> dict[str, Tensor]:
         """Visit the examples of `part` in `order`, one learning rate a step.
 
@@ -36,7 +33,7 @@ class Engine(Protocol):
         Args:
             part: the training images and labels.
             order: int64 indices into them.
-            learning_rates: η of each step.
+            rates: η of each step.
             progress: called with the number of steps made since its last call.
 
         Returns:
@@ -64,41 +61,33 @@ def build(plan: Plan, model: nn.Sequential, world: World) -> Engine:
     return DirectEngine(plan, model)
 
 
+def _trainer(plan: Plan, model: nn.Sequential, backend: str = "auto") -> direct.Trainer:
+    return direct.Trainer(
+        model,
+        reduction=plan.cost,
+        lr=0.0,
+        momentum=plan.momentum,
+        weight_decay=plan.weight_decay,
+        batch_size=plan.batch_size,
+        backend=backend,
+    )
+
+
 class DirectEngine:
     """`direct.Trainer` over an epoch: no autograd, no Function."""
 
     def __init__(self, plan: Plan, model: nn.Sequential) -> None:
         self._cost = plan.cost
-
-        def trainer(momentum: float, weight_decay: float, backend: str) -> direct.Trainer:
-            return direct.Trainer(
-                model,
-                reduction=plan.cost,
-                lr=0.0,
-                momentum=momentum,
-                weight_decay=weight_decay,
-                batch_size=plan.batch_size,
-                backend=backend,
-            )
-
-        self._trainer = trainer(plan.momentum, plan.weight_decay, "auto")
-        self._check = trainer(0.5, 0.0, self._trainer.backend)
+        self._trainer = _trainer(plan, model)
+        at_half = replace(plan, momentum=0.5, weight_decay=0.0)
+        self._check = _trainer(at_half, model, self._trainer.backend)
         self._at_rest = self._check.state_dict()
 
     def train_epoch(
-        self,
-        part: Part,
-        order: Tensor,
-        learning_rates: Sequence[float],
-        progress: Callable[[int], object],
+        self, part: Part, order: Tensor, rates: Sequence[float], progress: Callable[[int], object]
     ) -> dict[str, Tensor]:
         found = self._trainer.launch(
-            part.images,
-            part.labels,
-            order,
-            learning_rates,
-            pixel_scale=PIXEL_SCALE,
-            progress=progress,
+            part.images, part.labels, order, rates, pixel_scale=PIXEL_SCALE, progress=progress
         )
         return {
             "cost/train": cost_per_example(self._cost, found.squared_error, found.examples),
@@ -131,14 +120,7 @@ def direct_seconds(plan: Plan, model: nn.Sequential, part: Part) -> float:
     compiled yet, the PyTorch calls are timed: a compilation would take longer than is asked for.
     """
     backend = "auto" if library.is_built() or plan.device != "cpu" else "torch"
-    trainer = direct.Trainer(
-        copy.deepcopy(model),
-        reduction=plan.cost,
-        lr=0.0,
-        momentum=plan.momentum,
-        batch_size=plan.batch_size,
-        backend=backend,
-    )
+    trainer = _trainer(plan, copy.deepcopy(model), backend)
     step = plan.batch_size * sum(p.numel() for p in model.parameters())
     steps = min(plan.steps, max(1, int(_SAMPLE_WORK / step)))
     sample = part[: steps * plan.batch_size]

@@ -10,6 +10,4 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """Flags that contradict each other: the command exits with status 2, as after any other wrong
-    usage.
-    """
+    """Flags that contradict each other: exit status 2, as after any other wrong usage."""

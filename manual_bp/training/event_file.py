@@ -11,7 +11,7 @@ import importlib.util
 import io
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -31,22 +31,38 @@ class EventFile:
         folder: the run folder.
         first_epoch: points that an interrupted run left from this epoch on are dropped, so that
             curves do not overlap.
+        explained: a scalar's name on the pages and its description, by tag.
     """
 
-    def __init__(self, folder: Path, first_epoch: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        first_epoch: int = 1,
+        explained: Callable[[str], tuple[str, str]] = lambda tag: (tag, ""),
+    ) -> None:
         _leave_tensorflow_out()
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
         from torch.utils.tensorboard import SummaryWriter
 
-        self._summary = Summary
+        self._summary, self._metadata = Summary, SummaryMetadata
+        self._explained, self._tags = explained, set[str]()  # those that were explained
         # TensorBoard writes in a thread of its own. The next call here raises what failed there,
         # so the thread need not print it too.
         self._hook, threading.excepthook = threading.excepthook, self._but_not_twice
         self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
-        """A point of each curve, all in one event."""
+        """A point of each curve, all in one event. A curve's first point explains it."""
         points = [self._summary.Value(tag=tag, simple_value=v) for tag, v in values.items()]
+        for point in points:
+            if point.tag not in self._tags:
+                name, description = self._explained(point.tag)
+                # TensorBoard's data server keeps a name only where the class is given.
+                metadata = self._metadata(display_name=name, summary_description=description)
+                metadata.data_class = 1  # DATA_CLASS_SCALAR
+                metadata.plugin_data.plugin_name = "scalars"
+                point.metadata.CopyFrom(metadata)
+        self._tags |= set(values)
         self._add(self._summary(value=points), epoch)
 
     def charts(self, layout: Mapping[str, Mapping[str, list[Any]]]) -> None:
@@ -77,13 +93,16 @@ class EventFile:
         if len(finite):
             self._writer.add_histogram(tag, finite, epoch)
 
-    def hparams_start(self, hparams: Mapping[str, Any], metrics: Iterable[str]) -> None:
-        """The run's row on the page HParams; `metrics` are tags of the run's scalars."""
+    def hparams_start(self, hparams: Mapping[str, Any]) -> None:
+        """The run's row on the page HParams.
+
+        torch's summary of the experiment is left out: with it the page does not show first what
+        differs between runs.
+        """
         from torch.utils.tensorboard.summary import hparams as summaries
 
         plain = {name: _plain(value) for name, value in hparams.items()}
-        experiment, start, self._hparams_end = summaries(plain, dict.fromkeys(metrics, 0.0))
-        self._add(experiment, None)
+        _, start, self._hparams_end = summaries(plain, {})
         self._add(start, None)
 
     def hparams_end(self) -> None:

@@ -6,11 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from manual_bp.training import checkpoint, data, machine, terminal, world
-from manual_bp.training.data import Dataset
 from manual_bp.training.options import Options
 from manual_bp.training.plan import settle
 from manual_bp.training.run import Run
-from manual_bp.training.world import World
 
 
 def prepare(options: Options, given: set[str], stack: ExitStack) -> Run:
@@ -19,7 +17,7 @@ def prepare(options: Options, given: set[str], stack: ExitStack) -> Run:
     Args:
         options: the flags.
         given: the names of those that were given rather than left to their default.
-        stack: gives back, when it is closed, the device, the processes and torch's settings.
+        stack: when it is closed, device, processes and torch's settings are given back.
 
     Raises:
         UserError: the run cannot be had; the message says why and what to do.
@@ -31,18 +29,15 @@ def prepare(options: Options, given: set[str], stack: ExitStack) -> Run:
     device, why = machine.choose_device(options.device)
     stack.enter_context(machine.current(device))
     processes = stack.enter_context(world.join(device))
-    dataset = _load(options, processes)
+    if not processes.writes:
+        processes.wait()  # for the one that writes, which may have to download the data
+    dataset = data.load(options.dataset, options.data_dir)
+    if processes.writes:
+        processes.wait()
     plan = settle(options, dataset, device, processes, None if saved is None else saved.plan)
     stack.enter_context(machine.configured(plan.threads, plan.deterministic))
     run = Run(plan, dataset, processes, saved)
     if processes.writes:
-        print("\n".join(terminal.introduction(plan, dataset, why)), flush=True)
+        before = () if saved is None else (saved.plan, saved.epoch)
+        print("\n".join(terminal.introduction(plan, dataset, why, *before)), flush=True)
     return run
-
-
-def _load(options: Options, processes: World) -> Dataset:
-    """The data, first for the process that writes: it may have to download them."""
-    if processes.writes:
-        dataset = data.load(options.dataset, options.data_dir)
-    processes.wait()
-    return dataset if processes.writes else data.load(options.dataset, options.data_dir)

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from manual_bp import backprop
 from manual_bp.backprop import Layer
 from manual_bp.normalisation import scale
-from manual_bp.training.data import Part
-from manual_bp.training.engines import Engine
 from manual_bp.training.errors import UserError
 from manual_bp.training.network import criterion
 
@@ -26,17 +24,12 @@ EXAMPLES = 256  # of a batch, at most
 
 @dataclass(frozen=True)
 class Compared:
-    """Each parameter's gradient against the built-in's; the figures are still on the device.
+    """Each parameter's gradient against the built-in's; the figures are still on the device."""
 
-    Attributes:
-        names: the parameters, as in "layer01.weight".
-        max_abs: the largest difference of each.
-        max_rel: `max_abs` over the largest entry of the built-in's gradient, or over the bound of
-            `_rounding` where that is larger.
-    """
-
-    names: list[str]
-    max_abs: Tensor
+    names: list[str]  # the parameters, as in "layer01.weight"
+    max_abs: Tensor  # the largest difference of each
+    # `max_abs` over the largest entry of the built-in's gradient, or over the bound of `_rounding`
+    # where that is larger
     max_rel: Tensor
 
     @property
@@ -64,16 +57,13 @@ class Compared:
         )
 
 
-def check(engine: Engine, model: nn.Sequential, batch: Part, reduction: str) -> Compared:
-    """Compare the engine's gradients on `batch` with the built-in's; nothing waits for a device."""
-    x, y = batch.batch(next(model.parameters()).dtype)
-    return compare(model, engine.gradients(batch), x, y, reduction)
-
-
 def compare(
     model: nn.Sequential, gradients: Sequence[Tensor], x: Tensor, y: Tensor, reduction: str
 ) -> Compared:
-    """Compare `gradients`, one for each parameter, with autograd's through the torch.nn twin."""
+    """Compare `gradients`, one for each parameter, with autograd's through the torch.nn twin.
+
+    Nothing waits for the device.
+    """
     layers = backprop.read(model)
     twin = _twin(layers)
     cost = criterion("builtin", reduction)(twin(x), y)

@@ -33,6 +33,14 @@ def cost_per_example(reduction: str, squared_error: Number, examples: int) -> Nu
     return squared_error * (scale(reduction, (1, CLASSES)) / examples)
 
 
+def guessing(labels: Tensor, reduction: str) -> tuple[float, float]:
+    """Cost and accuracy of the best answer that is the same for every image."""
+    share = wide(labels.bincount(minlength=CLASSES)) / len(labels)  # p of a class  (10,)
+    # The cheapest constant answer is p. An example's Σ (a − y)² is then Σ p (1 − p).
+    cost = cost_per_example(reduction, float((share * (1 - share)).sum()), 1)
+    return cost, float(share.max())
+
+
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
     """The outputs a (m, 10) for uint8 images (m, pixels)."""
@@ -64,11 +72,8 @@ def of_epoch(
 ) -> dict[str, Tensor]:
     """Everything that is measured at the end of an epoch: scalars on the device, by tag.
 
-    Args:
-        model: linear layers, each with or without a sigmoid after it.
-        validation: cost and accuracy are of all its images, the layers' measures of the first.
-        reduction: the cost's.
-        before: W and b of each layer at the beginning of the epoch, the first layer first.
+    Cost and accuracy are of all validation images, the layers' measures of the first. `before` has
+    W and b of each layer at the beginning of the epoch, the first layer first.
     """
     layers = backprop.read(model)
     dtype = layers[0].weight.dtype

@@ -198,11 +198,16 @@ def parse(argv: Sequence[str] | None = None, prog: str = "train.py") -> tuple[Op
     Returns:
         The options, and the names of those that were given rather than left to their default.
     """
-    parser = _parser(prog)
+    return _read(_parser(prog), argv)
+
+
+def _read(parser: _Parser, argv: Sequence[str] | None) -> tuple[Options, set[str]]:
     # argparse leaves an attribute alone that is there already, unless its flag is given.
     unset = {flag.name: _NOT_GIVEN for flag in fields(Options)}
     found = vars(parser.parse_args(argv, argparse.Namespace(**unset)))
-    given = {name: value for name, value in found.items() if value is not _NOT_GIVEN}
+    given: dict[str, Any] = {name: v for name, v in found.items() if v is not _NOT_GIVEN}
+    if "hidden" in given:
+        given["hidden"] = tuple(given["hidden"])
     return Options(**given), set(given)
 
 
@@ -223,7 +228,7 @@ def restore(flags: Mapping[str, object]) -> Options:
             argv.append(f"{flag}={value}")
     parser = _parser("train.py")
     parser.raises = True
-    return Options(**vars(parser.parse_args(argv)))
+    return _read(parser, argv)[0]
 
 
 def _parser(prog: str) -> _Parser:
@@ -231,18 +236,18 @@ def _parser(prog: str) -> _Parser:
         prog=prog,
         description="Train a sigmoid network on MNIST with hand-derived backpropagation; "
         "TensorBoard shows the run.",
-        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
     group: Any = parser
     for flag in fields(Options):
         if flag.name in _TITLES:
             group = parser.add_argument_group(_TITLES[flag.name])
-        argument = {"default": flag.default, **flag.metadata}
-        if flag.default is False:
+        default, argument = flag.default, {"default": flag.default, **flag.metadata}
+        if default is False:
             argument["action"] = "store_true"
-        if flag.metadata.get("nargs"):
-            argument["action"] = _Tuple
+        elif default is not None and "default:" not in argument["help"]:
+            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+            argument["help"] += f" (default: {shown})"
         group.add_argument("--" + flag.name.replace("_", "-"), **argument)
     return parser
 
@@ -256,20 +261,3 @@ class _Parser(argparse.ArgumentParser):
             raise ValueError(message)
         command = "python train.py" if self.prog == "train.py" else self.prog
         self.exit(2, f"{self.prog}: error: {message} (see {command} --help)\n")
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """Append the default to each help line that does not spell it out."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        text, default = action.help, action.default
-        said = text is None or "default:" in text or default is argparse.SUPPRESS
-        if said or default is None or default is False:
-            return text
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
-        return f"{text} (default: {shown})"
-
-
-class _Tuple(argparse.Action):
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
-        setattr(namespace, self.dest, tuple(values))

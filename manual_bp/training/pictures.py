@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ _SHADES = 16  # of red, and of blue
 _WHITE, _LINE = _SHADES, 2 * _SHADES + 1  # places in the palette: blues, white, reds, grey
 _SMALLEST_WIDTH = 450  # a picture of weights is enlarged to at least this many pixels
 _LEGEND_COLUMNS = 9
+_LINE_LENGTH, _LINE_HEIGHT = 150, 0.17  # of a trouble: characters, inches
 
 Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
 
@@ -133,7 +135,35 @@ def draw_confusion(axes: Axes, answers: Answers) -> None:
     axes.set(xlabel="the network says", ylabel="label")
 
 
-def summary(rows: Rows, layers: Sequence[Layer], answers: Answers, side: int, title: str) -> Figure:
+def verdict(rows: Rows, result: str, troubles: Sequence[str]) -> Image:
+    """Accuracy on an axis from 0 to 1, and what happened, in the size of TensorBoard's cards.
+
+    Args:
+        rows: one an epoch, and last the test result.
+        result: a line below the curves.
+        troubles: lines below the result, in red, as many as there is room for.
+    """
+    drawn = figure(3.2, 2.1, left=0.1, right=0.98, top=0.91, bottom=0.5)
+    parts = {f"accuracy/{part}": part for part in ("train", "validation")}
+    axes = drawn.subplots()
+    _lines(axes, rows[:-1], parts, ["C0", "C1"], "accuracy: training, validation")
+    axes.set(ylim=(0, 1.03), xlabel="")
+    drawn.text(0.02, 0.4, result, fontsize=7, va="top")
+    wrapped = _wrapped(troubles, 64)
+    told = "\n".join(wrapped[:6])
+    style: dict[str, Any] = {"fontsize": 6, "color": "tab:red" if told else "tab:green"}
+    drawn.text(0.02, 0.33, told or "no trouble was noticed", va="top", **style)
+    return rendered(drawn)
+
+
+def summary(
+    rows: Rows,
+    layers: Sequence[Layer],
+    answers: Answers,
+    side: int,
+    title: str,
+    troubles: Sequence[str] = (),
+) -> Figure:
     """A run on one page: cost, accuracy, norms and slopes by layer, and the worst digits.
 
     Args:
@@ -141,18 +171,24 @@ def summary(rows: Rows, layers: Sequence[Layer], answers: Answers, side: int, ti
         layers: the network's.
         answers: to the test images.
         side: an image has side × side pixels.
-        title: a line above.
+        title: lines above.
+        troubles: lines below the title, in red.
     """
-    *epochs, test = rows
+    epochs = rows[:-1]
+    wrapped = _wrapped(troubles, _LINE_LENGTH)
     legend_rows = math.ceil(len(layers) / _LEGEND_COLUMNS)
-    margins = {"left": 0.05, "right": 0.985, "top": 0.865, "bottom": 0.095 + 0.032 * legend_rows}
-    drawn = figure(12, 6.4, **margins, wspace=0.17, hspace=0.38)
-    accuracy, cost = 100 * test["accuracy/test"], test["cost/test"]
-    drawn.suptitle(f"{title}\ntest: accuracy {accuracy:.2f} %, cost {cost:.5f}", fontsize=11)
+    height = 6.4 + _LINE_HEIGHT * len(wrapped)
+    above, below = 0.9 + _LINE_HEIGHT * len(wrapped), 0.6 + 0.2 * legend_rows  # inches
+    margins = {"left": 0.05, "right": 0.985, "top": 1 - above / height, "bottom": below / height}
+    drawn = figure(12, height, **margins, wspace=0.17, hspace=0.38)
+    drawn.suptitle(title, fontsize=11, y=1 - 0.12 / height)
+    drawn.text(0.015, 1 - 0.56 / height, "\n".join(wrapped), color="tab:red", fontsize=10, va="top")
     panels = drawn.subplots(2, 3).flatten().tolist()
     for axes, kind, named in ((panels[0], "cost", "cost C"), (panels[1], "accuracy", "accuracy")):
         parts = {f"{kind}/{part}": part for part in ("train", "validation")}
         _lines(axes, epochs, parts, ["C0", "C1"], named)
+        # An axis that fits the curve makes steep progress of one per cent.
+        axes.set_ylim(0, 1.03 if kind == "accuracy" else 1.05 * axes.get_ylim()[1])
         axes.legend(fontsize=8, handlelength=1.2)
     for axes, tag, named in (
         (panels[2], "grad_norm/{}.weight", "gradient norm ‖∂C/∂W‖ by layer"),
@@ -168,6 +204,11 @@ def summary(rows: Rows, layers: Sequence[Layer], answers: Answers, side: int, ti
     draw_worst(panels[5], answers, side, rows=4, columns=8, font=8)
     panels[5].set_title("the worst test digits: label → answer", fontsize=10)
     return drawn
+
+
+def _wrapped(lines: Sequence[str], width: int) -> list[str]:
+    """Lines of at most `width` characters; a flag stays whole."""
+    return [part for line in lines for part in textwrap.wrap(line, width, break_on_hyphens=False)]
 
 
 def _shades(count: int) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,6 @@ from manual_bp.training.world import World
 
 _MAY_CHANGE = {"epochs", "data_dir", "device", "threads", "histograms"}  # by --resume
 _BESIDE = {"logdir", "resume", "dry_run"}  # flags that say nothing of a plan
-_DEFAULTS = restore({})
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,21 @@ class Plan:
         """The layer widths as a name: "784-128-10"."""
         return "-".join(map(str, self.sizes))
 
+    @property
+    def run_name(self) -> str:
+        """What a run is called that is given no name: "mnist-128-lr3-s0", "mnist-6x30-lr3-s0"."""
+        widths = [(width, len(list(run))) for width, run in groupby(self.sizes[1:-1])]
+        hidden = [f"{times}x{width}" if times > 1 else f"{width}" for width, times in widths]
+        return "-".join([Path(self.dataset).name, *hidden, f"lr{self.lr:g}", f"s{self.seed}"])
+
+    def rates(self, first: int, steps: int) -> list[float]:
+        """η for each of the steps first, first + 1, …: η, or η ½(1 + cos(π k/K)) at step k of K."""
+        last = max(1, self.epochs * self.steps)
+        if self.lr_schedule == "constant":
+            return [self.lr] * steps
+        cosines = (math.cos(math.pi * k / last) for k in range(first, first + steps))
+        return [self.lr * 0.5 * (1 + cosine) for cosine in cosines]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as config.json and the checkpoint keep them."""
         return {**asdict(self), "sizes": list(self.sizes)}
@@ -103,7 +118,7 @@ class Plan:
         Raises:
             ValueError: there are none.
         """
-        own = {name: value for name, value in vars(self).items() if name in vars(_DEFAULTS)}
+        own = {name: value for name, value in vars(self).items() if hasattr(Options, name)}
         own |= {"device": self.device_asked, "threads": self.threads_asked}
         own |= {"batch_size": self.batch_size_asked, "hidden": self.sizes[1:-1]}
         return restore(own)
@@ -111,10 +126,7 @@ class Plan:
     def resumed(self, options: Options, given: set[str], path: Path) -> Options:
         """The flags that a resumed run goes on with: its own, and those that may change.
 
-        Args:
-            options: of the command line.
-            given: the names of those that were given there.
-            path: of the checkpoint, for the message.
+        Of the command line's `options` only those `given` there count; `path` is the checkpoint's.
 
         Raises:
             UserError: a flag that was given contradicts the run.
@@ -141,12 +153,7 @@ def settle(
 ) -> Plan:
     """Decide what the flags leave open.
 
-    Args:
-        options: the flags; of a resumed run, as `Plan.resumed` gives them.
-        dataset: what --dataset led to.
-        device: what --device led to.
-        world: the processes.
-        saved: the plan of the run that is resumed.
+    A resumed run has a `saved` plan, and its `options` are those of `Plan.resumed`.
 
     Raises:
         UsageError: flags that contradict each other.
@@ -162,7 +169,8 @@ def settle(
     lr = options.lr or learning_rate(
         defaults, options.cost, sizes, options.output, batch_size, options.momentum
     )
-    flags = {name: value for name, value in vars(options).items() if name in _FIELDS}
+    names = {field.name for field in fields(Plan)}
+    flags = {name: value for name, value in vars(options).items() if name in names}
     settled = {
         "dataset": dataset.name,
         "data_fingerprint": dataset.fingerprint,
@@ -179,9 +187,6 @@ def settle(
         "processes": world.size,
     }
     return Plan(**{**flags, **settled})
-
-
-_FIELDS = {field.name for field in fields(Plan)}
 
 
 def _check(options: Options, device: torch.device, world: World) -> None:

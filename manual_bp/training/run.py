@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import base64
+import html
 import platform
 import shlex
 import time
@@ -18,6 +19,7 @@ from manual_bp import backprop
 from manual_bp.devices import to_device, to_host, wide
 from manual_bp.training import checkpoint, engines, live_check, machine, measures, network, terminal
 from manual_bp.training.augment import augment
+from manual_bp.training.charts import ADDRESS
 from manual_bp.training.checkpoint import Checkpoint
 from manual_bp.training.dashboard import Dashboard
 from manual_bp.training.data import Dataset, Part
@@ -31,7 +33,7 @@ from manual_bp.training.world import World
 
 @dataclass(frozen=True)
 class Result:
-    """What `main` returns."""
+    """What `main` and `mbp.train` return; in a notebook a table and the picture."""
 
     folder: Path | None  # None after --dry-run, and in processes that write nothing
     metrics: list[dict[str, Any]]  # one row an epoch, and the last with the test result
@@ -39,15 +41,22 @@ class Result:
     test_accuracy: float  # a share, 0 to 1
     model: nn.Sequential
 
+    def _repr_html_(self) -> str:
+        """The rows of the terminal as a table, the test result, and summary.png."""
+        tags = [tag for tag in terminal.FIGURES if tag in self.metrics[0]]
+        rows = [tags, *([f"{row[tag]:.5g}" for tag in tags] for row in self.metrics[:-1])]
+        table = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+        said = f"test: cost {self.test_cost:.5f}, accuracy {100 * self.test_accuracy:.2f} %"
+        picture = ""
+        if self.folder is not None:
+            data = base64.b64encode((self.folder / "summary.png").read_bytes()).decode()
+            said += f", {html.escape(str(self.folder))}"
+            picture = f'<img alt="the run on one page" src="data:image/png;base64,{data}">'
+        return f"<table>{table}</table><p>{said}</p>{picture}"
+
 
 class Run:
-    """One run, new or resumed, ready for its next epoch.
-
-    Args:
-        plan: everything that was decided.
-        dataset: the data, on the CPU.
-        world: the processes.
-        saved: the run to go on with, or None for a new one.
+    """One run, new or resumed from `saved`, ready for its next epoch. `dataset` is on the CPU.
 
     Raises:
         UserError: `saved` does not fit the data, the network or the engine.
@@ -69,10 +78,13 @@ class Run:
         if saved is not None:
             self._restore(saved)
 
-    def go(self, logdir: str, run_name: str | None) -> Result:
-        """Train the epochs that are left, in a folder of `logdir` if the run is new."""
+    def go(self, logdir: str, run_name: str | None, *, numbered: bool = False) -> Result:
+        """Train the epochs that are left, in a folder of `logdir` if the run is new.
+
+        Where `run_name` is taken, the folder gets a number behind if `numbered`; else an error.
+        """
         if self.world.writes:
-            self._take_folder(Path(logdir), run_name)
+            self._take_folder(Path(logdir), run_name, numbered)
         try:
             last = self._train()
         finally:
@@ -86,7 +98,8 @@ class Run:
             )
             self._say_what_direct_would_save()
             print(f"picture  {path / 'summary.png'}")
-            print(f"look     tensorboard --logdir {shlex.quote(str(path.parent))}", flush=True)
+            print(f"look     tensorboard --logdir {shlex.quote(str(path.parent))}")
+            print(f"open     {ADDRESS}", flush=True)
         return Result(path, self.rows, last["cost/test"], last["accuracy/test"], self.model)
 
     def _say_what_direct_would_save(self) -> None:
@@ -110,7 +123,7 @@ class Run:
         """One step and one evaluation; nothing is written."""
         order = torch.randperm(len(self.parts.train), generator=self.shuffle)
         order = order[: self.plan.batch_size].to(self.device)
-        rates = self._learning_rates(0, 1)
+        rates = self.plan.rates(0, 1)
         step = self.engine.train_epoch(self._training_part(1), order, rates, lambda _: None)
         last = self._test()
         if self.world.writes:
@@ -120,20 +133,16 @@ class Run:
             )
         return Result(None, [last], last["cost/test"], last["accuracy/test"], self.model)
 
-    def _take_folder(self, logdir: Path, run_name: str | None) -> None:
+    def _take_folder(self, logdir: Path, run_name: str | None, numbered: bool) -> None:
         """Make the run's folder, or go on in the one it has, as the only process that writes."""
         if self.folder is not None:
             self.folder.take()
             # a resumed run may have another device, threads, data folder
             self.folder.write_config(self.config())
             return
-        self.folder = RunFolder.create(
-            logdir,
-            run_name,
-            f"{self.plan.dataset}_{self.plan.network}",
-            self.config(),
-            self.checkpoint(0, to_host(self.state())),
-        )
+        start = self.checkpoint(0, to_host(self.state()))
+        default, exact = run_name or self.plan.run_name, None if numbered else run_name
+        self.folder = RunFolder.create(logdir, exact, default, self.config(), start)
         self.folder.take()
 
     def _train(self) -> dict[str, Any]:
@@ -196,11 +205,12 @@ class Run:
         order = torch.randperm(len(self.parts.train), generator=self.shuffle)
         order = to_device(order, self.device)
         part = self._training_part(epoch)
-        rates = self._learning_rates((epoch - 1) * plan.steps, plan.steps)
+        rates = plan.rates((epoch - 1) * plan.steps, plan.steps)
         check = None
         if plan.impl == "manual":
             batch = part[order[: min(plan.batch_size, live_check.EXAMPLES)]]
-            check = live_check.check(self.engine, self.model, batch, plan.cost)
+            gradients = self.engine.gradients(batch)
+            check = live_check.compare(self.model, gradients, *batch.batch(self.dtype), plan.cost)
         watch = machine.Stopwatch(self.device)
         with terminal.progress(f"epoch {epoch}", plan.steps, shown=self.world.writes) as progress:
             figures = self.engine.train_epoch(part, order, rates, progress)
@@ -225,13 +235,6 @@ class Run:
         images = augment(self.parts.train.images, self.dataset.side, generator)
         return replace(self.parts.train, images=images)
 
-    def _learning_rates(self, first: int, steps: int) -> list[float]:
-        """η for each of the steps first, first + 1, …: η, or η ½(1 + cos(π k/K)) at step k of K."""
-        lr, last = self.plan.lr, max(1, self.plan.epochs * self.plan.steps)
-        if self.plan.lr_schedule == "constant":
-            return [lr] * steps
-        return [lr * 0.5 * (1 + math.cos(math.pi * k / last)) for k in range(first, first + steps)]
-
     def _test(self) -> dict[str, Any]:
         cost, accuracy = evaluate(self.model, self.parts.test, self.plan.cost, self.dtype)
         return {
@@ -242,24 +245,18 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """What config.json holds: the plan, and the versions that its numbers depend on."""
-        versions = {name: version(name) for name in ("torchvision", "numpy")}
-        return {
-            **self.plan.as_dict(),
-            "versions": {
-                "python": platform.python_version(),
-                **versions,
-                "torch": torch.__version__,
-            },
-        }
+        versions = {"python": platform.python_version(), "torch": torch.__version__}
+        versions |= {name: version(name) for name in ("torchvision", "numpy")}
+        return {**self.plan.as_dict(), "versions": versions}
 
     def state(self) -> dict[str, Any]:
         """What training changes."""
         return {"model": self.model.state_dict(), "engine": self.engine.state_dict()}
 
     def checkpoint(self, epoch: int, state: dict[str, Any]) -> dict[str, Any]:
-        return checkpoint.contents(
-            self.plan, epoch, state, self.shuffle.get_state(), list(self.rows)
-        )
+        """What a checkpoint holds: tensors and plain values; `state` as `self.state` gives it."""
+        own = {"format": checkpoint.FORMAT, "epoch": epoch, "plan": self.plan.as_dict()}
+        return {**state, **own, "shuffle": self.shuffle.get_state(), "metrics": list(self.rows)}
 
     def _restore(self, saved: Checkpoint) -> None:
         """Take up the state of a checkpoint, or say in one line why it does not fit."""

@@ -1,6 +1,4 @@
-"""A run's folder: config.json, metrics.jsonl, checkpoint.pt, summary.png. No run overwrites
-another's.
-"""
+"""A run's folder, its alone: config.json, metrics.jsonl, checkpoint.pt, summary.png."""
 
 from __future__ import annotations
 
@@ -12,7 +10,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -79,19 +76,19 @@ class RunFolder:
         cls,
         logdir: Path,
         name: str | None,
-        network: str,
+        default: str,
         config: dict[str, Any],
         state: dict[str, Any],
     ) -> RunFolder:
         """Make the folder with its configuration and first checkpoint, all at once: it is there
         whole, or not at all.
 
-        Without a name it is called date, time and network, with a number behind if that is taken.
+        Without a name it is called `default`, with a number behind if that is taken.
 
         Raises:
             UserError: a run of the given name is there already, or the folder cannot be made.
         """
-        base = name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{network}"
+        base = name or default
         beside = None
         try:
             logdir.mkdir(parents=True, exist_ok=True)
@@ -101,16 +98,14 @@ class RunFolder:
             new.write_config(config)
             new.write_checkpoint(state)
             for attempt in range(1000):
-                path = logdir / (base if attempt == 0 else f"{base}_{attempt + 1}")
+                path = logdir / (base if attempt == 0 else f"{base}-{attempt + 1}")
                 if not os.path.lexists(path):
                     try:
                         os.rename(beside, path)
                         return cls(path)
                     except OSError as error:
-                        if error.errno not in (
-                            errno.EEXIST,
-                            errno.ENOTEMPTY,
-                        ):  # taken since the line above
+                        # Either: taken since the line above.
+                        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                             raise
                 if name is not None:
                     raise UserError(
@@ -143,12 +138,10 @@ class RunFolder:
             rows: those of the last call, and new ones behind them.
         """
         for row in rows[len(self._lines) :]:
-            self._lines.append(
-                (json.dumps({key: _finite(value) for key, value in row.items()}) + "\n").encode()
-            )
-        with self._replacing(
-            "metrics.jsonl", durable=False
-        ) as file:  # the checkpoint holds the rows too
+            plain = {key: _finite(value) for key, value in row.items()}
+            self._lines.append((json.dumps(plain) + "\n").encode())
+        # Not durable: the checkpoint holds the rows too.
+        with self._replacing("metrics.jsonl", durable=False) as file:
             file.writelines(self._lines)
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
@@ -191,8 +184,7 @@ class RunFolder:
                 raise
             raise UserError(
                 f"{self.path / name} cannot be written ({error.strerror or error}): what was "
-                f"written before is intact; "
-                f"make room, and continue with --resume {self.path}"
+                f"written before is intact; make room, and continue with --resume {self.path}"
             ) from error
 
 

@@ -1,23 +1,33 @@
-"""What a run shows at the terminal: what it is, one aligned row an epoch, and a bar while an epoch
-lasts.
-"""
+"""What a run shows at the terminal: what it is, an aligned row an epoch, and a bar within one."""
 
 from __future__ import annotations
 
+import string
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from manual_bp.training.data import Dataset
-from manual_bp.training.initialisation import EQUAL_WARNING
+from manual_bp.training.network import EQUAL_WARNING
 from manual_bp.training.plan import Plan
 
 HEADER = "epoch  cost train   validation   accuracy train   validation   gradient norm   seconds"
+_LINE = (
+    "{epoch:>5}  {cost/train:>10.5f}   {cost/validation:>10.5f}   {accuracy/train:>12.2f} %"
+    "   {accuracy/validation:>8.2f} %   {grad_norm/total:>13.4g}   {time/epoch_seconds:>7.2f}"
+)
+# What a line shows of a row. `parse` gives (text, name, format, conversion) of each field.
+FIGURES = tuple(tag for _, tag, _, _ in string.Formatter().parse(_LINE) if tag is not None)
 
 
-def introduction(plan: Plan, dataset: Dataset, device_why: str) -> list[str]:
-    """What a run is about to do, on what data, and where."""
+def introduction(
+    plan: Plan, dataset: Dataset, device_why: str, planned: Plan | None = None, done: int = 0
+) -> list[str]:
+    """What a run is about to do, on what data, and where.
+
+    A resumed run had the plan `planned`, of which it has `done` epochs behind it.
+    """
     train, validation, test = (
         len(part) for part in (dataset.train, dataset.validation, dataset.test)
     )
@@ -37,6 +47,13 @@ def introduction(plan: Plan, dataset: Dataset, device_why: str) -> list[str]:
         f"descent  {epochs}, {batch}, η = {plan.lr:g} {plan.lr_schedule}",
         f"device   {plan.device} ({device_why}), threads: {plan.threads}{processes}",
     ]
+    if planned is not None and 0 < done < plan.epochs:
+        (before,), (after,) = (p.rates(done * p.steps, 1) for p in (planned, plan))
+        if before != after:
+            lines.append(
+                f"warning  --epochs {plan.epochs} stretches the cosine that was planned for "
+                f"{planned.epochs}: η goes on at {after:.3g}, where {before:.3g} was planned"
+            )
     if dataset.notice:
         lines.insert(0, f"NOTICE   {dataset.notice}")
     if plan.init == "equal":
@@ -46,11 +63,8 @@ def introduction(plan: Plan, dataset: Dataset, device_why: str) -> list[str]:
 
 def line(row: dict[str, Any]) -> str:
     """A row of metrics.jsonl under HEADER."""
-    return (
-        f"{row['epoch']:>5}  {row['cost/train']:>10.5f}   {row['cost/validation']:>10.5f}"
-        f"   {100 * row['accuracy/train']:>12.2f} %   {100 * row['accuracy/validation']:>8.2f} %"
-        f"   {row['grad_norm/total']:>13.4g}   {row['time/epoch_seconds']:>7.2f}"
-    )
+    percent = {tag: 100 * row[tag] for tag in FIGURES if tag.startswith("accuracy/")}
+    return _LINE.format_map(row | percent)
 
 
 @contextmanager

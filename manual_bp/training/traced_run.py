@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from manual_bp.training import checkpoint, data, network
-from manual_bp.training.checkpoint import Checkpoint
+from manual_bp.training import data, trained
 from manual_bp.training.errors import UserError
-
-RUNS = Path("runs")  # where train.py puts them by default
+from manual_bp.training.trained import RUNS
 
 
 @dataclass(frozen=True)
 class TracedRun:
-    """One image of the test part, with the network that a run trained.
+    """One image of the test part, with the network that a run trained."""
 
-    Attributes:
-        folder: the run's.
-        model: the trained network, in float64.
-        x: pixels in 0 to 1, (1, n_in).
-        y: the target, 1 for the label and 0 elsewhere, (1, n_out).
-        label: the label.
-        dataset: the data set's name.
-        cost: the run's `reduction`.
-        lr: the run's learning rate.
-    """
-
-    folder: Path
-    model: nn.Sequential
-    x: Tensor
-    y: Tensor
+    folder: Path  # the run's
+    model: nn.Sequential  # the trained network, in float64
+    x: Tensor  # pixels in 0 to 1  (1, n_in)
+    y: Tensor  # the target, 1 for the label and 0 elsewhere  (1, n_out)
     label: int
-    dataset: str
-    cost: str
-    lr: float
+    dataset: str  # the data set's name
+    cost: str  # the run's `reduction`
+    lr: float  # the run's η
 
 
 def read(run: str, example: int, runs: Path = RUNS) -> TracedRun:
@@ -53,13 +40,13 @@ def read(run: str, example: int, runs: Path = RUNS) -> TracedRun:
         UserError: no such run, a damaged or foreign checkpoint, data that are not there or not the
             run's, or no such image.
     """
-    saved = checkpoint.read(checkpoint.find(run, runs))
-    path, plan = saved.path, saved.plan
+    found = trained.read(run, runs)
+    plan = found.plan
     dataset = data.load(plan.dataset, plan.data_dir)
     if plan.data_fingerprint != dataset.fingerprint:
         raise UserError(
-            f"{path}: was trained on other {plan.dataset} data than these ({dataset.source}): put "
-            f"that run's data there again"
+            f"{found.folder}: was trained on other {plan.dataset} data than these "
+            f"({dataset.source}): put that run's data there again"
         )
     if not 0 <= example < len(dataset.test):
         last = len(dataset.test) - 1
@@ -69,19 +56,5 @@ def read(run: str, example: int, runs: Path = RUNS) -> TracedRun:
     image = dataset.test[slice(example, example + 1)]
     x, y = image.batch(torch.float64)
     label = int(image.labels)
-    return TracedRun(path.parent, _model(saved), x, y, label, plan.dataset, plan.cost, plan.lr)
-
-
-def _model(saved: Checkpoint) -> nn.Sequential:
-    """The network that the plan describes, with the checkpoint's weights, in float64."""
-    plan = replace(saved.plan, impl="manual", dtype="float64")
-    model = network.build(plan, torch.device("cpu"))
-    try:
-        model.load_state_dict(saved.model)
-    except (AttributeError, RuntimeError, TypeError):
-        keys = ", ".join(map(str, list(saved.model)[:4])) or "nothing"
-        raise UserError(
-            f"{saved.path}: holds {keys}, which do not make the network {plan.network} of its "
-            f"plan: the file was changed"
-        ) from None
-    return model
+    model = found.model.double()
+    return TracedRun(found.folder, model, x, y, label, plan.dataset, plan.cost, plan.lr)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manual_bp.backprop import Layer
 from manual_bp.training.data import CLASSES
-from manual_bp.training.measures import DEAD_SPREAD, STUCK_SLOPE, cost_per_example
+from manual_bp.training.measures import DEAD_SPREAD, STUCK_SLOPE, cost_per_example, guessing
 from manual_bp.training.plan import Plan
 
 _DEAD_SHARE = 0.5  # of a hidden layer's units constant: the layer hands little on
@@ -24,33 +24,29 @@ _RISE = 1.5  # times the best cost, and that of guessing: no noise reaches as hi
 Row = Mapping[str, Any]
 
 
+def of_run(plan: Plan, layers: Sequence[Layer], labels: Tensor, rows: Sequence[Row]) -> list[str]:
+    """The troubles of a whole run, a line for each: `rows` has a row an epoch."""
+    watch = Watch(plan, layers, labels)
+    told = ((row["epoch"], watch.look(row, rows[:n])) for n, row in enumerate(rows))
+    return [f"trouble after epoch {epoch}: {line}" for epoch, lines in told for line in lines]
+
+
 class Watch:
     """Looks at each epoch's row of metrics.jsonl, and says each trouble once.
 
-    A resumed run has a new `Watch`, which says again what still holds.
-
-    Args:
-        plan: the run's.
-        layers: the network's.
-        labels: of the training images; the cost of guessing follows from them.
+    A resumed run has a new `Watch`, which says again what still holds. The cost of guessing follows
+    from `labels`, those of the training images.
     """
 
     def __init__(self, plan: Plan, layers: Sequence[Layer], labels: Tensor) -> None:
         self._plan, self._layers = plan, layers
-        share = labels.bincount(minlength=CLASSES).double() / len(labels)  # p of a class  (10,)
-        # The best constant answer is p. An example's Σ (a − y)² is then Σ p (1 − p).
-        self._guessing = cost_per_example(plan.cost, float((share * (1 - share)).sum()), 1)
+        self._guessing, _ = guessing(labels, plan.cost)
         # The worst answer between 0 and 1 has all 10 outputs wrong.
         self._worst = cost_per_example(plan.cost, float(CLASSES), 1)
         self._said: set[str] = set()
 
     def look(self, row: Row, earlier: Sequence[Row]) -> list[str]:
-        """The troubles after an epoch that were not said before, a line for each.
-
-        Args:
-            row: the epoch's.
-            earlier: the rows of the epochs before.
-        """
+        """The troubles after the epoch of `row` that were not said before, a line for each."""
         found = {**self._diverged(row, earlier), **self._saturated(row), **self._dead(row)}
         found = found or self._learns_nothing(row, earlier)
         new = [line for kind, line in found.items() if kind not in self._said]

@@ -40,10 +40,6 @@ class World:
             dist.barrier()
 
 
-def launched_by_torchrun() -> bool:
-    return dist.is_torchelastic_launched()
-
-
 def leave() -> None:
     """End a process of torchrun here, after a run that went well; elsewhere do nothing.
 
@@ -51,7 +47,7 @@ def leave() -> None:
     under them: "terminate called without an active exception". Nothing is left to be torn down at
     this point.
     """
-    if launched_by_torchrun():
+    if dist.is_torchelastic_launched():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
@@ -60,7 +56,7 @@ def leave() -> None:
 def is_lost(error: BaseException) -> bool:
     """Whether the error is that of a collective operation in which another process is missing."""
     named = any(name in str(error).lower() for name in ("gloo", "nccl", "connection"))
-    return launched_by_torchrun() and (isinstance(error, dist.DistError) or named)
+    return dist.is_torchelastic_launched() and (isinstance(error, dist.DistError) or named)
 
 
 @contextmanager
@@ -71,7 +67,7 @@ def join(device: torch.device) -> Iterator[World]:
     Raises:
         UserError: the processes do not find each other.
     """
-    if not launched_by_torchrun():
+    if not dist.is_torchelastic_launched():
         yield World()
         return
     backend = "nccl" if device.type == "cuda" else "gloo"

@@ -10,18 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+from manual_bp.verify import KINDS, Finding, Report
 
-from manual_bp.verify import KINDS, Finding, Report, check
-from manual_bp.verify.inputs import parse_inputs
-from manual_bp.verify.load import load
-
-DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.verify") -> int:
@@ -37,6 +28,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.ver
         return 0
     if args.watch is not None:
         return _watched(parser, args)
+    for flag in ("inputs", "reference"):
+        if args.function is None and getattr(args, flag) is not None:
+            print(f"{prog}: --{flag} needs a MODULE_OR_FILE:NAME to go with it", file=sys.stderr)
+            return 2
     try:
         reports = [_somebodys(args)] if args.function else _ours(args)
     except (ValueError, TypeError) as error:
@@ -128,6 +123,13 @@ def _watched(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
 
 
 def _somebodys(args: argparse.Namespace) -> Report:
+    # torch takes a second to import: --help and wrong usage do without it
+    import torch
+
+    from manual_bp.verify import check
+    from manual_bp.verify.inputs import parse_inputs
+    from manual_bp.verify.load import load
+
     if ":" not in args.function:
         load(args.function)  # says what is missing, and the names there are
     if args.inputs is None:
@@ -135,7 +137,7 @@ def _somebodys(args: argparse.Namespace) -> Report:
             f'{args.function}: no inputs given: add --inputs "randn(4,3) …", '
             "the arguments of one call"
         )
-    inputs = parse_inputs(args.inputs, DTYPES[args.dtype], args.seed)
+    inputs = parse_inputs(args.inputs, getattr(torch, args.dtype), args.seed)
     function = load(args.function)
     if isinstance(function, type) and issubclass(function, torch.nn.Module):
         raise ValueError(f"{args.function} is a module class: name an instance of it")
@@ -156,16 +158,16 @@ def _skipped(args: argparse.Namespace) -> list[str]:
 
 
 def _ours(args: argparse.Namespace) -> list[Report]:
-    for flag in ("inputs", "reference"):
-        if getattr(args, flag) is not None:
-            raise ValueError(f"--{flag} needs a MODULE_OR_FILE:NAME to go with it")
+    import torch
 
     # Only here: the checker knows nothing of the package's own operations.
     from manual_bp.own_operations import PROMISED, operations
+    from manual_bp.verify import check
+    from manual_bp.verify.inputs import parse_inputs
 
     reports = []
     for own in operations():
-        values = parse_inputs(own.inputs, DTYPES[args.dtype], args.seed)
+        values = parse_inputs(own.inputs, getattr(torch, args.dtype), args.seed)
         report = check(
             own.function, values, reference=own.reference, compile=args.compile, seed=args.seed
         )

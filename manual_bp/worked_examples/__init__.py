@@ -4,29 +4,58 @@ Each function's docstring works its example by hand. The function computes the s
 document's formulas and returns them beside autograd's answer.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
 
-from manual_bp.worked_examples.document1 import one_neuron_per_layer, symmetry, two_two_two
-from manual_bp.worked_examples.document2 import branching, minibatch, one_path, several_inputs
-from manual_bp.worked_examples.document3 import descent, single_layer, three_descents, vector_form
+from typing import TYPE_CHECKING
+
+from manual_bp.lazy import lazy
 from manual_bp.worked_examples.networks import NETWORKS, Network
-from manual_bp.worked_examples.worked import Worked
 
-EXAMPLES: dict[str, Callable[[], Worked]] = {
-    "one-neuron": one_neuron_per_layer,
-    "two-two-two": two_two_two,
-    "symmetry": symmetry,
-    "one-path": one_path,
-    "several-inputs": several_inputs,
-    "branching": branching,
-    "minibatch": minibatch,
-    "single-layer": single_layer,
-    "vector-form": vector_form,
-    "three-descents": three_descents,
+if TYPE_CHECKING:
+    from manual_bp.worked_examples.document1 import one_neuron_per_layer, symmetry, two_two_two
+    from manual_bp.worked_examples.document2 import branching, minibatch, one_path, several_inputs
+    from manual_bp.worked_examples.document3 import (
+        descent,
+        single_layer,
+        three_descents,
+        vector_form,
+    )
+    from manual_bp.worked_examples.examples import EXAMPLES
+    from manual_bp.worked_examples.worked import Worked
+
+# The keys of EXAMPLES, for the command's help: EXAMPLES itself needs torch.
+NAMES = (
+    "one-neuron",
+    "two-two-two",
+    "symmetry",
+    "one-path",
+    "several-inputs",
+    "branching",
+    "minibatch",
+    "single-layer",
+    "vector-form",
+    "three-descents",
+)
+
+_HOMES = {
+    "EXAMPLES": "examples",
+    "Worked": "worked",
+    "branching": "document2",
+    "descent": "document3",
+    "minibatch": "document2",
+    "one_neuron_per_layer": "document1",
+    "one_path": "document2",
+    "several_inputs": "document2",
+    "single_layer": "document3",
+    "symmetry": "document1",
+    "three_descents": "document3",
+    "two_two_two": "document1",
+    "vector_form": "document3",
 }
 
 __all__ = [
     "EXAMPLES",
+    "NAMES",
     "NETWORKS",
     "Network",
     "Worked",
@@ -42,3 +71,5 @@ __all__ = [
     "two_two_two",
     "vector_form",
 ]
+
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -7,17 +7,29 @@ import inspect
 import io
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from manual_bp.notation import minus
-from manual_bp.worked_examples import EXAMPLES, Worked
+from manual_bp.notation import NOTATIONS, minus
+from manual_bp.trace import draw
+from manual_bp.worked_examples import NAMES, NETWORKS
+
+if TYPE_CHECKING:
+    from manual_bp.worked_examples import Worked
 
 
 def report(name: str) -> str:
     """One example as text: its docstring, its sums over paths, each value beside autograd's."""
+    # torch takes a second to import: --help and wrong usage do without it
+    from manual_bp.worked_examples import EXAMPLES
+
     example = EXAMPLES[name]
     work = example()
     title, by_hand = (inspect.getdoc(example) or "").partition("\nArgs:")[0].split("\n\n", 1)
     lines = [f"=== {name} ===", "", title]
+    if name in NETWORKS:
+        network = NETWORKS[name]
+        notation = NOTATIONS[network.document](network.sizes, network.units)
+        lines += ["", *draw.text(notation)]
     if "λ" in by_hand:
         lines += ["", "λ = ln 3 ≈ 1.0986"]
     lines += ["", by_hand.rstrip(), ""]
@@ -46,12 +58,12 @@ def main(
     parser.add_argument(
         "name",
         nargs="?",
-        choices=EXAMPLES,
+        choices=NAMES,
         metavar="NAME",
-        help=f"one of {', '.join(EXAMPLES)}; default: all",
+        help=f"one of {', '.join(NAMES)}; default: all",
     )
     args = parser.parse_args(argv)
-    for name in [args.name] if args.name else EXAMPLES:
+    for name in [args.name] if args.name else NAMES:
         print(report(name))
     return 0
 

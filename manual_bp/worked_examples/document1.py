@@ -13,8 +13,7 @@ from torch import Tensor
 
 from manual_bp.notation import Document1
 from manual_bp.worked_examples.networks import NETWORKS, Network, tensor
-from manual_bp.worked_examples.paths import partials_by_paths
-from manual_bp.worked_examples.worked import Worked, gradients
+from manual_bp.worked_examples.worked import Worked, gradients, partials, partials_by_paths
 
 
 @dataclass(frozen=True)
@@ -116,21 +115,19 @@ def symmetry(steps: int = 500, seed: int = 0) -> Worked:
         seed: of the random weights.
     """
     network = NETWORKS["symmetry"]
-    values = _named(network, _recursion(network))
+    values = _named(network)
     generator = torch.Generator().manual_seed(seed)
-    random = [
-        torch.rand(2, 2, generator=generator, dtype=torch.float64) * 0.2 - 0.1
-        for _ in network.weights
-    ]
+    equal = [tensor(matrix) for matrix in network.weights]
+    random = [torch.empty_like(W).uniform_(-0.1, 0.1, generator=generator) for W in equal]
     x, y = tensor([network.x, (2.0, 1.0)]), tensor([network.y, (0.0, 1.0)])
-    for kind, weights in (("equal", _weights(network)), ("random", random)):
+    for kind, weights in (("equal", equal), ("random", random)):
         first, *_, last = updates(weights, x, y, lr=network.lr, steps=steps)
         for when, thetas in (("at the start", first), (f"after {steps} updates", last)):
             rows, a = thetas[0], backpropagate(thetas, x, y).a[-1]
             spread, cost = (rows[0] - rows[1]).abs().max(), ((y - a) ** 2).sum() / (2 * len(y))
             values[f"|Θ⁽¹⁾ row 1 − row 2|, {kind} weights, {when}"] = float(spread)
             values[f"J of both examples, {kind} weights, {when}"] = float(cost)
-    return Worked(values, _partials(network, gradients(network)))
+    return Worked(values, partials(network, gradients(network)))
 
 
 def updates(
@@ -148,21 +145,15 @@ def updates(
 
 
 def _by_paths(network: Network) -> Worked:
-    values, exact = _named(network, _recursion(network)), _partials(network, gradients(network))
-    return Worked(values, exact, tuple(partials_by_paths(network)))
+    exact = partials(network, gradients(network))
+    return Worked(_named(network), exact, tuple(partials_by_paths(network)))
 
 
-def _weights(network: Network) -> list[Tensor]:
-    return [tensor(matrix) for matrix in network.weights]
-
-
-def _recursion(network: Network) -> Backpropagation:
-    return backpropagate(_weights(network), tensor([network.x]), tensor([network.y]))
-
-
-def _named(network: Network, passes: Backpropagation) -> dict[str, float]:
-    """The values of both passes by document 1's symbols."""
+def _named(network: Network) -> dict[str, float]:
+    """The values of both passes over the network's own example, by document 1's symbols."""
     n = Document1(network.sizes)
+    weights = [tensor(matrix) for matrix in network.weights]
+    passes = backpropagate(weights, tensor([network.x]), tensor([network.y]))
 
     def row(letter: str, layer: int, values: Tensor) -> dict[str, float]:
         return {n.symbol(letter, layer, u): value for u, value in enumerate(values[0].tolist())}
@@ -173,15 +164,4 @@ def _named(network: Network, passes: Backpropagation) -> dict[str, float]:
     values["J"] = float(((tensor(network.y) - passes.a[-1]) ** 2).sum() / 2)
     for layer in range(n.last, 0, -1):
         values |= row("δ", layer, passes.delta[layer - 1])
-    return values | _partials(network, passes.gradients)
-
-
-def _partials(network: Network, matrices: list[Tensor]) -> dict[str, float]:
-    """Entries of the gradients by their symbols, the last layer's first, as by paths."""
-    n = Document1(network.sizes)
-    return {
-        n.derivative(n.weight(layer, (i, j))): value
-        for layer in range(n.last, 0, -1)
-        for i, row in enumerate(matrices[layer - 1].tolist())
-        for j, value in enumerate(row)
-    }
+    return values | partials(network, passes.gradients)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from manual_bp.worked_examples.networks import NETWORKS, Network, sigma, tensor
-from manual_bp.worked_examples.worked import Worked, gradients
+from manual_bp.worked_examples.worked import Worked, gradients, partials
 
 
 def one_path() -> Worked:
@@ -44,10 +42,10 @@ def one_path() -> Worked:
     delta_o = y_hat - y  # δ_o = ŷ − y: the slope of a linear unit is 1
     delta_k = delta_o * w_ko * _slope(s_k)  # δ_k = δ_o w_{k→o} σ(s_k)(1 − σ(s_k))
     delta_j = delta_k * w_jk * _slope(s_j)  # δ_j = δ_k w_{j→k} σ(s_j)(1 − σ(s_j))
-    partials = {"k→o": delta_o * z_k, "j→k": delta_k * z_j, "i→j": delta_j * x_i}  # δ_j z_i
+    by_hand = {"k→o": delta_o * z_k, "j→k": delta_k * z_j, "i→j": delta_j * x_i}  # δ_j z_i
     forward = {"s_j": s_j, "z_j": z_j, "s_k": s_k, "z_k": z_k, "ŷ": y_hat}
     deltas = {"δ_o": delta_o, "δ_k": delta_k, "δ_j": delta_j}
-    return _worked(network, forward | {"E": (y_hat - y) ** 2 / 2} | deltas, partials)
+    return _worked(network, forward | {"E": (y_hat - y) ** 2 / 2} | deltas, by_hand)
 
 
 def several_inputs() -> Worked:
@@ -108,11 +106,11 @@ def branching() -> Worked:
     delta_j = delta_o * w_jo * _slope(s_j)  # δ_j = δ_o w_{j→o} σ′(s_j)
     # δ_i = σ′(s_i) Σ_{k ∈ outs(i)} δ_k w_{i→k}
     delta_i = _slope(s_i) * (delta_j * w_ij + delta_k * w_ik)
-    partials = {"k→o": delta_o * z_k, "j→o": delta_o * z_j}  # ∂E/∂w_{i→j} = δ_j z_i
-    partials |= {"i→k": delta_k * z_i, "i→j": delta_j * z_i, "in→i": delta_i * x_i}
+    by_hand = {"k→o": delta_o * z_k, "j→o": delta_o * z_j}  # ∂E/∂w_{i→j} = δ_j z_i
+    by_hand |= {"i→k": delta_k * z_i, "i→j": delta_j * z_i, "in→i": delta_i * x_i}
     forward = {"s_i": s_i, "z_i": z_i, "s_j": s_j, "z_j": z_j, "s_k": s_k, "z_k": z_k, "ŷ": y_hat}
     deltas = {"δ_o": delta_o, "δ_j": delta_j, "δ_k": delta_k, "δ_i": delta_i}
-    return _worked(network, forward | {"E": (y_hat - y) ** 2 / 2} | deltas, partials)
+    return _worked(network, forward | {"E": (y_hat - y) ** 2 / 2} | deltas, by_hand)
 
 
 def minibatch() -> Worked:
@@ -133,12 +131,12 @@ def minibatch() -> Worked:
     xs, ys = (network.x, (1.0, 3.0)), (network.y, (1.0,))
     sums = {"k→o": 0.0, "i→k": 0.0, "j→k": 0.0}
     for x, (y,) in zip(xs, ys, strict=True):
-        _, partials = _several_inputs(network, x, y)
-        for name, partial in partials.items():
+        _, by_hand = _several_inputs(network, x, y)
+        for name, partial in by_hand.items():
             sums[name] += partial  # Σ_y δ_j^(y) z_i^(y)
     values = {f"Δw_{{{name}}}": -network.lr / len(xs) * total for name, total in sums.items()}
-    exact = _autograd(network, tensor(xs), tensor(ys))
-    return Worked(values, {f"Δw_{{{name}}}": -network.lr * d for name, d in exact.items()})
+    exact = partials(network, gradients(network, tensor(xs), tensor(ys)))
+    return Worked(values, {s.replace("∂E/∂", "Δ"): -network.lr * d for s, d in exact.items()})
 
 
 def _several_inputs(
@@ -152,29 +150,14 @@ def _several_inputs(
     delta_o = y_hat - y  # δ_o = ŷ − y
     delta_k = delta_o * w_ko * _slope(s_k)  # δ_k = δ_o w_{k→o} σ(s_k)(1 − σ(s_k))
     values = {"s_k": s_k, "z_k": z_k, "ŷ": y_hat, "E": (y_hat - y) ** 2 / 2}
-    partials = {"k→o": delta_o * z_k, "i→k": delta_k * z_i, "j→k": delta_k * z_j}
-    return values | {"δ_o": delta_o, "δ_k": delta_k}, partials
+    by_hand = {"k→o": delta_o * z_k, "i→k": delta_k * z_i, "j→k": delta_k * z_j}
+    return values | {"δ_o": delta_o, "δ_k": delta_k}, by_hand
 
 
-def _worked(network: Network, values: dict[str, float], partials: dict[str, float]) -> Worked:
-    values |= {f"∂E/∂w_{{{name}}}": d for name, d in partials.items()}
-    values |= {f"Δw_{{{name}}}": -network.lr * d for name, d in partials.items()}  # Δw = −η δ_j z_i
-    return Worked(values, {f"∂E/∂w_{{{name}}}": d for name, d in _autograd(network).items()})
-
-
-def _autograd(
-    network: Network, x: Tensor | None = None, y: Tensor | None = None
-) -> dict[str, float]:
-    """Autograd's gradients by document 2's names: `i→j` is the weight from unit i to unit j."""
-    names = network.units or ()
-    return {
-        f"{before}→{unit}": float(gradient[row, column])
-        for gradient, befores, units in zip(
-            gradients(network, x, y), names, names[1:], strict=False
-        )
-        for row, unit in enumerate(units)
-        for column, before in enumerate(befores)
-    }
+def _worked(network: Network, values: dict[str, float], by_hand: dict[str, float]) -> Worked:
+    values |= {f"∂E/∂w_{{{name}}}": d for name, d in by_hand.items()}
+    values |= {f"Δw_{{{name}}}": -network.lr * d for name, d in by_hand.items()}  # Δw = −η δ_j z_i
+    return Worked(values, partials(network, gradients(network)))
 
 
 def _slope(s: float) -> float:

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from typing import Literal
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from random import Random
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # torch takes a second to import: the commands print their help without torch
+    from torch import Tensor
 
-from manual_bp.linear import Linear
-from manual_bp.mlp import MLP
-from manual_bp.notation import minus
+    from manual_bp.mlp import MLP
 
 LN3 = math.log(3)  # λ
 
@@ -49,40 +48,66 @@ class Network:
         """The width of each layer, the input's first."""
         return (len(self.x), *(len(matrix) for matrix in self.weights))
 
-    def model(self, seed: int | None = None) -> MLP:
-        """Our layers in float64 with the network's weights, or with random ones from `seed`."""
+    def model(self) -> MLP:
+        """Our layers in float64 with the network's weights."""
+        import torch
+
+        from manual_bp.linear import Linear
+        from manual_bp.mlp import MLP
+
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
-            torch.manual_seed(0 if seed is None else seed)
             model = MLP(
                 self.sizes, output=self.output, bias=self.biases is not None, dtype=torch.float64
             )
-        if seed is None:
-            layers = [layer for layer in model if isinstance(layer, Linear)]
-            with torch.no_grad():
-                for layer, matrix in zip(layers, self.weights, strict=True):
-                    layer.weight.copy_(tensor(matrix))
-                for layer, row in zip(layers, self.biases or (), strict=False):
-                    layer.bias.copy_(tensor(row))
+        layers = [layer for layer in model if isinstance(layer, Linear)]
+        with torch.no_grad():
+            for layer, matrix in zip(layers, self.weights, strict=True):
+                layer.weight.copy_(tensor(matrix))
+            for layer, row in zip(layers, self.biases or (), strict=False):
+                layer.bias.copy_(tensor(row))
         return model
+
+    def drawn(self, seed: int) -> Network:
+        """The network with random weights: ±0.1, ±0.2, … ±1, which a pencil can start from."""
+        random = Random(seed)
+
+        def row(n: int) -> Row:
+            return tuple(random.choice((-1, 1)) * random.randint(1, 10) / 10 for _ in range(n))
+
+        weights = tuple(tuple(row(len(old)) for old in matrix) for matrix in self.weights)
+        biases = None if self.biases is None else tuple(row(len(old)) for old in self.biases)
+        return replace(self, weights=weights, biases=biases)
+
+
+def random_network(sizes: Sequence[int], document: Literal[1, 2, 3], seed: int) -> Network:
+    """A network of these sizes as the document has it: document 3 alone has biases, and 1/n_out.
+
+    Inputs are 0.1, 0.2, … 1, targets 0 or 1, weights those of `Network.drawn`.
+    """
+    random, third = Random(f"example {seed}"), document == 3
+    network = Network(
+        name="random",
+        document=document,
+        title=f"A {'-'.join(map(str, sizes))} network",
+        weights=tuple(((0.0,) * n_in,) * n_out for n_in, n_out in pairwise(sizes)),
+        x=tuple(random.randint(1, 10) / 10 for _ in range(sizes[0])),
+        y=tuple(float(random.randint(0, 1)) for _ in range(sizes[-1])),
+        cost="half_per_element" if third else "half_per_example",
+        biases=tuple((0.0,) * n for n in sizes[1:]) if third else None,
+    )
+    return network.drawn(seed)
 
 
 def tensor(values: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
     """A float64 tensor: the worked examples are exact, and float32 would round them."""
+    import torch
+
     return torch.tensor(values, dtype=torch.float64)
 
 
 def sigma(z: float) -> float:
     """σ(z) of a number."""
     return 1 / (1 + math.exp(-z))
-
-
-def exactly(value: float) -> str:
-    """A weight as it is meant: 3 ln 3, −ln 3, 8/3 ln 3; or 2, which is no multiple of ln 3."""
-    multiple = Fraction(value / LN3).limit_denominator(9)
-    if value == 0 or abs(multiple * LN3 - value) > 1e-12:
-        return minus(f"{value:g}")
-    times = {"1": "", "-1": "-"}.get(str(multiple), f"{multiple} ")
-    return minus(f"{times}ln 3")
 
 
 def _lambdas(rows: Iterable[Iterable[float]]) -> Matrix:
@@ -113,10 +138,7 @@ NETWORKS: dict[str, Network] = {
             name="symmetry",
             document=1,
             title="two-two-two with equal weights in each layer",
-            weights=(
-                _lambdas([[1 / 3, 1 / 3], [1 / 3, 1 / 3]]),
-                _lambdas([[2 / 3, 2 / 3], [2 / 3, 2 / 3]]),
-            ),
+            weights=(_lambdas([[1 / 3] * 2] * 2), _lambdas([[2 / 3] * 2] * 2)),
             x=(1.0, 2.0),
             y=(1.0, 0.0),
         ),

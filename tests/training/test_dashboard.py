@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from manual_bp import MLP, backprop
+from manual_bp.training.charts import curves, explained, layout
 from manual_bp.training.command import main
-from manual_bp.training.dashboard import LAYOUT, METRICS, curves, formulas
+from manual_bp.training.dashboard import formulas, hyperparameters, markdown
 from manual_bp.training.run import Result
 from tests.training.plans import PLAN
 from tests.training.test_event_file import read
@@ -71,8 +73,9 @@ def test_every_measure_of_metrics_jsonl_is_a_curve_over_the_epochs(
         json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()
     ]
     tags = set(rows[0]) - {"epoch"}
-    logarithms = {f"delta_norm_log10/{layer}" for layer in LAYERS}
-    assert set(events.Tags()["scalars"]) == tags | logarithms | {"cost/test", "accuracy/test"}
+    beside = {tag.replace("/", "_log10/") for tag in tags if "_norm/" in tag}
+    beside |= {"cost/test", "accuracy/test", "perfect/cost", "perfect/accuracy"}
+    assert set(events.Tags()["scalars"]) == tags | beside
     for tag in tags:
         points = events.Scalars(tag)
         assert [point.step for point in points] == list(range(1, EPOCHS + 1))
@@ -89,7 +92,8 @@ def test_every_measure_of_metrics_jsonl_is_a_curve_over_the_epochs(
     [
         ("cost", ["train", "validation", "test"]),
         ("accuracy", ["train", "validation", "test"]),
-        ("grad_norm", ["total", *PARAMETERS]),
+        *((kind, ["total", *PARAMETERS]) for kind in ("grad_norm", "grad_norm_log10")),
+        ("perfect", ["accuracy", "cost"]),
         *((kind, LAYERS) for kind in ("delta_norm", "slope", "saturated", "passed")),
         *((kind, LAYERS) for kind in ("dead", "stuck", "delta_norm_log10")),
         ("update_ratio", PARAMETERS),
@@ -112,42 +116,121 @@ def test_the_learning_rate_is_a_curve(events: EventAccumulator) -> None:
     assert 0 < rates[-1] < 0.1
 
 
+def found_by(tags: Sequence[str], pattern: str) -> list[str]:
+    return [tag for tag in tags if re.match(pattern, tag)]  # as TensorBoard matches
+
+
 def test_every_line_of_the_custom_scalars_layout_finds_a_curve(events: EventAccumulator) -> None:
     (event,) = events.Tensors("custom_scalars__config__")
-    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
-    assert [category.title for category in layout.category] == list(LAYOUT)
-    assert list(LAYOUT) == ["cost", "accuracy", "gradient norms", "δ per layer", "slope × error"]
+    shown = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    assert [category.title for category in shown.category] == list(layout(3))
+    assert [category.title for category in shown.category][:2] == ["accuracy", "cost"]
     scalars = events.Tags()["scalars"]
     found = {}
-    for category in layout.category:
+    for category in shown.category:
         for chart in category.chart:
-            for pattern in chart.multiline.tag:  # matched as TensorBoard does
-                found[pattern] = [tag for tag in scalars if re.match(pattern, tag)]
-                assert found[pattern], pattern
-    assert found["delta_norm/.*"] == [f"delta_norm/{layer}" for layer in LAYERS]
-    assert found["delta_norm_log10/.*"] == [f"delta_norm_log10/{layer}" for layer in LAYERS]
-    assert found[r"grad_norm/.*\.weight"] == [f"grad_norm/{layer}.weight" for layer in LAYERS]
+            for pattern in chart.multiline.tag:
+                found[chart.title] = found_by(scalars, pattern)
+                assert found[chart.title], pattern
+            for series in chart.margin.series:
+                assert {series.value, series.lower, series.upper} <= set(scalars)
+    layers = ", layers 1 to 5"
+    assert found[f"log₁₀ ‖δ‖{layers}"] == [f"delta_norm_log10/{layer}" for layer in LAYERS]
+    weights = [f"grad_norm_log10/{layer}.weight" for layer in LAYERS]
+    assert found[f"log₁₀ ‖∂C/∂W‖{layers}"] == weights
+    assert found["learning rate η"] == ["lr"]
 
 
-def test_hyperparameters_stand_in_the_runs_own_folder_with_its_metrics(
-    events: EventAccumulator,
-) -> None:
+def test_the_axes_of_cost_and_accuracy_reach_what_is_perfect(events: EventAccumulator) -> None:
+    """At every epoch, or TensorBoard draws an error in place of the chart."""
+    charts = layout(3)
+    for kind, perfect in (("accuracy", 1), ("cost", 0)):
+        assert [chart[1] for chart in charts[kind].values()] == [
+            [f"{kind}/{part}", f"perfect/{kind}", f"perfect/{kind}"]
+            for part in ("train", "validation")
+        ]
+        edge = [(event.step, event.value) for event in events.Scalars(f"perfect/{kind}")]
+        assert edge == [(epoch, perfect) for epoch in range(1, EPOCHS + 1)]
+
+
+@pytest.mark.parametrize("layers", [1, 5, 6, 7, 20])
+def test_no_chart_has_more_layers_than_tensorboard_has_marks(layers: int) -> None:
+    tags = [
+        f"{kind}/layer{n:02d}{end}"
+        for n in range(1, layers + 1)
+        for kind, end in (("delta_norm_log10", ""), ("grad_norm_log10", ".weight"), ("slope", ""))
+    ]
+    lines = [
+        found_by(tags, pattern)
+        for category in layout(layers).values()
+        for kind, patterns in category.values()
+        if kind == "Multiline"
+        for pattern in patterns
+    ]
+    assert sorted(tag for line in lines for tag in line) == sorted(tags)  # each in one chart
+    assert max(map(len, lines)) == min(layers, 5)
+    assert all(line == sorted(line) for line in lines)
+
+
+def test_a_shallow_networks_charts_are_among_a_deep_ones() -> None:
+    """TensorBoard merges them: another title or pattern would show a curve twice."""
+    deep = layout(7)
+    for category, charts in layout(2).items():
+        assert {title: deep[category].get(title) for title in charts} == charts
+
+
+def test_curves_say_what_they_are_and_of_which_layer(events: EventAccumulator) -> None:
+    written = {
+        tag: (metadata.display_name, metadata.summary_description)
+        for tag, metadata in events.summary_metadata.items()
+        if tag in events.Tags()["scalars"]
+    }
+    assert set(written) == set(events.Tags()["scalars"])
+    layer = "layer 2 (12→7)"
+    for tag, name in {
+        "delta_norm/layer02": f"‖δ‖ = ‖∂C/∂z‖, {layer}",
+        "delta_norm_log10/layer02": f"log₁₀ ‖δ‖ = ‖∂C/∂z‖, {layer}",
+        "grad_norm/layer02.weight": f"‖∂C/∂W‖, {layer}",
+        "grad_norm_log10/layer02.bias": f"log₁₀ ‖∂C/∂b‖, {layer}",
+        "lr": "learning rate η",
+        "accuracy/train": "accuracy/train",
+    }.items():
+        assert written[tag][0] == name
+    assert all(meaning for tag, (_, meaning) in written.items() if not tag.startswith("time/"))
+    # TensorBoard's data server keeps a name only with these
+    metadata = events.summary_metadata["lr"]
+    assert (metadata.data_class, metadata.plugin_data.plugin_name) == (1, "scalars")
+
+
+def test_a_curve_that_nobody_named_is_its_tag() -> None:
+    assert explained("mine/layer01", []) == ("mine/layer01", "")
+    assert explained("non_finite/delta/layer01", [])[0] == "NaN or infinite: delta/layer01"
+
+
+def test_hyperparameters_stand_in_the_runs_own_folder(events: EventAccumulator) -> None:
+    """And no summary of the experiment, whose columns TensorBoard would sort by name alone."""
     tags = events.summary_metadata
     data = {
         tag: plugin_data_pb2.HParamsPluginData.FromString(tags[tag].plugin_data.content)
         for tag in tags
         if tags[tag].plugin_data.plugin_name == "hparams"
     }
+    assert set(data) == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
     start = data["_hparams_/session_start_info"].session_start_info.hparams
-    assert set(start) == set(PLAN.as_dict()) - {"data_dir", "data_fingerprint"}
+    assert set(start) == {"lr", "sizes", "epochs", "seed"}
     assert start["lr"].number_value == 2.5
     assert start["sizes"].string_value == "64-12-7-10"
-    assert start["cost"].string_value == "half_per_example"
-    assert start["augment"].string_value == "no"
-    metrics = {info.name.tag for info in data["_hparams_/experiment"].experiment.metric_infos}
-    assert metrics == set(METRICS)
-    assert metrics <= set(events.Tags()["scalars"])
+    assert (start["epochs"].number_value, start["seed"].number_value) == (EPOCHS, 0)
+    assert min(events.Tags()["scalars"]) == "accuracy/test"  # metrics are sorted by name
     assert data["_hparams_/session_end_info"].session_end_info.status == 1  # STATUS_SUCCESS
+
+
+def test_a_flag_that_is_given_is_a_hyperparameter_and_the_engine_is_none() -> None:
+    plan = replace(PLAN, momentum=0.9, augment=True, batch_size_asked=64, engine="direct")
+    assert hyperparameters(plan) == {
+        "lr": 3.0, "sizes": "784-128-10", "epochs": 10, "seed": 0,
+        "momentum": 0.9, "augment": True, "batch_size": 64,
+    }  # fmt: skip
 
 
 def test_weights_are_shown_at_the_first_the_last_and_about_five_epochs_between(
@@ -168,6 +251,30 @@ def test_the_test_images_are_shown_once_at_the_end(events: EventAccumulator) -> 
         (image,) = events.Images(tag)
         assert image.step == EPOCHS
         assert Image.open(io.BytesIO(image.encoded_image_string)).size == (500, 500)
+
+
+def test_the_result_stands_before_the_configuration_and_trouble_before_the_result(
+    events: EventAccumulator,
+) -> None:
+    tags = [tag for tag in events.Tags()["tensors"] if tag.startswith("run/")]
+    assert min(tags) == "run/2 result/text_summary"
+    assert min([*tags, "run/1 trouble"]) == "run/1 trouble"
+    told = text(events, "2 result")
+    assert re.match(r"test: \d+\.\d\d % right, cost 0\.\d{5}; guessing: 1\d %, 0\.45\n", told)
+    assert told.endswith("no trouble was noticed")
+
+
+def test_the_first_card_of_all_tells_what_happened(events: EventAccumulator) -> None:
+    tags = [*events.Tags()["scalars"], *events.Tags()["images"], *events.Tags()["histograms"]]
+    assert min(tags) == "a first look/accuracy and trouble"
+    (card,) = events.Images(min(tags))
+    assert (card.step, card.width, card.height) == (EPOCHS, 320, 210)
+
+
+def test_a_flag_is_code_with_its_value() -> None:
+    assert (
+        markdown(["a --lr (it is 3)", "--init uniform"]) == "a `--lr` (it is 3)\n\n`--init uniform`"
+    )
 
 
 def test_text_tells_configuration_environment_formulas_and_an_example(
@@ -192,6 +299,8 @@ def test_a_delta_is_a_curve_and_so_is_its_logarithm(norm: float) -> None:
     found = curves({"epoch": 3, "cost/train": 0.5, "delta_norm/layer02": norm})
     logarithm = {"delta_norm_log10/layer02": math.log10(norm)}
     assert found == {"cost/train": 0.5, "delta_norm/layer02": norm} | logarithm
+    found = curves({"epoch": 3, "grad_norm/layer01.weight": norm})
+    assert found["grad_norm_log10/layer01.weight"] == math.log10(norm)
 
 
 @pytest.mark.parametrize("norm", [0.0, math.inf, math.nan])
@@ -254,6 +363,6 @@ print(sorted({name.split(".")[0] for name in sys.modules} & {"tensorboard", "mat
 """
     command = [sys.executable, "-c", code]
     root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -138,8 +138,10 @@ class NoServer:
 
 
 class Stalled:
+    given_up = threading.Event()
+
     def __init__(self, root: str, download: bool) -> None:
-        time.sleep(5)
+        assert self.given_up.wait(600)
 
 
 class Brings:
@@ -199,10 +201,11 @@ def test_a_download_that_stalls_is_given_up(
 ) -> None:
     monkeypatch.setattr(data, "_torchvision_class", lambda _: Stalled)
     monkeypatch.setattr(data, "_STALL_SECONDS", 0.5)
-    start = time.monotonic()
-    with pytest.raises(UserError, match="brought nothing"):
-        data.load("mnist", str(tmp_path))
-    assert time.monotonic() - start < 3
+    try:
+        with pytest.raises(UserError, match="brought nothing"):
+            data.load("mnist", str(tmp_path))
+    finally:
+        Stalled.given_up.set()
 
 
 def test_a_download_that_comes_is_moved_into_place(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from manual_bp.training.command import main
 from manual_bp.training.run import Result
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 600  # seconds: only what hangs takes so long, on a machine under any load
 FLAGS = [
     "--dataset",
     "digits",
@@ -37,17 +39,19 @@ FLAGS = [
 ]
 
 
-def torchrun(processes: int, *flags: str) -> subprocess.CompletedProcess[str]:
+def torchrun(folder: Path, processes: int, *flags: str) -> subprocess.CompletedProcess[str]:
     """The command as the README gives it."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["--master-port", str(free_port()), "train.py", *flags]
     return subprocess.run(
-        command, cwd=ROOT, env=quiet(), capture_output=True, text=True, timeout=120
+        command, cwd=ROOT, env=quiet(folder), capture_output=True, text=True, timeout=PATIENCE
     )
 
 
-def quiet() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+def quiet(folder: Path) -> dict[str, str]:
+    """With torchrun's logs beside the test's folder: torchrun leaves them where they are."""
+    wanted = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder.parent)}
+    return {**os.environ, **wanted}
 
 
 def free_port() -> int:
@@ -76,10 +80,14 @@ def together(forkserver: Any, size: int, flags: list[str]) -> None:
     processes = [
         forkserver.Process(target=rank, args=(number, size, port, flags)) for number in range(size)
     ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(PATIENCE)
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.exitcode for process in processes] == [0] * size
 
 
@@ -135,6 +143,7 @@ def test_a_process_without_a_row_in_the_last_batch_still_takes_part(
 @pytest.mark.slow
 def test_torchrun_has_one_writer_and_one_voice(tmp_path: Path) -> None:
     done = torchrun(
+        tmp_path,
         2,
         *FLAGS,
         "--epochs",
@@ -185,7 +194,7 @@ def test_a_killed_process_ends_the_job_with_a_clear_line_and_resume_goes_on(tmp_
     job = subprocess.Popen(
         command,
         cwd=ROOT,
-        env=quiet(),
+        env=quiet(tmp_path),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -194,28 +203,28 @@ def test_a_killed_process_ends_the_job_with_a_clear_line_and_resume_goes_on(tmp_
     try:
         checkpoint = tmp_path / "two" / "checkpoint.pt"
         wait_for(lambda: (tmp_path / "two" / "metrics.jsonl").exists(), job)
-        children = subprocess.run(
-            ["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=True
-        )
-        ranks = {
-            number: pid
-            for pid in map(int, children.stdout.split())
-            if (number := rank_of(pid)) is not None
-        }
+        ranks = {rank_of(pid): pid for pid in children(job)}
         os.kill(ranks[1], signal.SIGKILL)
-        _, err = job.communicate(timeout=60)
+        _, err = job.communicate(timeout=PATIENCE)
     finally:
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
+        for pid in [*children(job), job.pid] if job.poll() is None else []:  # each a session
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        job.wait()
     assert job.returncode == 1
     assert f"continue with: python train.py --resume {tmp_path / 'two'}" in err, err
     state = torch.load(checkpoint, weights_only=True)
     assert state["epoch"] >= 1
     total = state["epoch"] + 2
-    resumed = torchrun(2, "--resume", str(tmp_path / "two"), "--epochs", str(total))
+    resumed = torchrun(tmp_path, 2, "--resume", str(tmp_path / "two"), "--epochs", str(total))
     assert resumed.returncode == 0, resumed.stderr
     main([*flags, "--batch-size", "76", "--epochs", str(total), "--run-name", "one"])
     assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+def children(job: subprocess.Popen[str]) -> list[int]:
+    tasks = Path(f"/proc/{job.pid}/task").glob("*/children")
+    return [int(pid) for task in tasks for pid in task.read_text().split()]
 
 
 def rank_of(pid: int) -> int | None:
@@ -224,7 +233,7 @@ def rank_of(pid: int) -> int | None:
 
 
 def wait_for(there: Callable[[], bool], job: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not there() and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert there()

@@ -80,7 +80,6 @@ file.close()
         env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert read(tmp_path / "run").Scalars("cost/train")[0].value == 1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import manual_bp as mbp
-from manual_bp.training.initialisation import EQUAL_WARNING, INITIALISATIONS, initialise
+from manual_bp.training.network import EQUAL_WARNING, INITIALISATIONS, initialise
 
 SIZES = [64, 200, 100, 10]
 

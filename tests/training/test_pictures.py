@@ -141,9 +141,11 @@ def test_the_panels_of_the_summary_show_the_rows(answers: pictures.Answers) -> N
     digits = shown["the worst test digits: label → answer"]
     assert [t.get_text() for t in digits.texts][:2] == ["7 → 2", "0 → 0"]
     assert len(digits.texts) == 32
-    title = figure.get_suptitle()
-    assert "the run" in title
-    assert "accuracy 97.12 %" in title
+    assert figure.get_suptitle() == "the run"
+    assert shown["accuracy"].get_ylim() == (0, 1.03)
+    bottom, top = shown["cost C"].get_ylim()
+    assert bottom == 0
+    assert top > 0.5  # the largest cost
 
 
 @pytest.mark.parametrize(
@@ -184,6 +186,35 @@ def test_the_layers_of_a_deep_network_have_room_below_the_panels(
     below = [axes.get_tightbbox(renderer).y0 for axes in figure.axes[3:]]
     assert len(legend.get_texts()) == 30
     assert top < min(below)
+
+
+def test_the_summary_says_trouble_in_red_above_the_panels(answers: pictures.Answers) -> None:
+    troubles = ["trouble after epoch 1: " + "--a-word " * 60, "trouble after epoch 2: it is worse"]
+    figure = pictures.summary([row(1), TEST], LAYERS, answers, 8, "the\nrun", troubles)
+    image = pictures.rendered(figure)
+    (told,) = [text for text in figure.texts if text.get_text().startswith("trouble")]
+    assert told.get_text().split() == " ".join(troubles).split()
+    assert told.get_color() == "tab:red"
+    box = told.get_window_extent()
+    assert box.x1 < image.width
+    renderer: Any = None
+    assert box.y0 > max(axes.get_tightbbox(renderer).y1 for axes in figure.axes[:3])
+    title: Any = figure._suptitle  # type: ignore[attr-defined]
+    assert box.y1 < title.get_window_extent().y0
+
+
+def test_a_verdict_is_red_where_there_was_trouble() -> None:
+    red, green = (214, 39, 40), (44, 160, 44)
+
+    def near(image: Image.Image, colour: tuple[int, int, int]) -> bool:
+        pixels: Any = image.convert("RGB").getcolors(1 << 20)
+        return any(max(abs(a - b) for a, b in zip(p, colour, strict=True)) < 40 for _, p in pixels)
+
+    rows = [row(1), row(2), TEST]
+    bad, good = (pictures.verdict(rows, "result", told) for told in (["it is stuck " * 99], []))
+    assert (near(bad, red), near(bad, green)) == (True, False)
+    assert (near(good, red), near(good, green)) == (False, True)
+    assert bad.size == good.size == (320, 210)
 
 
 def test_a_run_leaves_a_summary_behind(train: Callable[..., Result]) -> None:

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from manual_bp.training.command import main
 from manual_bp.training.errors import UserError
 from manual_bp.training.run import Result, Run
 from manual_bp.training.run_folder import RunFolder
+from tests.training.plans import PLAN
 
 Train = Callable[..., Result]
 ROOT = Path(__file__).parents[2]
@@ -75,6 +78,32 @@ def test_a_copy_of_a_checkpoint_elsewhere_is_not_resumed(
         assert stopped.value.code == 1
         assert "copy the whole run folder" in capsys.readouterr().err
     assert (elsewhere / "metrics.jsonl").read_text() == "precious"
+
+
+def test_a_run_without_a_name_is_called_by_what_it_learns(train: Train) -> None:
+    flags = ["--epochs", "0", "--hidden", "8", "8", "5", "--lr", "0.5", "--seed", "7"]
+    names = [folder_of(train(*flags)).name for _ in range(3)]
+    assert names == [f"digits-2x8-5-lr0.5-s7{end}" for end in ("", "-2", "-3")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({}, "mnist-128-lr3-s0"),
+        ({"sizes": (784, 10), "lr": 1e-05}, "mnist-lr1e-05-s0"),
+        ({"sizes": (784, *[30] * 6, 10), "lr": 0.1, "seed": 3}, "mnist-6x30-lr0.1-s3"),
+        ({"dataset": "/my/data"}, "data-128-lr3-s0"),
+    ],
+)
+def test_a_runs_own_name_is_short_and_tells_lr_and_seed(changed: dict[str, Any], name: str) -> None:
+    assert replace(PLAN, **changed).run_name == name
+
+
+def test_a_run_says_where_to_look(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(train("--epochs", "0"))
+    look, address = capsys.readouterr().out.splitlines()[-2:]
+    assert look == f"look     tensorboard --logdir {folder.parent}"
+    assert address == "open     http://localhost:6006/#custom_scalars&_smoothingWeight=0"
 
 
 def test_latest_is_no_folder_that_is_still_being_made(train: Train, tmp_path: Path) -> None:

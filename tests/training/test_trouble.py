@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -32,7 +33,8 @@ def texts(folder: Path | None, tag: str) -> list[tuple[int, str]]:
     if f"run/{tag}/text_summary" not in events.Tags()["tensors"]:
         return []
     found = events.Tensors(f"run/{tag}/text_summary")
-    return [(event.step, event.tensor_proto.string_val[0].decode()) for event in found]
+    texts = [event.tensor_proto.string_val[0].decode().replace("`", "") for event in found]
+    return [(event.step, text) for event, text in zip(found, texts, strict=True)]
 
 
 FREEZE = [
@@ -58,7 +60,7 @@ def test_a_run_that_freezes_is_caught_in_its_first_epoch(
     )
     assert "try a smaller --lr" in line
     assert ("--momentum 0.9" in line) == ("momentum" in flags)
-    ((step, text),) = texts(result.folder, "trouble")
+    ((step, text),) = texts(result.folder, "1 trouble")
     assert step == 1
     assert line.removeprefix("trouble  ") in text
 
@@ -77,7 +79,7 @@ def test_the_default_run_gives_no_alarm(
     result = train("--seed", seed, "--epochs", "10")
     assert result.test_accuracy > 0.9
     assert lines(capsys.readouterr().out, "trouble") == []
-    assert texts(result.folder, "trouble") == []
+    assert texts(result.folder, "1 trouble") == []
 
 
 def test_a_trouble_is_said_once_and_again_by_a_resumed_run(
@@ -87,7 +89,12 @@ def test_a_trouble_is_said_once_and_again_by_a_resumed_run(
     assert len(lines(capsys.readouterr().out, "trouble")) == 1
     train("--resume", str(result.folder), "--epochs", "5")
     assert len(lines(capsys.readouterr().out, "trouble")) == 1
-    assert [step for step, _ in texts(result.folder, "trouble")] == [1, 4]
+    assert [step for step, _ in texts(result.folder, "1 trouble")] == [1, 4]
+    results = texts(result.folder, "2 result")
+    assert [(step, re.findall(r"trouble after epoch (\d)", told)) for step, told in results] == [
+        (3, ["1"]),
+        (5, ["1"]),
+    ]
 
 
 def test_the_error_signal_vanishes_layer_by_layer_in_a_deep_sigmoid_network(
@@ -135,7 +142,7 @@ def test_a_run_stops_when_its_numbers_are_none_and_keeps_the_last_good_checkpoin
     assert all(value.isfinite().all() for value in state["model"].values())
     (row,) = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
     assert (row["epoch"], row["cost/train"]) == (1, None)
-    ((step, text),) = texts(folder, "trouble")
+    ((step, text),) = texts(folder, "1 trouble")
     assert (step, text) == (1, line.removeprefix("train.py: error: "))
 
 

@@ -1,0 +1,1 @@
+"""Use a trained network: read pictures for it, and write it for other programs."""

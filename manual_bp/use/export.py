@@ -1,0 +1,65 @@
+"""`manual-bp export RUN --format FORMAT`: a trained network for other programs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Each format: the file's suffix, and what it is for.
+FORMATS = {
+    "onnx": (".onnx", "for onnxruntime and many other programs"),
+    "pt2": (".pt2", "a torch.export program, for PyTorch without this package"),
+    "safetensors": (".safetensors", "the weights, for any language"),
+    "torch": (".pt", "the weights as a state dict of torch.nn's layers"),
+}
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "manual-bp export") -> int:
+    """Write a file. Returns 0, or 1 after a fault with one line on stderr; wrong usage exits 2."""
+    args = _parse(argv, prog)
+    from manual_bp.training import trained
+    from manual_bp.training.errors import UserError
+    from manual_bp.use.formats import write
+
+    try:
+        run = trained.read(args.run, Path(args.logdir))
+        path = args.out or run.folder / f"model{FORMATS[args.format][0]}"
+        difference = write(run.model, path, args.format)
+    except UserError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return 1
+    n_in, n_out = run.plan.sizes[0], run.plan.sizes[-1]
+    print(f"{path}: {path.stat().st_size:,} bytes")
+    print(f"input x (m, {n_in}): pixels from 0 to 1, bright on dark, row by row")
+    print(f"output a (m, {n_out})")
+    print(f"read again: activations differ by {difference:.1g} at most")
+    return 0
+
+
+def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Write a trained network for other programs, read it again, and compare.",
+    )
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="a run that train.py wrote: its folder, its name in --logdir, or latest",
+    )
+    forms = "; ".join(f"{name}: {what}" for name, (_, what) in FORMATS.items())
+    parser.add_argument(
+        "--format", choices=FORMATS, default="onnx", help=f"{forms} (default: onnx)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the file (default: model.SUFFIX in the run)"
+    )
+    parser.add_argument(
+        "--logdir", default="runs", metavar="DIR", help="folder of run folders (default: runs)"
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""`manual-bp predict RUN PICTURE …`: what a trained network sees in pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch takes a second: --help does without it
+    from manual_bp.training.trained import Trained
+
+_BAR = 40  # columns of an activation of 1
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "manual-bp predict") -> int:
+    """Print the activations of each picture. Returns 0, or 1 where a picture cannot be read."""
+    args = _parse(argv, prog)
+    from manual_bp.training import trained
+    from manual_bp.training.errors import UserError
+
+    try:
+        run = trained.read(args.run, Path(args.logdir))
+    except UserError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return 1
+    print(f"{run.folder}: {run.plan.dataset}, {run.plan.network}, {run.epoch} epochs")
+    status = 0
+    for path in args.picture:
+        try:
+            lines = _answer(run, path)
+        except UserError as error:
+            print(f"{prog}: error: {error}", file=sys.stderr)
+            status = 1
+        else:
+            print("\n".join(["", *lines]))
+    return status
+
+
+def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Show pictures to a trained network. A picture may have any size and colours: "
+        "it is made grey, bright on dark, cut out, scaled and centred as MNIST's digits are.",
+    )
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="a run that train.py wrote: its folder, its name in --logdir, or latest",
+    )
+    parser.add_argument("picture", nargs="+", type=Path, metavar="PICTURE", help="PNG, JPEG, …")
+    parser.add_argument(
+        "--logdir", default="runs", metavar="DIR", help="folder of run folders (default: runs)"
+    )
+    return parser.parse_args(argv)
+
+
+def _answer(run: Trained, path: Path) -> list[str]:
+    """What was done to the picture, its ten activations as bars, and the answer."""
+    import torch
+
+    from manual_bp.use import picture
+
+    found = picture.of_run(run, path)
+    x = torch.as_tensor(found.pixels / 255, dtype=next(run.model.parameters()).dtype)
+    with torch.no_grad():
+        a = run.model(x.reshape(1, -1))[0]  # (n_out,)
+    answer = int(a.argmax())
+    lines = [f"{path}: {answer}   ({', '.join(found.steps)})"]
+    for number, value in enumerate(a.tolist()):
+        bar = "█" * round(_BAR * min(1.0, max(0.0, value)))
+        lines.append(f"  {number}  {value:6.3f}  {bar}".rstrip())
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
