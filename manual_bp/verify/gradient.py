@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from manual_bp.verify import backward, meaning
+from manual_bp.verify import backward
 from manual_bp.verify.agreement import telling
 from manual_bp.verify.case import Case, Graph
 from manual_bp.verify.diagnose import diagnose
 from manual_bp.verify.experiment import Experiment
+from manual_bp.verify.hypotheses import meaning
 from manual_bp.verify.probes import repeat
 from manual_bp.verify.record import Record
 from manual_bp.verify.report import Finding, Row

@@ -23,9 +23,9 @@ from torch import Tensor
 from manual_bp.verify.agreement import each_near
 from manual_bp.verify.case import CrashError, flat
 from manual_bp.verify.experiment import Experiment
-from manual_bp.verify.patterns import own_outputs
+from manual_bp.verify.hypotheses.patterns import own_outputs
+from manual_bp.verify.hypotheses.where import place
 from manual_bp.verify.truth import Differences
-from manual_bp.verify.where import place
 
 Map = Callable[[Tensor], Tensor]
 # name: f, f⁻¹, and f′ written in the output

@@ -10,8 +10,8 @@ from torch import Tensor
 from manual_bp.verify.agreement import close
 from manual_bp.verify.case import CrashError
 from manual_bp.verify.experiment import Experiment
+from manual_bp.verify.hypotheses.where import place, ratio
 from manual_bp.verify.truth import length, some, spread
-from manual_bp.verify.where import place, ratio
 
 RULED_OUT = (
     "ruled out: a constant factor, a transposition, another input's derivative, "
