@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from manual_bp.verify import KINDS, Finding, Report
+from manual_bp.verify.guard import Tell, guarded
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -32,8 +33,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.ver
         if args.function is None and getattr(args, flag) is not None:
             print(f"{prog}: --{flag} needs a MODULE_OR_FILE:NAME to go with it", file=sys.stderr)
             return 2
+    # the package's own operations crash nowhere; somebody's may
+    if args.function:
+        return guarded(lambda tell: _checked(parser, args, tell))
+    return _checked(parser, args, lambda report, probe: None)
+
+
+def _checked(parser: argparse.ArgumentParser, args: argparse.Namespace, tell: Tell) -> int:
     try:
-        reports = [_somebodys(args)] if args.function else _ours(args)
+        reports = [_somebodys(args, tell)] if args.function else _ours(args)
     except (ValueError, TypeError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
@@ -122,7 +130,7 @@ def _watched(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     )
 
 
-def _somebodys(args: argparse.Namespace) -> Report:
+def _somebodys(args: argparse.Namespace, tell: Tell) -> Report:
     # torch takes a second to import: --help and wrong usage do without it
     import torch
 
@@ -150,6 +158,7 @@ def _somebodys(args: argparse.Namespace) -> Report:
         seed=args.seed,
         strict=args.strict,
         skip=_skipped(args),
+        tell=lambda report, probe: tell(str(report), probe),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -56,6 +56,7 @@ def check(
     seed: int = 0,
     skip: Sequence[str] = (),
     strict: bool = False,
+    tell: Callable[[Report, str], None] | None = None,
 ) -> Report:
     """Compare a function's gradients, ∂⟨g, f(x)⟩/∂x for random g, with differences of its values.
 
@@ -75,6 +76,7 @@ def check(
         compile: also run under `torch.compile(fullgraph=True)`; a string names the backend.
         seed: of the random cotangents and directions.
         strict: take a gradient that may be meant, such as a straight-through one, for a finding.
+        tell: is given the report so far, and the probe that begins: a crash may end the process.
         skip: probes to leave out, such as ("double-backward", "jvp"); see `PROBES`.
 
     Returns:
@@ -97,6 +99,7 @@ def check(
         randomness.reset(seed)
         run = _Check(subject, seed)
         run.strict = strict
+        run.record.tell = tell or run.record.tell
         run.record.skip = frozenset(skip)
         try:
             run.run(reference, "inductor" if compile is True else compile or None)

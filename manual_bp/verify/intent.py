@@ -27,7 +27,7 @@ def meant(word: str) -> Callable[[T], T]:
         ValueError: another word.
 
         >>> @meant("reversed")
-        ... class Reverse(torch.autograd.Function): ...
+        ... class Reverse: ...  # a torch.autograd.Function
     """
     if word not in MEANINGS:
         raise ValueError(f"meant({word!r}): expected one of {', '.join(MEANINGS)}")

@@ -21,6 +21,7 @@ class Record:
         self.incomplete: list[str] = []
         self.questions: list[Finding] = []
         self.skip: frozenset[str] = frozenset()
+        self.tell: Callable[[Report, str], None] = lambda report, probe: None
         self.looked_at = self.elements = 0
 
     def found(self, kind: str) -> bool:
@@ -33,6 +34,7 @@ class Record:
         A probe that raises leaves the report incomplete, with a line that says so. One whose name
         or `group` is in `skip` is not run.
         """
+        self.tell(self.report(), name)
         if {name.replace(" ", "-"), group} & self.skip:
             self.checks[name] = "left out, as asked"
             return True

@@ -127,8 +127,9 @@ def watch(limit: int = BYTES) -> Iterator[Seen]:
     calls, in at most `limit` bytes.
 
         >>> with watch() as seen:
-        ...     train()
+        ...     pass  # train
         >>> print(seen.report())
+        no autograd Function and no torch.library operator ran
     """
     with listening_to(Recorder(limit)) as recorder:
         yield Seen(recorder)
