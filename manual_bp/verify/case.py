@@ -55,6 +55,7 @@ class Graph:
     outputs: list[Tensor]
     changed: list[int] = field(default_factory=list)
     in_a_list: bool = False  # the function returned a list
+    fills_grad: bool = False  # a backward inside fills .grad, and torch refuses autograd.grad
     overwritten: bool = False  # a later call took the outputs' history away
 
     def gradients(
@@ -71,15 +72,17 @@ class Graph:
         ]
         if not pairs or not self.leaves:
             return dict.fromkeys(self.leaves)
+        outputs, sent = [o for o, _ in pairs], [g.to(o) for o, g in pairs]
+        leaves = list(self.leaves.values())
+        again: dict[str, Any] = {"retain_graph": retain or create, "create_graph": create}
+        found: Sequence[Tensor | None]
         with stage("backward"), torch.enable_grad():
-            found = torch.autograd.grad(
-                [o for o, _ in pairs],
-                list(self.leaves.values()),
-                [g.to(o) for o, g in pairs],
-                retain_graph=retain or create,
-                create_graph=create,
-                allow_unused=True,
-            )
+            if self.fills_grad:
+                torch.autograd.backward(outputs, sent, **again)
+                found = [None] * len(leaves)
+            else:
+                found = torch.autograd.grad(outputs, leaves, sent, allow_unused=True, **again)
+        found = [_with_filled(g, leaf) for g, leaf in zip(found, leaves, strict=True)]
         # an embedding may give a sparse gradient
         dense = [g.to_dense() if g is not None and g.layout != torch.strided else g for g in found]
         return dict(zip(self.leaves, dense, strict=True))
@@ -203,7 +206,9 @@ class Case:
                 "forward",
                 RuntimeError(f"it returned {len(returned)} tensors where it had returned more"),
             )
-        return Graph(leaves, passed, returned, outputs, changed, isinstance(result, list))
+        graph = Graph(leaves, passed, returned, outputs, changed, isinstance(result, list))
+        graph.fills_grad = any(map(_recomputes, returned))
+        return graph
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """A flat cotangent as one tensor for each differentiable output."""
@@ -218,6 +223,28 @@ class Case:
         found = self.graph(args, needs).gradients(self.split(vector))
         # copies: the function may keep one buffer for all its gradients
         return {i: None if g is None else g.clone() for i, g in found.items()}
+
+
+def _with_filled(g: Tensor | None, leaf: Tensor) -> Tensor | None:
+    """The gradient with what a backward() inside of the backward has put into `.grad`."""
+    filled, leaf.grad = leaf.grad, None
+    return filled if g is None else g if filled is None else g + filled
+
+
+def _recomputes(output: Tensor) -> bool:
+    """Whether torch's reentrant checkpoint is in the graph: it takes backward() alone."""
+    pending, seen = [output.grad_fn], {output.grad_fn}
+    while pending:
+        node = pending.pop()
+        if node is None:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        for following, _ in node.next_functions:
+            if following not in seen:
+                seen.add(following)
+                pending.append(following)
+    return False
 
 
 def tensors(result: Any) -> list[Tensor]:

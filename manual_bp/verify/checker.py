@@ -334,7 +334,9 @@ class _Check:
         case, probe = experiment.case, self.record.probe
         self._marked(experiment)
         probe("parts of the output", lambda: partial.partial_outputs(experiment))
-        probe("requires_grad subsets", lambda: needs.needs(experiment))
+        recomputes = case.graph().fills_grad
+        if not recomputes:
+            probe("requires_grad subsets", lambda: needs.needs(experiment))
         probe("buffers", lambda: repeat.buffers(experiment))
         probe("second backward", lambda: repeat.second_backward(experiment))
         if not probe("interleaved calls", lambda: repeat.interleaved(experiment)):
@@ -364,7 +366,11 @@ class _Check:
             probe(name, lambda: precision.against_double(low, case, experiment), "precision")
         if given.dtype == torch.float32:
             probe("autocast", lambda: autocast.autocast(given))
-        probe("double backward", lambda: second_order.second_order(experiment))
+        if recomputes or experiment.symmetric:
+            why = "torch's reentrant checkpoint" if recomputes else "right for symmetric changes"
+            self.record.checks["double backward"] = f"not measured ({why})"
+        else:
+            probe("double backward", lambda: second_order.second_order(experiment))
         # a jvp is measured by the values, and the reference's gradient is not theirs
         if experiment.by_reference:
             self.record.checks["jvp"] = "not looked at (the gradient is the reference's)"

@@ -56,6 +56,7 @@ class Experiment:
         self.gradients: dict[int, Tensor | None] = {}  # (K, n), or None if it gives none
         # the arguments for which the reference's gradient is right, and the derivative is not
         self.by_reference: set[int] = set()
+        self.symmetric = False  # right for changes that keep an argument symmetric, no others
         self.as_meant: set[int] = set()  # of these, those whose own gradient is taken
 
     @property
@@ -105,6 +106,11 @@ class Experiment:
             self.gradients[i] = stack(
                 [gradients[i] for gradients in found], length(self.case.args[i])
             )
+            own, truth = self.gradients[i], self.truths[i]
+            if own is not None and not bool(self.differences.finite.all()):
+                # 0 · inf: it acts on outputs that are infinite or NaN, and nothing else is known
+                lost = ~torch.isfinite(own).all(0) & (truth.value == 0).all(0)
+                truth.known &= ~lost
 
     def gradient(self, position: int, row: int) -> Tensor:
         """The function's gradient in its argument's shape; None is 0."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -178,12 +179,6 @@ def _module(
         with torch.no_grad():
             module(*packed(args))
     parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
-    every = [
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    ]
-    # found once: to look for tied weights in every call takes as long as a small layer
-    tied = len(every) > len(parameters) + len(buffers)
     count = len(args)
 
     def call(*values: Any) -> Any:
@@ -191,16 +186,14 @@ def _module(
             (v.dtype for v in values if isinstance(v, Tensor) and v.is_floating_point()),
             torch.float32,
         )
-        state: dict[str, Tensor] = {
-            name: buffer.detach().to(dtype, copy=True)
+        state: dict[int, Tensor] = {
+            id(buffer): buffer.detach().to(dtype, copy=True)
             if buffer.is_floating_point()
             else buffer.detach().clone()
-            for name, buffer in buffers.items()
+            for buffer in buffers.values()
         }
-        state.update(zip(parameters, values[count:], strict=True))
-        return torch.func.functional_call(
-            module, state, tuple(packed(values[:count])), tie_weights=tied
-        )
+        state.update(zip(map(id, parameters.values()), values[count:], strict=True))
+        return _with_tensors(module, state, {})(*packed(values[:count]))
 
     flags = (*flags, *(p.requires_grad for p in parameters.values()))
     values = (*args, *parameters.values())
@@ -208,6 +201,26 @@ def _module(
     return Subject(
         name, call, names + tuple(parameters), values, flags, count, packed, parameters=takes
     )
+
+
+def _with_tensors(
+    module: nn.Module, state: dict[int, Tensor], made: dict[int, nn.Module]
+) -> nn.Module:
+    """The module with other parameters and buffers, for good: a backward may call it again."""
+    if id(module) not in made:
+        new = made[id(module)] = object.__new__(type(module))
+        vars(new).update(vars(module))
+        for kind in ("_parameters", "_buffers"):
+            held = getattr(module, kind)
+            vars(new)[kind] = {k: t if t is None else state.get(id(t), t) for k, t in held.items()}
+        vars(new)["_modules"] = {
+            name: inner if inner is None else _with_tensors(inner, state, made)
+            for name, inner in module._modules.items()
+        }
+        for name, value in vars(module).items():
+            if isinstance(value, types.MethodType) and value.__self__ is module:
+                vars(new)[name] = types.MethodType(value.__func__, new)
+    return made[id(module)]
 
 
 def _name(function: Any, cls: type | None) -> str:

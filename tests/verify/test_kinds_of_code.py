@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from gallery import make
 from torch import nn
 from torch.autograd import Function
+from torch.utils.checkpoint import checkpoint
 
 from manual_bp.verify import check
 from manual_bp.verify.probes import second_order
@@ -384,3 +385,36 @@ def test_a_wrong_gradient_does_not_hide_another_fault():
         make("Both", saving(lambda x, w: x * w), backward), (torch.randn(3), torch.randn(3))
     )
     assert kinds(report) == ["constant-factor", "needs-input-grad"], report
+
+
+class Recomputing(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.linear, self.reentrant = nn.Linear(3, 3), reentrant
+
+    def forward(self, x):
+        return checkpoint(lambda x: self.linear(x).tanh(), x, use_reentrant=self.reentrant)
+
+
+def symmetric():
+    m = torch.randn(4, 4)
+    return m @ m.mT + torch.eye(4)
+
+
+REAL = {
+    "recomputed": (Recomputing(False), (torch.randn(4, 3),)),
+    "recomputed by backward()": (Recomputing(True), (torch.randn(4, 3),)),
+    "an infinite output": (torch.log, (torch.tensor([0.0, 1.0, 2.0]),)),
+    "an infinite gradient": (torch.sqrt, (torch.tensor([0.0, 1.0, 2.0]),)),
+    "a zero row": (lambda x: x.norm(dim=1), (torch.cat([torch.zeros(1, 3), torch.randn(3, 3)]),)),
+    "underflow": (torch.prod, (torch.rand(60) * 0.1,)),
+    "a symmetric argument": (torch.linalg.eigvalsh, (symmetric(),)),
+    "a triangle of it": (torch.linalg.cholesky, (symmetric(),)),
+    "a batch of one": (lambda x, b: x * b, (torch.randn(1, 3), torch.randn(1, 3))),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_right_ones_of_real_code_are_ok(name):
+    report = check(*REAL[name])
+    assert report.ok, report
