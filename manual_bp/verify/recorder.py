@@ -206,12 +206,11 @@ def _taken() -> list[tuple[Any, str, Any, Any]]:
 def _is_apply(value: Any) -> bool:
     if type(value) not in (types.BuiltinMethodType, types.MethodType) or value.__name__ != "apply":
         return False
-    own = getattr(Function, "apply", None)
-    same = value.__self__ is not None and isinstance(value.__self__, type)
-    if not same or not issubclass(value.__self__, Function):
+    cls = value.__self__
+    if not isinstance(cls, type) or not issubclass(cls, Function):
         return False
-    # a class with an apply of its own calls Function's
-    return getattr(value, "__func__", None) in (None, getattr(own, "__func__", None))
+    # a class with an apply of its own calls Function's; before torch 2.14 that is written in Python
+    return getattr(value, "__func__", None) is getattr(APPLY, "__func__", None)
 
 
 def _key(cls: Any) -> Any:

@@ -7,6 +7,7 @@ import io
 import json
 import runpy
 import sys
+import types
 
 import pytest
 import torch
@@ -190,6 +191,10 @@ def test_left_out_with_a_reason():
     assert "left out: it is slow" in str(survey)
 
 
+@pytest.mark.skipif(
+    not isinstance(scaled, types.BuiltinMethodType),
+    reason="before torch 2.14 the compiler refuses an apply that was taken before the recording",
+)
 def test_what_torch_compile_traces_is_not_changed():
     torch._dynamo.reset()
 
