@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from manual_bp.lazy import lazy
 
 if TYPE_CHECKING:
-    from manual_bp import backprop, direct, functional, trace, verify, worked_examples
+    from manual_bp import backprop, direct, functional, trace, verify, view, worked_examples
     from manual_bp.linear import Linear, LinearFunction
     from manual_bp.mlp import MLP
     from manual_bp.mse import MSELoss, MSELossFunction
@@ -41,7 +41,7 @@ _HOMES = {
     "to_torch": "twins",
     "train": "training.notebook",
 }
-_ROOMS = ("backprop", "direct", "functional", "trace", "verify", "worked_examples")
+_ROOMS = ("backprop", "direct", "functional", "trace", "verify", "view", "worked_examples")
 
 __all__ = [
     "MLP",
@@ -62,6 +62,7 @@ __all__ = [
     "trace",
     "train",
     "verify",
+    "view",
     "worked_examples",
 ]
 

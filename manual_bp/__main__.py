@@ -13,6 +13,7 @@ COMMANDS = {
     "train": ("training.command", "train a network on MNIST through the hand-derived layers"),
     "verify": ("verify.__main__", "check the backward pass of an autograd Function"),
     "trace": ("trace.__main__", "one example forward and back, every number written out"),
+    "look": ("view.__main__", "a page that shows a run's passes forward and back, step by step"),
     "predict": ("use.predict", "show pictures to a trained network"),
     "export": ("use.export", "write a trained network for other programs"),
     "examples": ("worked_examples.__main__", "the documents' networks, worked by hand"),

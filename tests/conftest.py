@@ -34,6 +34,7 @@ SMOKE = (
     "training/test_measures.py::",
     "training/test_recipe.py::test_the_recipe",
     "verify/test_messages.py::test_a_factor",
+    "view/test_snapshots.py::",
     "verify/test_check.py::test_the_finding",
 )
 
@@ -45,6 +46,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.smoke)
     # The long ones first: no worker is left alone with one at the end.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what needs a GPU where there is none; MANUAL_BP_REQUIRE_CUDA=1: let that fail."""
+    if item.get_closest_marker("cuda") is None or torch.cuda.is_available():
+        return
+    if os.environ.get("MANUAL_BP_REQUIRE_CUDA") == "1":
+        pytest.fail("no CUDA device, and MANUAL_BP_REQUIRE_CUDA=1 asks for one", pytrace=False)
+    pytest.skip("no CUDA device")
 
 
 @pytest.fixture(scope="session", autouse=True)

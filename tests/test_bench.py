@@ -5,6 +5,9 @@ timed.
 from __future__ import annotations
 
 import json
+import os
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +120,67 @@ def test_a_contender_with_another_cost_is_not_timed(
     assert "forgets the bias       not counted: reaches cost" in out
 
 
+class Breaks(torch_peers.TorchEager):
+    name = "breaks"
+
+    def run(self) -> None:
+        raise ValueError("a kernel that cannot be had")
+
+
+def test_a_contender_that_raises_loses_its_row_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(measure.CONTENDERS, "torch", Breaks)
+    small = "--configurations 20-8-10:4 --contenders torch direct-torch --steps 5 --repeats 1"
+    assert main([*small.split(), "--json", str(tmp_path / "found.json")]) == 0
+    out = capsys.readouterr().out
+    assert "breaks                 failed: ValueError: a kernel that cannot be had" in out
+    first, second = json.loads((tmp_path / "found.json").read_text())["tables"][0]["results"]
+    assert first["median_seconds"] is None
+    assert second["median_seconds"] > 0
+
+
+def test_a_table_is_written_before_the_next_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fails_later(*args: object) -> measure.Table:
+        if list(tmp_path.iterdir()):
+            raise KeyboardInterrupt
+        return compare(*args)  # type: ignore[arg-type]
+
+    compare = measure.compare
+    monkeypatch.setattr(measure, "compare", fails_later)
+    small = "--configurations 20-8-10:4 20-8-10:8 --contenders direct-torch --steps 5 --repeats 1"
+    with pytest.raises(KeyboardInterrupt):
+        main([*small.split(), "--json", str(tmp_path / "found.json")])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [table["configuration"] for table in found["tables"]] == ["20-8-10:4"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", found["date"])
+    assert found["float32"] == "highest"
+    assert found["torch"] == torch.__version__
+    assert {"device", "driver", "CUDA", "Triton", "commit"} <= set(found)
+
+
+def test_on_a_gpu_a_round_is_long_enough_and_held_to_no_core() -> None:
+    cuda = torch.device("cuda")
+    small, large = map(Configuration.parse, ("784-30-10:10", "784-1024-1024-1024-10:4096"))
+    assert [c.default_steps("cpu") for c in (small, large)] == [1000, 2]
+    assert [c.default_steps("cuda") for c in (small, large)] == [10_000, 77]
+    assert small.default_threads("cpu") == 1
+    assert small.default_threads("cuda") == torch.get_num_threads()
+    if hasattr(os, "sched_getaffinity"):
+        before = os.sched_getaffinity(0)
+        with measure.threads(1, cuda):
+            assert os.sched_getaffinity(0) == before
+
+
+def test_what_runs_on_the_cpu_has_no_row_beside_a_gpu() -> None:
+    task = replace(make("20-8-10:4:linear", 3), device=torch.device("cuda"))
+    for kind in (measure.CONTENDERS["numpy"], measure.CONTENDERS["sklearn"]):
+        with pytest.raises(torch_peers.Skipped, match="runs on the CPU"):
+            kind(task)
+
+
 def test_the_command_prints_a_table_and_writes_json_and_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,7 +236,7 @@ def test_the_command_prints_a_table_and_writes_json_and_a_picture(
 
 def test_threads_are_given_back() -> None:
     before = torch.get_num_threads()
-    with measure.threads(1):
+    with measure.threads(1, torch.device("cpu")):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
 

@@ -28,6 +28,7 @@ mbp.direct.Trainer(model, lr=0.5, batch_size=4, backend="torch").step(x, y)
 assert mbp.verify.check(mbp.functional.sigmoid, (x,)).ok
 assert "∂J/∂" in mbp.trace.text(model, x[0], y[0])
 assert mbp.worked_examples.one_path().max_relative_error < 1e-12
+assert mbp.view.html(model, x[0], y[0]).startswith("<!doctype html>")
 from manual_bp.__main__ import main
 assert main(["examples", "one-path"]) == 0
 assert main(["trace", "two-two-two"]) == 0
@@ -75,7 +76,7 @@ def test_torch_is_the_one_dependency() -> None:
         "--help",
         "--version",
         *(f"{command} --help" for command in COMMANDS),
-        *(f".{home} --help" for home in ("verify", "trace", "bench", "worked_examples")),
+        *(f".{home} --help" for home in ("verify", "trace", "bench", "view", "worked_examples")),
     ],
 )
 def test_help_does_without_torch(line: str, tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ EXCEPTIONS = {
     "python -m manual_bp.bench": "takes minutes; tests/test_bench.py runs it on little data",
     "python -m manual_bp.trace --run deep": "traces a run of minutes on MNIST; test_trace.py "
     "holds its table together",
+    "python -m tests.cuda": "measures on a GPU; tests/cuda/test_block.py runs it without one",
     "python -m tests.correctness": "writes the block that stands below it",
 }  # fmt: skip
 # Likewise, of commands that stand in a sentence alone.
@@ -59,6 +60,7 @@ IN_SENTENCES = {
     'pip install -e ".[bench]"': "installs JAX",
     "manual-bp train": "is `python train.py` where the package is installed",
     "python -m tests.training.logging_cost": "measures for minutes",
+    "python -m tests.view.page_cost": "trains on MNIST",
     "python tests/verify/seconds.py": "measures for a minute",
 }
 WITH_EXAMPLE = {

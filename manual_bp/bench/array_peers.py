@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from manual_bp.bench.problem import PIXEL_SCALE, Problem
 from manual_bp.bench.torch_peers import Contender, Parameters, Skipped
@@ -17,6 +19,8 @@ class NumPy(Contender):
     name = "NumPy"
 
     def __init__(self, problem: Problem) -> None:
+        if problem.device.type != "cpu":
+            raise Skipped("runs on the CPU")
         super().__init__(problem)
         self.images, self.one_hot = problem.images.cpu().numpy(), problem.one_hot.cpu().numpy()
         self.batches = [batch.cpu().numpy() for batch in problem.batches()]
@@ -68,6 +72,8 @@ class JAX(Contender):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
+        # Before the import: JAX would take three quarters of a GPU's memory.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         try:
             import jax
             import jax.numpy as jnp
@@ -76,6 +82,13 @@ class JAX(Contender):
         self.jax: Any = jax
         if problem.device.type == "cpu":
             self.jax.config.update("jax_platforms", "cpu")
+        elif self.jax.devices()[0].platform != "gpu":
+            raise Skipped("this JAX has no GPU: see JAX's page on its installation")
+        # On a GPU its products are in TF32 unless told otherwise.
+        precise = torch.get_float32_matmul_precision() == "highest"
+        self.jax.config.update(
+            "jax_default_matmul_precision", "highest" if precise else "tensorfloat32"
+        )
         configuration = problem.configuration
         # Typed as Any: an optional dependency.
         self.images: Any = jnp.asarray(problem.images.cpu().numpy())
@@ -125,6 +138,8 @@ class ScikitLearn(Contender):
     name = "scikit-learn"
 
     def __init__(self, problem: Problem) -> None:
+        if problem.device.type != "cpu":
+            raise Skipped("runs on the CPU")
         super().__init__(problem)
         if not problem.configuration.linear:
             raise Skipped(

@@ -21,9 +21,10 @@ STEPS = 3
 
 def of(problem: Problem, contender: str, threads: int) -> int | None:
     """Peak memory in bytes, or None if this system cannot tell."""
-    if problem.device.type == "cuda":
-        return _on_cuda(problem, contender)
-    if not Path("/proc/self/clear_refs").exists():
+    on_cuda = problem.device.type == "cuda"
+    if on_cuda and contender in ("jax", "cuda-graph"):
+        return None  # an allocator of its own, or memory that is taken while recording
+    if not on_cuda and not Path("/proc/self/clear_refs").exists():
         return None
     command = [
         sys.executable,
@@ -32,6 +33,7 @@ def of(problem: Problem, contender: str, threads: int) -> int | None:
         str(problem.configuration),
         contender,
         str(threads),
+        str(problem.device),
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return (
@@ -50,9 +52,7 @@ def _ready(problem: Problem, contender: str) -> Contender:
     return ready
 
 
-def _on_cuda(problem: Problem, contender: str) -> int | None:
-    if contender in ("numpy", "sklearn", "jax", "cuda-graph"):
-        return None  # not on the device, an allocator of its own, or memory taken while recording
+def _on_cuda(problem: Problem, contender: str) -> int:
     ready = _ready(problem, contender)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -65,17 +65,20 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) * 1024
 
 
-def _main(configuration: Configuration, contender: str, thread_count: int) -> int:
+def _main(
+    configuration: Configuration, contender: str, thread_count: int, device: torch.device
+) -> int:
     """Peak memory of the steps in bytes, after a small run has brought in code and threads."""
     from manual_bp.bench.measure import threads
 
     images, labels, _ = problems.load_data()
     small = replace(configuration, batch=2)
-    with threads(thread_count):
-        _ready(problems.make(small, (images, labels), STEPS, torch.device("cpu")), contender).run()
-        ready = _ready(
-            problems.make(configuration, (images, labels), STEPS, torch.device("cpu")), contender
-        )
+    with threads(thread_count, device):
+        _ready(problems.make(small, (images, labels), STEPS, device), contender).run()
+        problem = problems.make(configuration, (images, labels), STEPS, device)
+        if device.type == "cuda":
+            return _on_cuda(problem, contender)
+        ready = _ready(problem, contender)
         gc.collect()
         if sys.platform == "linux":
             # memory that is free but still held would hide the memory that the steps need
@@ -87,4 +90,5 @@ def _main(configuration: Configuration, contender: str, thread_count: int) -> in
 
 
 if __name__ == "__main__":
-    print(_main(Configuration.parse(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    text, name, count, where = sys.argv[1:]
+    print(_main(Configuration.parse(text), name, int(count), torch.device(where)))

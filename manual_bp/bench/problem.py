@@ -17,6 +17,7 @@ from manual_bp.bench.configuration import EXAMPLES, Configuration
 
 PIXEL_SCALE = 1 / 255
 TOLERANCE = 1e-4  # relative, of the final cost against float64
+TF32_TOLERANCE = 1e-2  # where --float32 high rounds factors to 2⁻¹¹
 COST_EXAMPLES = 2_000
 
 
@@ -52,6 +53,11 @@ class Problem:
             )
             a = z if self.configuration.linear and i == len(parameters) - 1 else torch.sigmoid(z)
         return float((a - self.one_hot[:COST_EXAMPLES].cpu().double()).square().mean())
+
+
+def tolerance() -> float:
+    """For the precision of float32 products that torch is set to."""
+    return TOLERANCE if torch.get_float32_matmul_precision() == "highest" else TF32_TOLERANCE
 
 
 def make(

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
+import subprocess
 from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +20,46 @@ from manual_bp.bench.measure import Result, Table
 
 def machine(device: torch.device) -> str:
     """The machine that gave the figures, in words."""
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    return f"{platform.machine()} CPU, torch {torch.__version__}"
+    found = environment(device)
+    return ", ".join(
+        f"{name} {value}".removeprefix("device ")
+        for name, value in found.items()
+        if value is not None and name not in ("date", "commit")
+    )
+
+
+def environment(device: torch.device) -> dict[str, str | None]:
+    """What the figures depend on, beside the code; and when, and which code."""
+    on_cuda = device.type == "cuda"
+    precision = torch.get_float32_matmul_precision()
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "device": torch.cuda.get_device_name(device) if on_cuda else f"{platform.machine()} CPU",
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        if on_cuda
+        else None,
+        "CUDA": torch.version.cuda if on_cuda else None,
+        "torch": torch.__version__,
+        "Triton": version("triton") if on_cuda and find_spec("triton") else None,
+        "float32": precision,
+        "commit": _output("git", "rev-parse", "--short", "HEAD"),
+    }
+
+
+def _output(*command: str) -> str | None:
+    """The first line that a command prints about this project's folder, or None."""
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+            cwd=Path(__file__).parent,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(done.stdout.splitlines()), None)
 
 
 def text(table: Table) -> str:
@@ -45,9 +87,9 @@ def text(table: Table) -> str:
             lines.append(f"  {result.name:<22} {result.note}")
             continue
         lines.append(
-            f"  {result.name:<22} {table.per_epoch(result.median):9.3f} "
+            f"  {result.name:<22} {_figure(table.per_epoch(result.median)):>9} "
             f"{_percent(result.spread):>7} "
-            f"{result.median / table.steps * 1e6:9.0f} "
+            f"{_figure(result.median / table.steps * 1e6):>9} "
             f"{_times(table.ratio('torch', result.contender)):>9} "
             f"{_times(table.ratio(result.contender, reference)):>10} "
             f"{_times(table.ratio(result.contender, 'products')):>11} "
@@ -60,6 +102,7 @@ def as_json(tables: list[Table], data: str, device: torch.device) -> dict[str, A
     """Everything measured, one entry a configuration."""
     return {
         "machine": machine(device),
+        **environment(device),
         "data": data,
         "tables": [
             {
@@ -123,6 +166,12 @@ def write_picture(path: Path, tables: list[Table], device: torch.device) -> None
 
 def _rounds(table: Table) -> int:
     return max((len(result.seconds) for result in table.results), default=0)
+
+
+def _figure(value: float) -> str:
+    """Three significant digits."""
+    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:.{max(0, digits)}f}"
 
 
 def _percent(value: float | None) -> str:

@@ -1,38 +1,116 @@
-"""`GraphLoop`: `TorchLoop` on CUDA, with a chunk of steps recorded as a CUDA graph and replayed.
+"""`GraphLoop`: `TorchLoop` on CUDA, with the chunks of steps recorded as CUDA graphs and replayed.
 
-A replay reads everything that differs between chunks from the device: the indices and the learning
-rates. After the recording, nothing waits for the GPU until the epoch's statistics are read.
+A replay reads everything that differs between chunks from the device: the gathered examples and
+the learning rates. Nothing waits for the GPU until the epoch's statistics are read.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from manual_bp.devices import to_device
-from manual_bp.direct.task import Task
-from manual_bp.direct.torch_loop import LayerViews, TorchLoop
+from manual_bp.direct.task import Descent, Task
+from manual_bp.direct.torch_loop import Chunk, LayerViews, TorchLoop
+
+CHUNK_EXAMPLES = 8192  # of 784 pixels: 26 MB
+MOST_STEPS, LEAST_STEPS = 256, 4  # of a chunk: a recorded call takes memory, and so does a batch
+STREAMS = 32  # of a device: torch hands them out in turn, again and again
+
+# Who records on which stream. cuBLAS has a workspace a stream, which the first graph that is
+# destroyed there frees: the graphs of a second owner would write into memory of others.
+_owners: WeakValueDictionary[tuple[torch.device, int], Recorder] = WeakValueDictionary()
+
+
+class Recorder:
+    """Work that repeats on the same tensors: called once, then recorded, and then replayed."""
+
+    def __init__(self) -> None:
+        self._replays: dict[Hashable, Callable[[], object] | None] = {}  # None: called once
+        self._stream: torch.cuda.Stream | None = None
+        self._refused = False
+
+    def __reduce__(self) -> tuple[type[Recorder], tuple[()]]:
+        """A copy records anew: a graph can be neither copied nor pickled."""
+        return Recorder, ()
+
+    def forget(self) -> None:
+        """Record everything anew, because tensors have moved."""
+        self._replays = {}
+
+    def do(self, key: Hashable, work: Callable[[], object]) -> None:
+        """Do `work`, on the current device. The same key promises the same calls."""
+        # The first call cannot be recorded: it makes libraries' handles and buffers.
+        if key in self._replays and not self._refused:
+            replay = self._replays[key] or self._record(work)
+            self._replays[key] = replay
+            if replay is not None:
+                replay()
+                return
+        self._replays.setdefault(key, None)
+        work()
+
+    def _record(self, work: Callable[[], object]) -> Callable[[], object] | None:
+        """`work` as a graph; a notice where there can be none."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            stream = self._stream = self._stream or self._own_stream()
+            # thread_local: other threads, such as a DataLoader's, may use CUDA meanwhile. The outer
+            # `with` resets the current stream, which older torch forgets after a failed capture.
+            with (
+                torch.cuda.stream(stream),
+                torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+            ):
+                work()
+        except RuntimeError as error:
+            self._refused = True
+            print(
+                f"manual_bp: no CUDA graph ({str(error).splitlines()[0]}); training call by call",
+                file=sys.stderr,
+            )
+            return None
+        return graph.replay
+
+    def _own_stream(self) -> torch.cuda.Stream:
+        """A stream that no other living recorder has."""
+        for _ in range(STREAMS):
+            stream = torch.cuda.Stream()
+            if _owners.setdefault((stream.device, stream.cuda_stream), self) is self:
+                return stream
+        raise RuntimeError(f"{STREAMS} others record on this device")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a recorded chunk reads, beside `Chunk.y`, and the rows that it fills."""
+
+    pixels: Tensor  # (steps · m, n_in), as in `Task.images`
+    lrs: Tensor  # η (steps,)
+    table: Tensor  # (steps, 2 + 3 layers)
 
 
 class GraphLoop(TorchLoop):
-    """As `TorchLoop`. Parts that are smaller than a whole chunk run unrecorded."""
+    """As `TorchLoop`, with η on the device."""
 
-    _recorded: Task  # a part whose tensors the graph reads and writes
-    _replay: Callable[[], object] | None = None
-    _key: tuple[object, ...] | None = None  # what the graph was recorded for
-    _stream: torch.cuda.Stream | None = None
+    def __init__(self, descent: Descent) -> None:
+        super().__init__(descent)
+        steps = CHUNK_EXAMPLES // descent.batch_size
+        self.steps_per_chunk = max(LEAST_STEPS, min(steps, MOST_STEPS))
+        self._recorder = Recorder()
+        self._inputs: dict[Hashable, Inputs] = {}
+        self._addresses: list[int] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the graph, which a copy records anew."""
-        state = super().__getstate__()
-        return {name: state[name] for name in state if name not in GraphLoop.__annotations__}
+        """Without the buffers."""
+        return {**super().__getstate__(), "_inputs": {}}
 
     @torch.no_grad()
     def run(self, task: Task) -> None:
@@ -40,107 +118,76 @@ class GraphLoop(TorchLoop):
         device = task.table.device
         order = torch.arange(task.examples, device=device) if task.order is None else task.order
         rates = to_device(torch.tensor(task.lrs, dtype=task.table.dtype), device)
-        task = replace(task, order=order, lrs=rates)
+        addresses = [tensor.data_ptr() for tensor in self.descent.tensors()]
+        if addresses != self._addresses:
+            self._recorder.forget()
+            self._addresses = addresses
         # The stream that is recorded is one of the current device.
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            if task.examples >= self._recorded_examples:
-                self._keep(task)
-            super().run(task)
-
-    @property
-    def _recorded_examples(self) -> int:
-        """The examples of a whole chunk."""
-        return self.descent.batch_size * self.steps_per_chunk
-
-    def _keep(self, task: Task) -> None:
-        """Copy the data to the addresses that the graph works on.
-
-        Forget the graph where the parameters have moved or the data have another shape.
-        """
-        addresses = [tensor.data_ptr() for tensor in self.descent.tensors()]
-        images, targets = task.images, task.targets
-        key = (images.shape, images.dtype, targets.shape, task.pixel_scale, task.norms, *addresses)
-        if key == self._key:
-            self._recorded.images.copy_(images)
-            self._recorded.targets.copy_(targets)
-            return
-        first = task.part(0, self.steps_per_chunk)
-        changing = ("images", "targets", "order", "lrs", "table")
-        copies: dict[str, Any] = {name: getattr(first, name).clone() for name in changing}
-        self._recorded, self._key, self._replay = replace(first, **copies), key, None
+            super().run(replace(task, order=order, lrs=rates))
 
     def _run_part(self, part: Task) -> None:
-        if part.examples < self._recorded_examples:
-            super()._run_part(part)
-            return
-        if self._replay is None:
-            self._replay = self._record()
-        recorded = self._recorded
-        for static, now in ((recorded.order, part.order), (recorded.lrs, part.lrs)):
-            assert isinstance(static, Tensor)
-            assert isinstance(now, Tensor)
-            static.copy_(now)
-        self._replay()
+        steps, columns = part.table.shape
+        chunk = self._chunk(part.examples // steps, steps)
+        shape = (chunk.m, steps, part.images.dtype)
+        inputs = self._inputs.get(shape)
+        if inputs is None:
+            inputs = self._inputs[shape] = Inputs(
+                part.images.new_empty(len(chunk.x), part.images.shape[1]),
+                part.table.new_empty(steps),
+                part.table.new_empty(steps, columns),
+            )
+        assert isinstance(part.order, Tensor)
+        assert isinstance(part.lrs, Tensor)
+        torch.index_select(part.images, 0, part.order, out=inputs.pixels)
+        torch.index_select(part.targets, 0, part.order, out=chunk.y)
+        inputs.lrs.copy_(part.lrs)
+        work = partial(self._steps, chunk, inputs, part.pixel_scale, part.norms)
+        self._recorder.do((shape, part.pixel_scale, part.norms), work)
         # A replay does not tell autograd what it changes, as any operation in place does.
         torch.autograd.graph.increment_version(self.descent.tensors())
-        part.table.copy_(recorded.table)
+        part.table.copy_(inputs.table)
 
-    def _record(self) -> Callable[[], object]:
-        """The steps of `_recorded` as a graph; where there can be none, a notice and the calls."""
-        work = partial(super()._run_part, self._recorded)
-        # The first call cannot be recorded: it makes libraries' handles and this loop's buffers.
-        before = [tensor.clone() for tensor in self.descent.tensors()]
-        work()
-        for tensor, value in zip(self.descent.tensors(), before, strict=True):
-            tensor.copy_(value)
-        # One stream for this loop. The default stream of torch.cuda.graph is on the device of its
-        # first use. And cuBLAS has a workspace a stream, which the first graph there frees.
-        if self._stream is None:
-            self._stream = torch.cuda.Stream()
-        graph = torch.cuda.CUDAGraph()
-        try:
-            # thread_local: other threads, such as a DataLoader's, may use CUDA meanwhile. The outer
-            # `with` resets the current stream, which older torch forgets after a failed capture.
-            with (
-                torch.cuda.stream(self._stream),
-                torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
-            ):
-                work()
-        except RuntimeError as error:
-            print(
-                f"manual_bp: no CUDA graph ({str(error).splitlines()[0]}); training call by call",
-                file=sys.stderr,
-            )
-            return work
-        return graph.replay
+    def _steps(self, chunk: Chunk, inputs: Inputs, pixel_scale: float, norms: bool) -> None:
+        """The calls that are recorded.
 
-    def _descend(
-        self,
-        i: int,
-        v: LayerViews,
-        ones: Tensor,
-        lr: float | Tensor,
-        two_s: float,
-        norm: Tensor | None,
+        Backpropagation is linear: δ of the output times η 2s makes every δ contain η 2s, and then
+        W ← W − δᵀ a_prev is one call. Where v or norms need δ itself, the update has the factor.
+        """
+        chunk.x.copy_(inputs.pixels)
+        if pixel_scale != 1:
+            chunk.x.mul_(pixel_scale)
+        two_s = 2 * self.descent.scale(chunk.m)
+        rates, ones = inputs.lrs, chunk.ones.expand(len(inputs.lrs), -1)
+        scaled = not (self.descent.momentum or norms)
+        if not self.descent.momentum:
+            rates = rates * two_s  # η 2s  (steps,)
+            ones = ones if scaled else rates[:, None] * ones  # (steps, m)
+        rows = zip(chunk.steps, chunk.y_steps, rates, ones, inputs.table, strict=True)
+        for views, y, rate, one, row in rows:
+            self._forward(views)
+            self._error_signals(views, y, rate if scaled else None)
+            for i, v in enumerate(views):
+                self._descend(i, v, one, rate, two_s, self._norm(row, i) if norms else None)
+        self._measure(chunk, inputs.table, two_s, norms, by_gram=False)
+
+    def _descend_at_once(
+        self, i: int, v: LayerViews, ones: Tensor, lr: Any, two_s: float, norm: Tensor | None
     ) -> None:
-        """As `TorchLoop._descend`, with η a scalar on the device."""
-        layer, (v_weight, v_bias) = self.layers[i], self.descent.velocities[i]
-        gradient = self._gradient(i)
-        torch.mm(v.delta_t, v.a_prev, out=gradient)  # ∂C/∂W / 2s = δᵀ a_prev  (n_out, n_in)
-        if norm is not None:
-            torch.linalg.vector_norm(gradient, out=norm)
-        self._update(layer.weight, gradient, v_weight, lr, two_s)
-        if layer.bias is not None:
-            self._update(layer.bias, v.delta.sum(0), v_bias, lr, two_s)  # ∂C/∂b / 2s = Σ_m δ
+        """W ← W − η (2s δᵀ a_prev + λ W), and b with δᵀ 1; `lr` is η 2s on the device."""
+        weight, bias = self.layers[i].weight, self.layers[i].bias
+        decay = self.descent.weight_decay / two_s
+        if decay:
+            weight.addcmul_(weight, lr, value=-decay)  # W ← W − η λ W
+        if norm is None:
+            weight.addmm_(v.delta_t, v.a_prev, alpha=-1)  # W ← W − δᵀ a_prev, η 2s in δ
+        else:
+            gradient = self._gradient(i, v, norm)
+            weight.addcmul_(gradient, lr, value=-1)  # W ← W − η 2s δᵀ a_prev
+        if bias is not None:
+            if decay:
+                bias.addcmul_(bias, lr, value=-decay)
+            bias.addmv_(v.delta_t, ones, alpha=-1)  # b ← b − δᵀ 1, η 2s in δ or in 1
 
-    def _update(
-        self, parameter: Tensor, gradient: Tensor, velocity: Tensor | None, lr: object, two_s: float
-    ) -> None:
-        assert isinstance(lr, Tensor)
-        gradient.mul_(two_s)
-        if self.descent.weight_decay:
-            gradient.add_(parameter, alpha=self.descent.weight_decay)
-        if velocity is not None:
-            velocity.mul_(self.descent.momentum).add_(gradient)  # v ← μ v + ∂C/∂W + λ W
-            gradient = velocity
-        parameter.addcmul_(gradient, lr, value=-1)  # W ← W − η v
+    def _move(self, parameter: Tensor, v: Tensor, lr: Any) -> None:
+        parameter.addcmul_(v, lr, value=-1)  # W ← W − η v

@@ -18,13 +18,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+from manual_bp.direct.task import LoopUnavailableError
+
 FOLDER = Path(__file__).parent
 SOURCES = ("native.cpp", "state.h", "nonzeros.h", "kernels.h")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 TUNINGS = ("-march=native", "-mcpu=native", "")  # the first that the compiler takes
 
 
-class NativeUnavailableError(RuntimeError):
+class NativeUnavailableError(LoopUnavailableError):
     """There is no C++ loop here. The message says why."""
 
 

@@ -39,10 +39,19 @@ class Statistics(Generic[Number]):
     delta_norm: dict[str, Number]  # ‖δ‖, by "layer01"
 
     def read(self: Statistics[Tensor]) -> Statistics[float]:
-        """The same figures as floats. The device is waited for once."""
+        """The same figures as floats. The device is waited for once.
+
+        Raises:
+            RuntimeError: on a GPU, labels or indices that were out of range.
+        """
         figures = [self.squared_error, self.cost, self.correct, self.grad_norm_total]
         norms = [*self.grad_norm.values(), *self.delta_norm.values()]
         squared_error, cost, correct, total, *rest = torch.stack(figures + norms).tolist()
+        if math.isnan(correct):  # a count: nothing else makes it NaN
+            raise RuntimeError(
+                "labels or indices out of range: 0 … n_out − 1 and 0 … N − 1 are expected; the "
+                "parameters were trained with wrong ones"
+            )
         k = len(self.grad_norm)
         return Statistics(
             steps=self.steps,

@@ -16,6 +16,10 @@ from manual_bp.direct.statistics import FIRST_NORM, NORMS_PER_LAYER
 from manual_bp.normalisation import scale
 
 
+class LoopUnavailableError(RuntimeError):
+    """A loop cannot be had here. The message says why."""
+
+
 @dataclass(frozen=True)
 class Descent:
     """What to train, and how: v ← μ v + ∂C/∂W + λ W, then W ← W − η v; a bias alike."""
@@ -56,6 +60,7 @@ class Task:
     table: Tensor  # (steps, 2 + 3 layers), zeros that the loop fills: see statistics.py
     norms: bool  # whether the columns of the norms are wanted
     progress: Callable[[int], object]  # takes the number of steps done since its last call
+    wrong: Sequence[Tensor] = ()  # whether labels, and indices, were out of range, on a GPU
 
     @property
     def examples(self) -> int:
@@ -108,13 +113,14 @@ def prepare(
         raise RuntimeError(f"input {tuple(images.shape)}: (N, {first.shape[1]}) is expected")
     images = images.flatten(1)
     n = images.shape[0]
-    targets = _one_hot(targets, n_out)
+    targets, wrong_labels = _one_hot(targets, n_out)
     if targets.shape != (n, n_out):
         raise RuntimeError(f"target {tuple(targets.shape)}: ({n}, {n_out}) is expected")
+    wrong_indices = None
     if order is not None:
         if order.dtype != torch.int64 or order.dim() != 1:
             raise RuntimeError(f"order {order.dtype} {tuple(order.shape)}: int64 (n,) is expected")
-        _check_range("indices", order, n)
+        order, wrong_indices = _in_range("indices", order, n)
         n = order.shape[0]
     for name, tensor in (("images", images), ("targets", targets), ("order", order)):
         if tensor is not None and tensor.device != first.device:
@@ -135,24 +141,31 @@ def prepare(
         table=torch.zeros(steps, columns, dtype=first.dtype, device=first.device),
         norms=norms,
         progress=progress,
+        wrong=[flag for flag in (wrong_labels, wrong_indices) if flag is not None],
     )
 
 
-def _one_hot(targets: Tensor, n_out: int) -> Tensor:
-    """Labels (N,) as rows (N, n_out); any other targets as they are."""
+def _one_hot(targets: Tensor, n_out: int) -> tuple[Tensor, Tensor | None]:
+    """Labels (N,) as rows (N, n_out), and as `_in_range`; any other targets as they are."""
     if targets.dim() != 1 or targets.is_floating_point():
-        return targets
-    labels = targets.long()
-    _check_range("labels", labels, n_out)
-    return F.one_hot(labels, n_out)
+        return targets, None
+    labels, wrong = _in_range("labels", targets.long(), n_out)
+    return F.one_hot(labels, n_out), wrong
 
 
-def _check_range(name: str, numbers: Tensor, n: int) -> None:
-    # On the CPU alone: reading them would wait for a GPU, and a GPU's kernels check their indices.
-    if numbers.device.type == "cpu" and numbers.numel():
+def _in_range(name: str, numbers: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
+    """`numbers` within 0 … n − 1, and on a GPU, which is not waited for, whether they were not.
+
+    A GPU's kernels would end the process's use of the GPU at a wrong index.
+    """
+    if numbers.device.type != "cpu":
+        clamped = numbers.clamp(0, n - 1)
+        return clamped, (clamped != numbers).any()
+    if numbers.numel():
         least, largest = int(numbers.min()), int(numbers.max())
         if least < 0 or largest >= n:
             raise RuntimeError(f"{name} from {least} to {largest}: 0 … {n - 1} is expected")
+    return numbers, None
 
 
 def _rates(lrs: float | Sequence[float] | Tensor, steps: int, examples: int) -> list[float]:

@@ -92,8 +92,7 @@ class TorchLoop:
             self._forward(views)
             self._error_signals(views, y)
             for i, v in enumerate(views):
-                column = FIRST_NORM + NORMS_PER_LAYER * i + 1
-                norm = row[column] if part.norms and not by_gram else None
+                norm = self._norm(row, i) if part.norms and not by_gram else None
                 self._descend(i, v, chunk.ones, lr, two_s, norm)
         self._measure(chunk, part.table, two_s, part.norms, by_gram)
 
@@ -107,12 +106,17 @@ class TorchLoop:
             if layer.sigmoid:
                 v.a.sigmoid_()  # a = σ(z)  (m, n_out)
 
-    def _error_signals(self, views: list[LayerViews], y: Tensor) -> None:
+    def _error_signals(
+        self, views: list[LayerViews], y: Tensor, rate: Tensor | None = None
+    ) -> None:
+        """δ / 2s of every layer, times `rate` where there is one."""
         last = len(views) - 1
         for i in range(last, -1, -1):
             v = views[i]
             if i == last:
                 torch.sub(v.a, y, out=v.delta)  # ∂C/∂a / 2s = a − y  (m, n_out)
+                if rate is not None:
+                    v.delta.mul_(rate)
             else:
                 W_next = self.layers[i + 1].weight
                 torch.mm(views[i + 1].delta, W_next, out=v.delta)  # ∂C/∂a = δ_next W_next
@@ -121,46 +125,46 @@ class TorchLoop:
                 v.delta.mul_(v.a)  # δ = ∂C/∂a ⊙ (1 − a) ⊙ a  (m, n_out)
 
     def _descend(
-        self,
-        i: int,
-        v: LayerViews,
-        ones: Tensor,
-        lr: float | Tensor,
-        two_s: float,
-        norm: Tensor | None,
+        self, i: int, v: LayerViews, ones: Tensor, lr: Any, two_s: float, norm: Tensor | None
     ) -> None:
-        """W ← W − η (2s δᵀ a_prev + λ W), and b with δᵀ 1. With μ: v ← μ v + (…), W ← W − η v."""
-        assert isinstance(lr, float)
+        """v ← μ v + 2s δᵀ a_prev + λ W, W ← W − η v, and b with δᵀ 1. Without μ: at once."""
         weight, bias = self.layers[i].weight, self.layers[i].bias
         momentum, decay = self.descent.momentum, self.descent.weight_decay
-        if norm is not None:
-            gradient = self._gradient(i)
-            torch.mm(v.delta_t, v.a_prev, out=gradient)  # ∂C/∂W / 2s = δᵀ a_prev  (n_out, n_in)
-            torch.linalg.vector_norm(gradient, out=norm)
         v_weight, v_bias = self.descent.velocities[i]
-        if v_weight is not None:
-            if norm is None:
-                v_weight.addmm_(v.delta_t, v.a_prev, beta=momentum, alpha=two_s)
-            else:
-                v_weight.mul_(momentum).add_(gradient, alpha=two_s)
-            if decay:
-                v_weight.add_(weight, alpha=decay)
-            weight.add_(v_weight, alpha=-lr)
-            if bias is not None and v_bias is not None:
-                v_bias.addmv_(v.delta_t, ones, beta=momentum, alpha=two_s)
-                if decay:
-                    v_bias.add_(bias, alpha=decay)
-                bias.add_(v_bias, alpha=-lr)
+        if v_weight is None:
+            self._descend_at_once(i, v, ones, lr, two_s, norm)
             return
-        keep = 1 - lr * decay
+        if norm is None:
+            v_weight.addmm_(v.delta_t, v.a_prev, beta=momentum, alpha=two_s)
+        else:
+            v_weight.mul_(momentum).add_(self._gradient(i, v, norm), alpha=two_s)
+        if decay:
+            v_weight.add_(weight, alpha=decay)
+        self._move(weight, v_weight, lr)
+        if bias is not None and v_bias is not None:
+            v_bias.addmv_(v.delta_t, ones, beta=momentum, alpha=two_s)
+            if decay:
+                v_bias.add_(bias, alpha=decay)
+            self._move(bias, v_bias, lr)
+
+    def _descend_at_once(
+        self, i: int, v: LayerViews, ones: Tensor, lr: Any, two_s: float, norm: Tensor | None
+    ) -> None:
+        """W ← W − η (2s δᵀ a_prev + λ W), and b with δᵀ 1."""
+        weight, bias = self.layers[i].weight, self.layers[i].bias
+        keep = 1 - lr * self.descent.weight_decay
         if norm is None:
             weight.addmm_(v.delta_t, v.a_prev, beta=keep, alpha=-lr * two_s)
         else:
-            if decay:
+            gradient = self._gradient(i, v, norm)
+            if keep != 1:
                 weight.mul_(keep)
             weight.add_(gradient, alpha=-lr * two_s)
         if bias is not None:
             bias.addmv_(v.delta_t, ones, beta=keep, alpha=-lr * two_s)
+
+    def _move(self, parameter: Tensor, v: Tensor, lr: Any) -> None:
+        parameter.add_(v, alpha=-lr)  # W ← W − η v
 
     def _measure(
         self, chunk: Chunk, table: Tensor, two_s: float, norms: bool, by_gram: bool
@@ -170,29 +174,35 @@ class TorchLoop:
         a = chunk.a[-1]
         torch.sum((a - chunk.y).square().view(steps, -1), 1, out=table[:, SQUARED_ERROR])
         right = a.argmax(1) == chunk.y.argmax(1)
-        table[:, CORRECT] = right.view(steps, m).sum(1)
+        torch.sum(right.view(steps, m), 1, dtype=table.dtype, out=table[:, CORRECT])
         if not norms:
             return
         for i, (a_prev, delta) in enumerate(zip([chunk.x, *chunk.a], chunk.delta, strict=False)):
             d = delta.view(steps, m, -1)
             column = FIRST_NORM + NORMS_PER_LAYER * i
-            table[:, column] = d.square().sum((1, 2))  # ‖δ‖²
+            torch.sum(d.square(), (1, 2), out=table[:, column])  # ‖δ‖²
             if by_gram:
                 p = a_prev.view(steps, m, -1)
                 products = torch.bmm(d, d.mT) * torch.bmm(p, p.mT)  # (steps, m, m)
                 # ‖δᵀ a‖² = Σ_ij (δ δᵀ)_ij (a aᵀ)_ij, which rounding may bring below 0
                 table[:, column + 1] = products.sum((1, 2)).clamp_min_(0)
-            else:
-                table[:, column + 1].square_()
             if self.layers[i].bias is not None:
-                table[:, column + 2] = d.sum(1).square().sum(1)  # ‖Σ_m δ‖²
+                torch.sum(d.sum(1).square(), 1, out=table[:, column + 2])  # ‖Σ_m δ‖²
+        if not by_gram:
+            table[:, FIRST_NORM + 1 :: NORMS_PER_LAYER].square_()
         table[:, FIRST_NORM:].mul_(two_s**2)
 
-    def _gradient(self, i: int) -> Tensor:
-        """A buffer for ∂C/∂W of layer i."""
+    def _norm(self, row: Tensor, i: int) -> Tensor:
+        """Where a step's ‖δᵀ a_prev‖ of layer i is kept."""
+        return row[FIRST_NORM + NORMS_PER_LAYER * i + 1]
+
+    def _gradient(self, i: int, v: LayerViews, norm: Tensor) -> Tensor:
+        """∂C/∂W / 2s of layer i in a buffer, and its norm."""
         gradient = self._gradients[i]
         if gradient is None:
             gradient = self._gradients[i] = torch.empty_like(self.layers[i].weight)
+        torch.mm(v.delta_t, v.a_prev, out=gradient)  # ∂C/∂W / 2s = δᵀ a_prev  (n_out, n_in)
+        torch.linalg.vector_norm(gradient, out=norm)
         return gradient
 
     def _chunk(self, m: int, steps: int) -> Chunk:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,13 +15,14 @@ from torch import Tensor, nn
 from manual_bp import backprop
 from manual_bp.direct.backward import refuse_autocast
 from manual_bp.direct.cuda_graph import GraphLoop
-from manual_bp.direct.library import NativeUnavailableError
 from manual_bp.direct.native import NativeLoop
 from manual_bp.direct.statistics import SQUARED_ERROR, Statistics, reduce_table
-from manual_bp.direct.task import Descent, Loop, Task, prepare
+from manual_bp.direct.task import Descent, Loop, LoopUnavailableError, Task, prepare
 from manual_bp.direct.torch_loop import TorchLoop
 
-BACKENDS = ("auto", "torch", "native", "graph")
+BACKENDS = ("auto", "torch", "native", "graph", "epoch")
+AUTO = {"cpu": ("native", "torch"), "cuda": ("epoch", "graph")}  # the first that can be had
+OTHERS = {"torch": "PyTorch calls", "graph": "CUDA graphs"}
 NATIVE_STEP_WEIGHTS = 30_000  # of the first layer, which the C++ loop transposes twice in each call
 
 
@@ -45,12 +48,13 @@ class Trainer:
         weight_decay: λ, for biases too, as in torch.optim.SGD with one parameter group.
         batch_size: m, the largest batch.
         backend: "torch" is a loop of PyTorch calls; "native" a loop in C++, compiled on first use
-            (CPU only); "graph" the PyTorch calls recorded as CUDA graphs (CUDA only). "auto" is
-            native on the CPU where it can be had, graph on CUDA, and torch elsewhere. With "auto",
-            `step` uses PyTorch calls where the first layer is large.
+            (CPU only); "graph" the PyTorch calls recorded as CUDA graphs (CUDA only); "epoch" one
+            Triton kernel for a whole epoch (CUDA, one hidden layer, float32). "auto" is native on
+            the CPU and epoch on CUDA where they can be had, else torch and graph. With "auto" on
+            the CPU, `step` uses PyTorch calls where the first layer is large.
 
     Attributes:
-        backend: "torch", "native" or "graph".
+        backend: "torch", "native", "graph" or "epoch".
         device: of the model.
         dtype: of the model.
 
@@ -107,18 +111,28 @@ class Trainer:
             self._step_loop = TorchLoop(self._descent)
 
     def _choose(self, backend: str) -> tuple[str, Loop]:
-        if backend == "native" or (backend == "auto" and self.device.type == "cpu"):
+        names = AUTO.get(self.device.type, ("torch",)) if backend == "auto" else (backend,)
+        for name, worse in pairwise(names):
             try:
-                return "native", NativeLoop(self._descent)
-            except NativeUnavailableError as error:
-                if backend == "native":
-                    raise
-                print(f"manual_bp: {error}; training with PyTorch calls instead", file=sys.stderr)
-        if backend == "graph" or (backend == "auto" and self.device.type == "cuda"):
-            if self.device.type != "cuda":
-                raise RuntimeError(f"backend 'graph' needs a model on CUDA, not on {self.device}")
-            return "graph", GraphLoop(self._descent)
-        return "torch", TorchLoop(self._descent)
+                return name, self._loop_of(name)
+            except LoopUnavailableError as error:
+                print(f"manual_bp: {error}; training with {OTHERS[worse]} instead", file=sys.stderr)
+        return names[-1], self._loop_of(names[-1])
+
+    def _loop_of(self, backend: str) -> Loop:
+        if backend == "native":
+            return NativeLoop(self._descent)
+        if backend == "torch":
+            return TorchLoop(self._descent)
+        if self.device.type != "cuda" and backend == "graph":
+            raise RuntimeError(f"backend 'graph' needs a model on CUDA, not on {self.device}")
+        if backend == "graph":
+            return GraphLoop(self._descent)
+        try:
+            from manual_bp.direct.epoch_kernel import EpochLoop
+        except ImportError as error:
+            raise LoopUnavailableError(f"no epoch kernel: no Triton ({error})") from None
+        return EpochLoop(self._descent)
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One step on one batch.
@@ -128,7 +142,7 @@ class Trainer:
             y: target of shape (m, n_out).
 
         Returns:
-            C before the update, a scalar on the device.
+            C before the update, a scalar on the device; on a GPU NaN where labels are out of range.
 
         Raises:
             TypeError: an input that is neither uint8 nor floating, or a model that was converted
@@ -231,6 +245,8 @@ class Trainer:
             progress=progress,
         )
         loop.run(task)
+        for wrong in task.wrong:  # figures of a GPU, of examples that nobody asked for
+            task.table.masked_fill_(wrong, math.nan)
         return task
 
     def state_dict(self) -> dict[str, Any]:

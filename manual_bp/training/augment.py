@@ -36,6 +36,7 @@ from manual_bp.devices import to_device
 _SIDE = 28.0  # lengths are given in pixels of an image of this side, and scale with the image
 _KEPT = 0.999  # share of the elastic field's variance that its terms must hold
 _CHUNK = 500  # images at a time: their fields and samples stay in the processor's cache
+_CUDA_CHUNK = 10_000  # few launches on a GPU
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def augment(
     Args:
         images: uint8 (N, side · side), row by row. Not changed.
         side: width and height of an image.
-        generator: decides the distortions; it may be on the CPU while the images are elsewhere.
+        generator: decides the distortions, which differ between its devices. It may be on the CPU
+            while the images are elsewhere.
         distortion: how strongly; the default is the one of the recipe in this room's README.
 
     Returns:
@@ -83,8 +85,9 @@ def augment(
     coefficients = _coefficients(len(images), len(fields), strength, generator)  # (N, 2, 3 + terms)
     fields, coefficients = to_device(fields, images.device), to_device(coefficients, images.device)
     distorted = torch.empty_like(images)
-    for start in range(0, len(images), _CHUNK):
-        rows = slice(start, start + _CHUNK)
+    chunk = _CUDA_CHUNK if images.is_cuda else _CHUNK
+    for start in range(0, len(images), chunk):
+        rows = slice(start, start + chunk)
         # Where to look, x and y  (n, 2, side, side)
         q = (coefficients[rows] @ fields).unflatten(2, (side, side))
         samples = torch.nn.functional.grid_sample(

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from manual_bp import backprop
-from manual_bp.devices import wide
+from manual_bp.devices import to_device, wide
+from manual_bp.direct.cuda_graph import Recorder
 from manual_bp.normalisation import scale
-from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
+from manual_bp.training.data import PIXEL_SCALE, Part
 from manual_bp.training.measures import cost_per_example
 from manual_bp.training.network import criterion
 from manual_bp.training.plan import Plan
@@ -37,7 +38,7 @@ class AutogradEngine:
         self._parameters = list(model.parameters())
         first = self._parameters[0]
         self._dtype, self._device = first.dtype, first.device
-        self._targets = torch.eye(CLASSES, dtype=self._dtype, device=self._device)
+        self._targets = torch.eye(plan.sizes[-1], dtype=self._dtype, device=self._device)
         self._cost = criterion(plan.impl, plan.cost if world.size == 1 else "sum")
         self._descent: Any = _Descent(self._parameters, plan.momentum, plan.weight_decay)
         self._low_precision = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[plan.amp]
@@ -49,6 +50,11 @@ class AutogradEngine:
         if world.size > 1:
             forward = DistributedDataParallel(forward if plan.compile else self._layers_apart)
         self._forward = forward
+        # A step as a CUDA graph: the Functions are Python, and cost nothing in a replay.
+        captured = self._device.type == "cuda" and world.size == 1
+        captured &= not plan.compile and not self._scaler.is_enabled()
+        self._recorder = Recorder() if captured else None
+        self._recorded: dict[int, _Recorded] = {}  # by the examples of a step
 
     def train_epoch(
         self, part: Part, order: Tensor, rates: Sequence[float], progress: Callable[[int], object]
@@ -57,31 +63,61 @@ class AutogradEngine:
         # GradScaler leaves out a step whose gradient overflowed in float16; so do the averages.
         tally = _Tally(len(self._parameters), self._targets, self._world, self._scaler.is_enabled())
         batches = order.split(self._plan.batch_size)
-        for rows, rate in zip(batches, rates, strict=True):
+        on_device: Sequence[Any] = rates
+        if self._recorder is not None:
+            on_device = to_device(torch.tensor(rates, dtype=self._dtype), self._device).unbind()
+        for rows, rate in zip(batches, on_device, strict=True):
             mine = self._world.share(rows)
-            labels = part.labels[mine]
-            norms, outputs = self.step(part.images[mine], labels, rate, len(rows))
+            images, labels = part.images[mine], part.labels[mine]
+            if self._recorder is None:
+                norms, outputs = self.step(images, labels, rate, len(rows))
+            else:
+                norms, outputs = self._replayed(self._recorder, images, labels, rate)
             tally.add(norms, outputs, labels)
             progress(1)
         squared_error, correct, *norms = tally.values().unbind()
+        cost, n_out = self._plan.cost, self._plan.sizes[-1]
         parameters = [name for layer in self._layers for name in layer.parameters]
         tags = ["grad_norm/total", *(f"grad_norm/{name}" for name in parameters)]
         tags += [f"delta_norm/{layer.tag}" for layer in self._layers]
         return {
-            "cost/train": cost_per_example(self._plan.cost, squared_error, len(order)),
+            "cost/train": cost_per_example(cost, squared_error, len(order), n_out),
             "accuracy/train": correct / len(order),
             **dict(zip(tags, norms, strict=True)),
         }
 
+    def _replayed(
+        self, recorder: Recorder, images: Tensor, labels: Tensor, learning_rate: Any
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """`step` through a recording for so many examples."""
+        m = len(images)
+        if m not in self._recorded:
+            self._recorded[m] = _Recorded(images.clone(), labels.clone(), learning_rate.clone())
+        recorded = self._recorded[m]
+        recorded.images.copy_(images)
+        recorded.labels.copy_(labels)
+        recorded.learning_rate.copy_(learning_rate)
+
+        def work() -> None:
+            norms, recorded.outputs = self.step(
+                recorded.images, recorded.labels, recorded.learning_rate, m
+            )
+            recorded.norms = torch.stack(list(norms))
+
+        recorder.do(m, work)
+        # A replay does not tell autograd what it changes, as any operation in place does.
+        torch.autograd.graph.increment_version([*self._parameters, *self._descent.velocities])
+        return recorded.norms.clone().unbind(), recorded.outputs.clone()
+
     def step(
-        self, images: Tensor, labels: Tensor, learning_rate: float, batch: int
+        self, images: Tensor, labels: Tensor, learning_rate: float | Tensor, batch: int
     ) -> tuple[Sequence[Tensor], Tensor]:
         """One step, W ← W − η ∂C/∂W, on this process's share of a batch of `batch` examples.
 
         Args:
             images: uint8 (m, pixels).
             labels: int64 (m,).
-            learning_rate: η.
+            learning_rate: η; a scalar on the device in a step that is recorded.
             batch: the examples of the whole batch, over all processes.
 
         Returns:
@@ -96,11 +132,14 @@ class AutogradEngine:
         if self._world.size > 1:
             # Each share is Σ (a − y)² over its rows, and s is that of the whole batch.
             # DistributedDataParallel averages over the processes where a sum is meant.
-            s = scale(self._plan.cost, (batch, CLASSES))
+            s = scale(self._plan.cost, (batch, self._plan.sizes[-1]))
             cost = cost * (s * self._world.size)
         deltas = self._backward(self._scaler.scale(cost), offsets or pre_activations)
         self._scaler.unscale_(self._descent)
-        norms = torch._foreach_norm([*_gradients(self._parameters), *deltas])
+        # Apart, for their dtypes may differ; and ‖δ‖ · 65536 is more than float16 holds.
+        dtype = None if self._low_precision is None else self._dtype
+        norms = torch._foreach_norm(_gradients(self._parameters))
+        norms = (*norms, *torch._foreach_norm(list(deltas), dtype=dtype))
         if self._world.size > 1 or self._scaler.is_enabled():  # δ of C itself
             factor = self._scaler.scale(x.new_full((), self._world.size))
             k = len(self._parameters)
@@ -158,22 +197,39 @@ def _gradients(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [t.grad for t in tensors if t.grad is not None]
 
 
+class _Recorded:
+    """What a recorded step reads, and what it gives."""
+
+    norms: Tensor  # of parameters and δs
+    outputs: Tensor  # a (m, n_out)
+
+    def __init__(self, images: Tensor, labels: Tensor, learning_rate: Tensor) -> None:
+        self.images, self.labels, self.learning_rate = images, labels, learning_rate
+
+
 class _Descent:
     """v ← μ v + ∂C/∂W + λ W, then W ← W − η v: the steps of `torch.optim.SGD`.
 
     `torch.optim.SGD` itself takes a sixth of a small step for its bookkeeping.
     """
 
+    # GradScaler reads whether the gradient overflowed, which waits for a GPU, unless a step takes
+    # `found_inf`, which is on the device.
+    _step_supports_amp_scaling = True
+    found_inf: Tensor
+
     def __init__(
         self, parameters: list[nn.Parameter], momentum: float, weight_decay: float
     ) -> None:
         self.param_groups = [{"params": parameters}]  # where GradScaler looks
-        self.lr = 0.0  # η
+        self.lr: float | Tensor = 0.0  # η
         self._parameters, self._momentum, self._weight_decay = parameters, momentum, weight_decay
         self.velocities = [torch.zeros_like(W) for W in parameters] if momentum else []
 
     @torch.no_grad()
     def step(self) -> None:
+        changing = [*self._parameters, *self.velocities] if hasattr(self, "found_inf") else []
+        before = [t.clone() for t in changing]
         for i, W in enumerate(self._parameters):
             v = W.grad
             assert v is not None
@@ -181,7 +237,12 @@ class _Descent:
                 v = v.add(W, alpha=self._weight_decay)  # ∂C/∂W + λ W
             if self._momentum:
                 v = self.velocities[i].mul_(self._momentum).add_(v)  # v ← μ v + ∂C/∂W + λ W
-            W.add_(v, alpha=-self.lr)  # W ← W − η v
+            if isinstance(self.lr, Tensor):
+                W.addcmul_(v, self.lr, value=-1)  # W ← W − η v
+            else:
+                W.add_(v, alpha=-self.lr)
+        for t, old in zip(changing, before, strict=True):  # a gradient that overflowed is left out
+            t.copy_(torch.where(self.found_inf > 0, old, t))
 
 
 class _Forward(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from manual_bp.training.errors import UserError
 from manual_bp.training.plan import Plan
 from manual_bp.training.terminal import FIGURES
+from manual_bp.view.snapshots import Snapshots
 
 FORMAT = 3
 NAME = "checkpoint.pt"
@@ -38,6 +40,7 @@ class Checkpoint:
     engine: dict[str, Any]
     shuffle: Tensor  # state of the generator that shuffles
     metrics: list[dict[str, Any]]  # rows of epochs 1 to `epoch`
+    snapshots: Snapshots | None = None  # of a run that took any
 
 
 def read(path: Path) -> Checkpoint:
@@ -84,15 +87,22 @@ def read(path: Path) -> Checkpoint:
         plan = Plan.of(state["plan"])
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: its plan is that of no run ({error}): train anew") from error
-    return Checkpoint(path, plan, **{name: state[name] for name in _ENTRIES if name != "plan"})
+    parameters, snapshots = sum((1 + n_in) * n_out for n_in, n_out in pairwise(plan.sizes)), None
+    try:
+        if "snapshots" in state:
+            snapshots = Snapshots.of(state["snapshots"], parameters, state["epoch"])
+    except ValueError as error:
+        raise UserError(f"{path}: its snapshots: {error}: the file was changed") from error
+    entries = {name: state[name] for name in _ENTRIES if name != "plan"}
+    return Checkpoint(path, plan, **entries, snapshots=snapshots)
 
 
 def _are_rows(metrics: list[Any], epochs: int) -> bool:
-    """Whether these are the rows of epochs 1 to `epochs`, each with its figures."""
+    """Whether these are the rows of epochs 1 to `epochs`, numbers all, each with its figures."""
     return len(metrics) == epochs and all(
         isinstance(row, dict)
         and row.get("epoch") == epoch
-        and all(isinstance(row.get(name), int | float) for name in FIGURES)
+        and all(isinstance(row.get(name), int | float) for name in (*FIGURES, *row))
         for epoch, row in enumerate(metrics, start=1)
     )
 

@@ -19,6 +19,7 @@ from manual_bp.training import charts, measures, pictures, trouble
 from manual_bp.training.data import Dataset
 from manual_bp.training.event_file import EventFile
 from manual_bp.training.options import restore
+from manual_bp.training.pictures import Answers
 from manual_bp.training.plan import Plan
 from manual_bp.training.run_folder import RunFolder
 
@@ -78,20 +79,19 @@ class Dashboard:
         self._pictures(epoch, weights)
         self._events.flush()
 
-    def end(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def end(self, rows: Sequence[Mapping[str, Any]], answers: Answers) -> None:
         """Write what is shown once: the test images, the trace of an example, summary.png."""
-        plan, side, test = self._plan, self._dataset.side, rows[-1]
+        plan, shape, test = self._plan, self._dataset.shape, rows[-1]
         self._events.scalars(charts.curves(test), plan.epochs)
-        answers = pictures.Answers.of(self._model, self._dataset.test, self._dtype)
-        worst, confusion = pictures.worst_digits(answers, side), pictures.confusion(answers)
+        worst, confusion = pictures.worst_digits(answers, shape), pictures.confusion(answers)
         self._events.image("test/worst digits, label → answer", worst, plan.epochs)
         self._events.image("test/confusion matrix", confusion, plan.epochs)
         x, y = measures.examples(self._dataset.validation, self._dtype)
         told = trace.markdown(self._model, x[0], y[0], cost=plan.cost, lr=plan.lr)
         self._events.text("run/trace of one validation image", told, plan.epochs)
-        labels = self._dataset.train.labels
-        troubles = trouble.of_run(plan, self._layers, labels, rows[:-1])
-        cost, accuracy = measures.guessing(labels, plan.cost)
+        train = self._dataset.train
+        troubles = trouble.of_run(plan, self._layers, train, rows[:-1])
+        cost, accuracy = measures.guessing(train, plan.cost)
         result = (
             f"test: {100 * test['accuracy/test']:.2f} % right, cost {test['cost/test']:.5f}; "
             f"guessing: {100 * accuracy:.0f} %, {cost:.3g}"
@@ -106,7 +106,7 @@ class Dashboard:
         )
         self._events.hparams_end()
         self._events.flush()
-        page = pictures.summary(rows, self._layers, answers, side, title, troubles)
+        page = pictures.summary(rows, self._layers, answers, shape, title, troubles)
         self._folder.write_summary(pictures.png(page))
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ class Dashboard:
         """Weights at the first, the last and about five epochs between; histograms when due."""
         plan = self._plan
         if epoch in (0, plan.epochs) or epoch % max(1, round(plan.epochs / _PICTURES)) == 0:
-            image = pictures.weights(weights, self._dataset.side)
+            image = pictures.weights(weights, self._dataset.shape)
             self._events.image("weights/layer01", image, epoch)
         if plan.histograms and epoch % plan.histograms == 0:
             x, y = measures.examples(self._dataset.validation, self._dtype)

@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import socket
-import struct
 import tempfile
 import textwrap
 import threading
@@ -26,41 +25,48 @@ import torch
 from torch import Tensor
 
 from manual_bp.extras import missing
-from manual_bp.training.errors import UserError
+from manual_bp.training import idx
+from manual_bp.training.errors import UsageError, UserError
+from manual_bp.training.options import DATASETS
 
 PIXEL_SCALE = 1 / 255
-CLASSES = 10
-# Each file: its magic number, its count of images or labels, and the bytes of one of them.
-_IDX_FILES = {
-    "train-images-idx3-ubyte": (2051, 60_000, 784),
-    "train-labels-idx1-ubyte": (2049, 60_000, 1),
-    "t10k-images-idx3-ubyte": (2051, 10_000, 784),
-    "t10k-labels-idx1-ubyte": (2049, 10_000, 1),
-}
+_TEN = tuple("0123456789")
+_CLOTHES = (
+    *("T-shirt/top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
 _FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 _STALL_SECONDS = 20.0  # a download that brings nothing for so long is given up
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images as uint8 (m, pixels), 0 to 255, and labels as int64 (m,), 0 to 9."""
+    """Images as uint8 (m, pixels), 0 to 255, and labels as int64 (m,), numbers of `classes`."""
 
     images: Tensor
     labels: Tensor
+    classes: tuple[str, ...] = _TEN
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: Tensor | slice) -> Part:
-        return Part(self.images[rows], self.labels[rows])
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
 
     def to(self, device: torch.device) -> Part:
-        return Part(self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    @property
+    def n_out(self) -> int:
+        return len(self.classes)
+
+    def targets(self, dtype: torch.dtype) -> Tensor:
+        """One-hot rows y (m, n_out)."""
+        return torch.eye(self.n_out, dtype=dtype, device=self.labels.device)[self.labels]
 
     def batch(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """As inputs x (m, pixels), 0 to 1, and one-hot targets y (m, 10)."""
-        y = torch.eye(CLASSES, dtype=dtype, device=self.labels.device)[self.labels]
-        return self.images.to(dtype) * PIXEL_SCALE, y
+        """As inputs x (m, pixels), 0 to 1, and one-hot targets y (m, n_out)."""
+        return self.images.to(dtype) * PIXEL_SCALE, self.targets(dtype)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Dataset:
     train: Part
     validation: Part
     test: Part
-    side: int  # an image has side × side pixels
+    shape: tuple[int, int]  # an image's height and width
     source: str  # where it came from, for the person at the terminal
     notice: str | None = None  # what that person must not miss
 
@@ -83,6 +89,10 @@ class Dataset:
             digest.update(part.images.cpu().numpy().tobytes())
             digest.update(part.labels.cpu().numpy().tobytes())
         return digest.hexdigest()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.train.classes
 
     def to(self, device: torch.device) -> Dataset:
         parts = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
@@ -103,9 +113,13 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     root = data_folder(data_dir)
     if name == "digits":
         return _digits("as asked")
-    if name != "auto":
+    if name in _FOLDERS:
         return _mnist(name, root)
-    if _missing(root, "mnist"):
+    if name != "auto":
+        from manual_bp.training import own_data
+
+        return own_data.load(_place(Path(name), data_dir))
+    if idx.missing(root / _FOLDERS["mnist"] / "raw"):
         try:
             _download("mnist", root)
         except UserError as error:
@@ -113,9 +127,24 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
                 "in MNIST's place",
                 f"MNIST is not in {root / 'MNIST' / 'raw'} and {error}: training on scikit-learn's "
                 f"small handwritten digits instead. To get MNIST, put its four idx files there, "
-                f"unpacked, or name the folder that holds MNIST/raw with --data-dir.",
+                f"or name the folder that holds MNIST/raw with --data-dir.",
             )
     return _mnist("mnist", root)
+
+
+def _place(path: Path, data_dir: str | None) -> Path:
+    """Where data of one's own are: at their path, or in --data-dir, if they were moved there.
+
+    Raises:
+        UsageError: nowhere.
+    """
+    places = [path] if data_dir is None else [Path(data_dir) / path.name, Path(data_dir), path]
+    for place in places:
+        if place.is_dir() or (place.suffix == ".npz" and place.is_file()):
+            return place.resolve()
+    raise UsageError(
+        f"--dataset {path}: not one of {', '.join(DATASETS)}, and there is no such file or folder"
+    )
 
 
 def _digits(why: str, notice: str | None = None) -> Dataset:
@@ -133,29 +162,36 @@ def _digits(why: str, notice: str | None = None) -> Dataset:
         Part(images[i], labels[i]) for i in order.split([len(order) - 600, 300, 300])
     )
     return Dataset(
-        "digits", train, validation, test, 8, f"scikit-learn's handwritten digits, {why}", notice
+        "digits",
+        train,
+        validation,
+        test,
+        (8, 8),
+        f"scikit-learn's handwritten digits, {why}",
+        notice,
     )
 
 
 def _mnist(name: str, root: Path) -> Dataset:
     """50,000 / 10,000 / 10,000: the last 10,000 training images are the validation part."""
     raw = root / _FOLDERS[name] / "raw"
-    missing = _missing(root, name)
-    if missing:
+    if lacking := idx.missing(raw):
         try:
             _download(name, root)
         except UserError as error:
             raise UserError(
-                f"{name}: {raw} has no {', '.join(missing)}, and {error}: put the uncompressed idx "
-                f"files there, name another folder with --data-dir, or use --dataset digits"
+                f"{name}: {raw} has no {', '.join(lacking)}, and {error}: put the idx files there, "
+                f"name another folder with --data-dir, or use --dataset digits"
             ) from error
-    images, labels, test_images, test_labels = (_read_idx(raw / file) for file in _IDX_FILES)
+    found = [path for path in idx.find(raw).values() if path is not None]
+    images, labels, test_images, test_labels = map(_read, found)
+    classes = _TEN if name == "mnist" else _CLOTHES
     return Dataset(
         name,
-        train=Part(images[:50_000], labels[:50_000]),
-        validation=Part(images[50_000:], labels[50_000:]),
-        test=Part(test_images, test_labels),
-        side=28,
+        train=Part(images[:50_000], labels[:50_000], classes),
+        validation=Part(images[50_000:], labels[50_000:], classes),
+        test=Part(test_images, test_labels, classes),
+        shape=(28, 28),
         source=f"{name} from {raw}",
     )
 
@@ -172,37 +208,22 @@ def _torchvision_class(name: str) -> Any:
     return datasets.MNIST if name == "mnist" else datasets.FashionMNIST
 
 
-def _missing(root: Path, name: str) -> list[str]:
-    raw = root / _FOLDERS[name] / "raw"
-    return [file_name for file_name in _IDX_FILES if not (raw / file_name).is_file()]
-
-
-def _read_idx(path: Path) -> Tensor:
-    """Images (count, 784), uint8, or labels (count,), int64, of a file that fits MNIST."""
-    magic, count, size = _IDX_FILES[path.name]
-    header = 16 if magic == 2051 else 8
-    expected = header + count * size
-    try:
-        content = bytearray(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(content) != expected:
+def _read(path: Path) -> Tensor:
+    """Images (count, 784) or labels (count,) of a file that fits MNIST."""
+    values = idx.read(path)
+    count = 60_000 if path.name.startswith("train") else 10_000
+    expected = (count, 28, 28) if values.dim() == 3 else (count,)
+    if tuple(values.shape) != expected:
+        seen = " × ".join(map(str, values.shape))
         raise UserError(
-            f"{path}: {len(content)} bytes, {expected} expected: the file is truncated or not "
-            f"MNIST's; fetch it again"
+            f"{path}: holds {seen}, {' × '.join(map(str, expected))} expected: not MNIST's; for "
+            f"data of your own name their folder with --dataset"
         )
-    sides = (28, 28) if size == 784 else ()
-    if struct.unpack_from(f">{header // 4}i", content) != (magic, count, *sides):
-        shape = "images of 28 × 28" if sides else "labels"
-        raise UserError(
-            f"{path}: not an idx file of {count} {shape} (magic number {magic}); fetch it again"
-        )
-    values = torch.frombuffer(content, dtype=torch.uint8, offset=header)
-    if sides:
-        return values.view(count, size)
-    if int(values.max()) >= CLASSES:
+    if values.dim() == 3:
+        return values.view(count, 784)
+    if int(values.max()) >= len(_TEN):
         raise UserError(f"{path}: holds the label {int(values.max())}: 0 to 9 expected")
-    return values.long()
+    return values
 
 
 def _download(name: str, root: Path) -> None:
@@ -251,7 +272,7 @@ def _download(name: str, root: Path) -> None:
             raise UserError(f"the download failed ({_in_short(failure[0])})")
         target = root / _FOLDERS[name] / "raw"
         target.mkdir(parents=True, exist_ok=True)
-        for file_name in _IDX_FILES:
+        for file_name in idx.NAMES:
             os.replace(beside / _FOLDERS[name] / "raw" / file_name, target / file_name)
     finally:
         socket.setdefaulttimeout(before)

@@ -27,8 +27,7 @@ class Engine(Protocol):
     ) -> dict[str, Tensor]:
         """Visit the examples of `part` in `order`, one learning rate a step.
 
-        Nothing waits for the device. Only with --amp fp16 GradScaler reads after each step whether
-        the gradient overflowed.
+        Nothing waits for the device.
 
         Args:
             part: the training images and labels.
@@ -77,7 +76,7 @@ class DirectEngine:
     """`direct.Trainer` over an epoch: no autograd, no Function."""
 
     def __init__(self, plan: Plan, model: nn.Sequential) -> None:
-        self._cost = plan.cost
+        self._cost, self._n_out = plan.cost, plan.sizes[-1]
         self._trainer = _trainer(plan, model)
         at_half = replace(plan, momentum=0.5, weight_decay=0.0)
         self._check = _trainer(at_half, model, self._trainer.backend)
@@ -89,9 +88,10 @@ class DirectEngine:
         found = self._trainer.launch(
             part.images, part.labels, order, rates, pixel_scale=PIXEL_SCALE, progress=progress
         )
+        n = found.examples
         return {
-            "cost/train": cost_per_example(self._cost, found.squared_error, found.examples),
-            "accuracy/train": found.correct / found.examples,
+            "cost/train": cost_per_example(self._cost, found.squared_error, n, self._n_out),
+            "accuracy/train": found.correct / n,
             "grad_norm/total": found.grad_norm_total,
             **{f"grad_norm/{name}": norm for name, norm in found.grad_norm.items()},
             **{f"delta_norm/{name}": norm for name, norm in found.delta_norm.items()},

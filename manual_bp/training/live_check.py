@@ -18,6 +18,8 @@ from manual_bp.training.network import criterion
 # The rounding error of a sum of k terms is √k to k machine epsilons; a wrong formula is off by
 # far more.
 _TOLERANCE_IN_EPSILONS = 2000
+# Where TF32 is on, a GPU rounds the factors of float32 products to 2⁻¹¹ of them.
+_TF32_TOLERANCE = 8 * 2**-11
 _ROUNDING_IN_EPSILONS = 16  # of each term, where terms cancel
 EXAMPLES = 256  # of a batch, at most
 
@@ -44,6 +46,8 @@ class Compared:
             UserError: the message is a table with a row for each parameter.
         """
         tolerance = _TOLERANCE_IN_EPSILONS * torch.finfo(self.max_rel.dtype).eps
+        if self.max_rel.is_cuda and self.max_rel.dtype == torch.float32 and _tf32():
+            tolerance = _TF32_TOLERANCE
         if not worst > tolerance:
             return
         rows = zip(self.names, self.max_abs.tolist(), self.max_rel.tolist(), strict=True)
@@ -55,6 +59,11 @@ class Compared:
             f"the hand-derived gradients differ from autograd's through torch.nn by more than "
             f"{tolerance:.1e}:\n{table}"
         )
+
+
+def _tf32() -> bool:
+    """Whether float32 products on CUDA may use TF32."""
+    return str(torch.backends.cuda.matmul.fp32_precision) == "tf32"
 
 
 def compare(

@@ -61,15 +61,20 @@ def choose_threads(asked: int | None, batch_size: int, sizes: Sequence[int]) -> 
 
 
 class Stopwatch:
-    """Measures what a device does from its making to `stop`, without waiting for a GPU."""
+    """Measures what a device does from its making to `stop`.
+
+    CUDA is not waited for; another accelerator is, for else the launches alone were measured.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._on_cuda = device.type == "cuda"
+        self._device, self._on_cuda = device, device.type == "cuda"
         self._start = self._now()
         self._stop = self._start
 
     def _now(self) -> Any:
         if not self._on_cuda:
+            if self._device.type != "cpu":
+                torch.accelerator.synchronize(self._device)
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
@@ -87,12 +92,22 @@ class Stopwatch:
 
 @contextmanager
 def configured(threads: int, deterministic: bool) -> Iterator[None]:
-    """Set threads and determinism for a run, and put back what was there."""
+    """Set threads and determinism for a run, and put back what was there.
+
+    Raises:
+        UserError: this process has used CUDA in a way that is not deterministic.
+    """
+    setting = "CUBLAS_WORKSPACE_CONFIG"
+    if deterministic and setting not in os.environ and torch.cuda.is_initialized():
+        raise UserError(
+            f"--deterministic: this process has used CUDA already, without {setting}, which cuBLAS "
+            f"reads once: set {setting}=:4096:8 before, or train in a process of its own"
+        )
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
     if deterministic:
         # cuBLAS gives the same bytes only with this; it stays, for cuBLAS reads it once.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault(setting, ":4096:8")
         torch.use_deterministic_algorithms(True)
     try:
         yield

@@ -12,42 +12,45 @@ from manual_bp import backprop
 from manual_bp.backprop import Layer
 from manual_bp.devices import wide
 from manual_bp.normalisation import scale
-from manual_bp.training.data import CLASSES, PIXEL_SCALE, Part
+from manual_bp.training.data import PIXEL_SCALE, Part
 
 PROBE_ROWS = 500  # validation images on which the layers are measured
 SATURATED_SLOPE = 0.01  # below it a slope lets through less than 1/25 of what ¼ would
 DEAD_SPREAD = 0.01  # a unit whose output varies by less says nothing about the images
 # A unit that varies by less, with a smaller mean slope, gets next to no error and stays as it is.
 STUCK_SPREAD, STUCK_SLOPE = 0.05, 3e-4
-_CHUNK = 1000  # images in a forward pass, so that a wide network's activations fit into memory
+# Images in a forward pass, so that a wide network's activations fit into memory; few launches on a
+# GPU, which has room for them.
+_CHUNK, _CUDA_CHUNK = 1000, 10_000
 
 Number = TypeVar("Number", float, Tensor)
 
 
-def cost_per_example(reduction: str, squared_error: Number, examples: int) -> Number:
+def cost_per_example(reduction: str, squared_error: Number, examples: int, n_out: int) -> Number:
     """The mean of the examples' own costs: s Σ (a − y)² / `examples`, with the s of m = 1.
 
     This is C of all examples as one batch. For "sum" it is C / m, because the sums of parts of
     different sizes do not compare.
     """
-    return squared_error * (scale(reduction, (1, CLASSES)) / examples)
+    return squared_error * (scale(reduction, (1, n_out)) / examples)
 
 
-def guessing(labels: Tensor, reduction: str) -> tuple[float, float]:
+def guessing(part: Part, reduction: str) -> tuple[float, float]:
     """Cost and accuracy of the best answer that is the same for every image."""
-    share = wide(labels.bincount(minlength=CLASSES)) / len(labels)  # p of a class  (10,)
+    share = wide(part.labels.bincount(minlength=part.n_out)) / len(part)  # p  (n_out,)
     # The cheapest constant answer is p. An example's Σ (a − y)² is then Σ p (1 − p).
-    cost = cost_per_example(reduction, float((share * (1 - share)).sum()), 1)
+    cost = cost_per_example(reduction, float((share * (1 - share)).sum()), 1, part.n_out)
     return cost, float(share.max())
 
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
-    """The outputs a (m, 10) for uint8 images (m, pixels)."""
+    """The outputs a (m, n_out) for uint8 images (m, pixels)."""
+    size = _CUDA_CHUNK if images.is_cuda else _CHUNK
     # Every chunk is scaled in the same memory, because new memory takes time.
-    x = images.new_empty(min(_CHUNK, len(images)), images.shape[1], dtype=dtype)
+    x = images.new_empty(min(size, len(images)), images.shape[1], dtype=dtype)
     return torch.cat(
-        [model(x[: len(chunk)].copy_(chunk).mul_(PIXEL_SCALE)) for chunk in images.split(_CHUNK)]
+        [model(x[: len(chunk)].copy_(chunk).mul_(PIXEL_SCALE)) for chunk in images.split(size)]
     )
 
 
@@ -57,13 +60,13 @@ def evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Cost and accuracy (a share, 0 to 1) over `part`, as two scalars on the device."""
     outputs = predict(model, part.images, dtype)
-    targets = torch.eye(CLASSES, dtype=dtype, device=part.labels.device)[part.labels]
-    cost = cost_per_example(reduction, (outputs - targets).square().sum(), len(part))
+    squared_error = (outputs - part.targets(dtype)).square().sum()
+    cost = cost_per_example(reduction, squared_error, len(part), part.n_out)
     return cost, wide(outputs.argmax(1) == part.labels).mean()
 
 
 def examples(part: Part, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The first images of `part` as inputs x (m, pixels) and one-hot targets y (m, 10)."""
+    """The first images of `part` as inputs x (m, pixels) and one-hot targets y."""
     return part[:PROBE_ROWS].batch(dtype)
 
 

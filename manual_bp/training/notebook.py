@@ -16,8 +16,8 @@ from manual_bp.training.run import Result
 def train(**flags: Any) -> Result:
     """Train as `train.py` does, by the flags of the same names.
 
-        >>> run = mbp.train(dataset="digits", hidden=[30], epochs=5)
-        >>> run.test_accuracy, run.folder, run.model
+        run = mbp.train(dataset="digits", hidden=[30], epochs=5)
+        print(run.test_accuracy, run.folder)
 
     In a notebook the result shows a table and the picture. A `run_name` that is taken gets a number
     behind.

@@ -12,7 +12,7 @@ from manual_bp.normalisation import COSTS
 from manual_bp.training.recipe import DIGITS, MNIST
 
 INITIALISATIONS = ("pytorch", "uniform", "xavier", "equal")
-DATASETS = ("auto", "mnist", "fashion-mnist", "digits")
+DATASETS = ("auto", "mnist", "fashion-mnist", "digits")  # others are paths
 
 
 def _number(kind: type, fits: Callable[[float], bool], expected: str) -> Callable[[str], Any]:
@@ -76,8 +76,10 @@ class Options:
 
     dataset: str = _flag(
         "auto",
-        "auto: MNIST if it is there or can be downloaded, else scikit-learn's handwritten digits",
-        choices=DATASETS,
+        "auto: MNIST if it is there or can be downloaded, else scikit-learn's handwritten digits; "
+        "mnist, fashion-mnist, digits; or data of your own: a .npz file, a folder with a folder of "
+        "pictures a class, or a folder of idx files",
+        metavar="{auto,mnist,fashion-mnist,digits,PATH}",
     )
     data_dir: str | None = _flag(
         None,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from manual_bp.backprop import Layer
-from manual_bp.training.data import CLASSES, Part
+from manual_bp.training.data import Part
 from manual_bp.training.measures import predict
 
 if TYPE_CHECKING:
@@ -43,19 +43,21 @@ class Answers:
     labels: Tensor  # int64 (m,)
     said: Tensor  # int64 (m,), the largest output
     squared_error: Tensor  # Σ (a − y)² of each example, (m,)
+    classes: tuple[str, ...]
 
     @classmethod
     def of(cls, model: nn.Module, part: Part, dtype: torch.dtype) -> Answers:
         outputs = predict(model, part.images, dtype).cpu()
-        labels = part.labels.cpu()
-        y = torch.eye(CLASSES, dtype=dtype)[labels]
-        return cls(part.images.cpu(), labels, outputs.argmax(1), (outputs - y).square().sum(1))
+        squared_error = (outputs - part.targets(dtype).cpu()).square().sum(1)
+        said = outputs.argmax(1)
+        return cls(part.images.cpu(), part.labels.cpu(), said, squared_error, part.classes)
 
     @property
     def confusion(self) -> Tensor:
         """How many examples of each label (row) got each answer (column)."""
-        pairs = self.labels * CLASSES + self.said
-        return pairs.bincount(minlength=CLASSES**2).view(CLASSES, CLASSES)
+        n_out = len(self.classes)
+        pairs = self.labels * n_out + self.said
+        return pairs.bincount(minlength=n_out**2).view(n_out, n_out)
 
     def worst(self, count: int) -> Tensor:
         """The examples with the largest cost, the largest first."""
@@ -63,24 +65,25 @@ class Answers:
 
 
 @torch.no_grad()
-def weights(weight: Tensor, side: int) -> Image:
-    """Each unit's row of W (n_out, side²) as a tile: red positive, blue negative, white 0.
+def weights(weight: Tensor, shape: tuple[int, int]) -> Image:
+    """Each unit's row of W (n_out, pixels) as a tile: red positive, blue negative, white 0.
 
     All tiles have one scale. A palette of few colours encodes quickly: the network waits for it.
     """
     from PIL import Image
 
-    tiles = weight[:_UNITS].float().cpu().view(-1, side, side).nan_to_num(0.0, 0.0, 0.0)
+    tiles = weight[:_UNITS].float().cpu().view(-1, *shape).nan_to_num(0.0, 0.0, 0.0)
     # Colours are full from the largest but 0.2 % of the weights on.
     largest = tiles.abs().flatten().topk(max(1, tiles.numel() // 500)).values[-1]
     shades = (tiles * (_SHADES / largest.clamp_min(1e-12))).clamp(-_SHADES, _SHADES).round()
     columns = min(len(tiles), 16)
     rows = math.ceil(len(tiles) / columns)
-    sheet = torch.full((rows * columns, side + 1, side + 1), _LINE, dtype=torch.uint8)
+    height, width = shape[0] + 1, shape[1] + 1  # with a line between two tiles
+    sheet = torch.full((rows * columns, height, width), _LINE, dtype=torch.uint8)
     sheet[len(tiles) :] = _WHITE
-    sheet[: len(tiles), :side, :side] = (shades + _WHITE).byte()
-    sheet = sheet.view(rows, columns, side + 1, side + 1).transpose(1, 2)
-    small = Image.fromarray(sheet.reshape(rows * (side + 1), -1).numpy())
+    sheet[: len(tiles), :-1, :-1] = (shades + _WHITE).byte()
+    sheet = sheet.view(rows, columns, height, width).transpose(1, 2)
+    small = Image.fromarray(sheet.reshape(rows * height, -1).numpy())
     times = math.ceil(_SMALLEST_WIDTH / small.width)
     image = small.resize((small.width * times, small.height * times), Image.Resampling.NEAREST)
     pale = [round(255 * (1 - k / _SHADES)) for k in range(_SHADES + 1)]  # white to a full colour
@@ -89,10 +92,10 @@ def weights(weight: Tensor, side: int) -> Image:
     return image
 
 
-def worst_digits(answers: Answers, side: int) -> Image:
+def worst_digits(answers: Answers, shape: tuple[int, int]) -> Image:
     """The test digits with the largest cost, each with its label and the answer."""
     drawn = figure(5, 5, left=0.01, right=0.99, top=0.99, bottom=0.01)
-    draw_worst(drawn.subplots(), answers, side, rows=4, columns=5, font=12)
+    draw_worst(drawn.subplots(), answers, shape, rows=4, columns=5, font=12)
     return rendered(drawn)
 
 
@@ -103,21 +106,34 @@ def confusion(answers: Answers) -> Image:
     return rendered(drawn)
 
 
-def draw_worst(axes: Axes, answers: Answers, side: int, rows: int, columns: int, font: int) -> None:
+def draw_worst(
+    axes: Axes, answers: Answers, shape: tuple[int, int], rows: int, columns: int, font: int
+) -> None:
     """The digits with the largest cost, each with its label and the answer: `4 → 9`."""
-    width, height = side * 1.15, side * 1.4  # of a digit with its gap, and with its line of text
+    high, wide = shape
+    width, height = wide + high * 0.15, high * 1.4  # with the gap, and with the line of text
     for place, index in enumerate(answers.worst(rows * columns).tolist()):
         row, column = divmod(place, columns)
         left, top = column * width, row * height
-        digit = answers.images[index].view(side, side).numpy()
-        extent = (left, left + side, top + side, top)
+        digit = answers.images[index].view(shape).numpy()
+        extent = (left, left + wide, top + high, top)
         axes.imshow(digit, cmap="gray_r", vmin=0, vmax=255, extent=extent)
         label, said = int(answers.labels[index]), int(answers.said[index])
         colour = "tab:red" if label != said else "tab:green"
         style: dict[str, Any] = {"fontsize": font, "color": colour, "ha": "center", "va": "top"}
-        axes.text(left + side / 2, top + side, f"{label} → {said}", **style)
+        axes.text(
+            left + wide / 2,
+            top + high,
+            f"{_short(answers.classes[label])} → {_short(answers.classes[said])}",
+            **style,
+        )
     axes.set(xlim=(0, columns * width), ylim=(rows * height, 0), aspect="equal")
     axes.axis("off")
+
+
+def _short(name: str) -> str:
+    """A class's name where room is scarce; "$" would begin mathematics."""
+    return textwrap.shorten(name, 10, placeholder="…").replace("$", r"\$")
 
 
 def draw_confusion(axes: Axes, answers: Answers) -> None:
@@ -131,7 +147,10 @@ def draw_confusion(axes: Axes, answers: Answers) -> None:
         colour = "white" if not right and count > 0.6 * most else "black"
         style: dict[str, Any] = {"color": colour, "weight": "bold" if right else "normal"}
         axes.text(said, label, str(count), fontsize=9, ha="center", va="center", **style)
-    axes.set(xticks=range(CLASSES), yticks=range(CLASSES))
+    if len(answers.classes) <= 20:
+        names = [_short(name) for name in answers.classes]
+        axes.set_xticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="the network says", ylabel="label")
 
 
@@ -160,7 +179,7 @@ def summary(
     rows: Rows,
     layers: Sequence[Layer],
     answers: Answers,
-    side: int,
+    shape: tuple[int, int],
     title: str,
     troubles: Sequence[str] = (),
 ) -> Figure:
@@ -170,7 +189,7 @@ def summary(
         rows: one an epoch, and last the test result.
         layers: the network's.
         answers: to the test images.
-        side: an image has side × side pixels.
+        shape: an image's height and width.
         title: lines above.
         troubles: lines below the title, in red.
     """
@@ -201,7 +220,7 @@ def summary(
             axes.set_yscale("log")
     handles, labels = panels[2].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="lower center", ncols=_LEGEND_COLUMNS, fontsize=8)
-    draw_worst(panels[5], answers, side, rows=4, columns=8, font=8)
+    draw_worst(panels[5], answers, shape, rows=4, columns=8, font=8)
     panels[5].set_title("the worst test digits: label → answer", fontsize=10)
     return drawn
 

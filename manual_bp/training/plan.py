@@ -12,13 +12,14 @@ from typing import Any, Literal
 import torch
 
 from manual_bp.training import machine
-from manual_bp.training.data import CLASSES, Dataset
+from manual_bp.training.data import Dataset
 from manual_bp.training.errors import UsageError, UserError
 from manual_bp.training.options import Options, restore
 from manual_bp.training.recipe import learning_rate, recipe
 from manual_bp.training.world import World
 
 _MAY_CHANGE = {"epochs", "data_dir", "device", "threads", "histograms"}  # by --resume
+_TUPLES = ("sizes", "shape", "classes")  # lists in a file
 _BESIDE = {"logdir", "resume", "dry_run"}  # flags that say nothing of a plan
 
 
@@ -30,9 +31,11 @@ class Plan:
     here alone.
     """
 
-    dataset: str  # "mnist", "fashion-mnist" or "digits"
+    dataset: str  # "mnist", "fashion-mnist", "digits", or the path of other data
     data_dir: str | None
     data_fingerprint: str  # SHA-256 of images and labels
+    shape: tuple[int, int]  # of an image: height and width
+    classes: tuple[str, ...]  # their names
     augment: bool
     sizes: tuple[int, ...]  # the width of each layer, the input's first: (784, 128, 10)
     output: Literal["sigmoid", "linear"]
@@ -71,7 +74,8 @@ class Plan:
         """What a run is called that is given no name: "mnist-128-lr3-s0", "mnist-6x30-lr3-s0"."""
         widths = [(width, len(list(run))) for width, run in groupby(self.sizes[1:-1])]
         hidden = [f"{times}x{width}" if times > 1 else f"{width}" for width, times in widths]
-        return "-".join([Path(self.dataset).name, *hidden, f"lr{self.lr:g}", f"s{self.seed}"])
+        data = Path(self.dataset).stem.lstrip(".")[:60] or "data"
+        return "-".join([data, *hidden, f"lr{self.lr:g}", f"s{self.seed}"])
 
     def rates(self, first: int, steps: int) -> list[float]:
         """η for each of the steps first, first + 1, …: η, or η ½(1 + cos(π k/K)) at step k of K."""
@@ -83,7 +87,8 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as config.json and the checkpoint keep them."""
-        return {**asdict(self), "sizes": list(self.sizes)}
+        lists = {name: list(getattr(self, name)) for name in _TUPLES}
+        return {**asdict(self), **lists}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Plan:
@@ -104,7 +109,11 @@ class Plan:
         for name in ("data_fingerprint", "device", "dataset"):
             if type(values[name]) is not str or values[name] == "auto":
                 raise ValueError(f"{name} {values[name]!r}")
-        plan = cls(**{**values, "sizes": tuple(sizes)})
+        if not _are(values["shape"], int, 2) or math.prod(values["shape"]) != sizes[0]:
+            raise ValueError(f"shape {values['shape']!r}")
+        if not _are(values["classes"], str, sizes[-1]):
+            raise ValueError("classes that are not one name an output")
+        plan = cls(**{**values, **{name: tuple(values[name]) for name in _TUPLES}})
         restored = vars(plan.options())
         for name, value in vars(plan).items():
             beside = name not in restored or f"{name}_asked" in values
@@ -160,12 +169,16 @@ def settle(
         UserError: a device that cannot do what was asked for.
     """
     _check(options, device, world)
-    defaults, examples = recipe(dataset.name), len(dataset.train)
+    if options.augment and dataset.shape[0] != dataset.shape[1]:
+        seen = " × ".join(map(str, dataset.shape))
+        raise UsageError(f"--augment distorts square images, and these are {seen}: leave it out")
+    defaults, examples = recipe(dataset.name, len(dataset.train)), len(dataset.train)
     asked = options.batch_size or defaults.batch_size
     # With several processes a batch is what all of them take together, whoever continues the run.
     batch_size = examples if asked == "full" else min(int(asked) * world.size, examples)
     batch_size = batch_size if saved is None else saved.batch_size
-    sizes = (dataset.side**2, *options.hidden, CLASSES)
+    n_in, n_out = math.prod(dataset.shape), len(dataset.classes)
+    sizes = (n_in, *options.hidden, n_out)
     lr = options.lr or learning_rate(
         defaults, options.cost, sizes, options.output, batch_size, options.momentum
     )
@@ -174,6 +187,8 @@ def settle(
     settled = {
         "dataset": dataset.name,
         "data_fingerprint": dataset.fingerprint,
+        "shape": dataset.shape,
+        "classes": dataset.classes,
         "sizes": sizes,
         "epochs": defaults.epochs if options.epochs is None else options.epochs,
         "batch_size": batch_size,
@@ -203,6 +218,11 @@ def _check(options: Options, device: torch.device, world: World) -> None:
         raise UserError(
             "--dtype float64 on mps: Apple's GPU has no float64; use float32, or --device cpu"
         )
+
+
+def _are(values: Any, kind: type, count: int) -> bool:
+    """Whether this is a list of so many values of a kind."""
+    return type(values) is list and len(values) == count and all(type(v) is kind for v in values)
 
 
 def _shown(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import platform
 import shlex
@@ -24,7 +25,9 @@ from manual_bp.training.checkpoint import Checkpoint
 from manual_bp.training.dashboard import Dashboard
 from manual_bp.training.data import Dataset, Part
 from manual_bp.training.errors import UserError
+from manual_bp.training.look import Look, alone
 from manual_bp.training.measures import evaluate
+from manual_bp.training.pictures import Answers
 from manual_bp.training.plan import Plan
 from manual_bp.training.run_folder import RunFolder
 from manual_bp.training.trouble import Watch
@@ -69,6 +72,7 @@ class Run:
         self.device = torch.device(plan.device)
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
         self.folder = None if saved is None else RunFolder(saved.path.parent)
+        self.page: Look | None = None  # where files are written
         self.rows: list[dict[str, Any]] = []
         self.first_epoch = 1
         self.model = network.build(plan, self.device)
@@ -77,6 +81,8 @@ class Run:
         self.shuffle = torch.Generator().manual_seed(plan.seed)
         if saved is not None:
             self._restore(saved)
+        kept = None if saved is None else saved.snapshots
+        self.snapshots = kept or alone(self.first_epoch - 1, self.model)
 
     def go(self, logdir: str, run_name: str | None, *, numbered: bool = False) -> Result:
         """Train the epochs that are left, in a folder of `logdir` if the run is new.
@@ -98,6 +104,8 @@ class Run:
             )
             self._say_what_direct_would_save()
             print(f"picture  {path / 'summary.png'}")
+            if (path / "look.html").is_file():
+                print(f"page     {(path / 'look.html').resolve().as_uri()}")
             print(f"look     tensorboard --logdir {shlex.quote(str(path.parent))}")
             print(f"open     {ADDRESS}", flush=True)
         return Result(path, self.rows, last["cost/test"], last["accuracy/test"], self.model)
@@ -158,7 +166,9 @@ class Run:
                 dashboard = Dashboard(
                     self.folder, self.plan, self.model, self.parts, self.first_epoch
                 )
-        watch = Watch(self.plan, backprop.read(self.model), self.dataset.train.labels)
+                self.page = Look(self.folder, self.plan, self.model, self.parts, self.snapshots)
+                self.page.write(self.rows)
+        watch = Watch(self.plan, backprop.read(self.model), self.dataset.train)
         try:
             for epoch in range(self.first_epoch, self.plan.epochs + 1):
                 self.one_epoch(epoch, watch, dashboard)
@@ -166,7 +176,15 @@ class Run:
             self.rows.append(last)
             if self.folder is not None and dashboard is not None:
                 self.folder.write_metrics(self.rows)
-                dashboard.end(self.rows)
+                answers = Answers.of(self.model, self.parts.test, self.dtype)
+                if self.page is not None:
+                    self.page.end(self.rows, answers)
+                dashboard.end(self.rows, answers)
+        except (KeyboardInterrupt, UserError):
+            if self.page is not None:
+                with contextlib.suppress(UserError):  # the first error says more
+                    self.page.write(self.rows)
+            raise
         finally:
             if dashboard is not None:
                 dashboard.close()
@@ -191,10 +209,13 @@ class Run:
         for line in fault:
             raise UserError(line)
         if self.folder is not None and dashboard is not None:
+            self.snapshots.add(epoch, state["model"])
             self.folder.write_checkpoint(self.checkpoint(epoch, state))
+            if self.page is not None:
+                self.page.write(self.rows, due=False)
 
     def _epoch(self, epoch: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Train for an epoch and measure; an accelerator is waited for once, but by GradScaler.
+        """Train for an epoch and measure; an accelerator is waited for once, with fp16 twice.
 
         Returns:
             The row of metrics.jsonl, and the state to be saved, on the CPU.
@@ -230,9 +251,11 @@ class Run:
     def _training_part(self, epoch: int) -> Part:
         if not self.plan.augment:
             return self.parts.train
-        # Seeded by run and epoch, so that a resumed run sees the same images.
-        generator = torch.Generator().manual_seed((self.plan.seed * 1_000_003 + epoch) % 2**63)
-        images = augment(self.parts.train.images, self.dataset.side, generator)
+        # Seeded by run and epoch, so that a resumed run sees the same images. Drawn on a GPU where
+        # there is one: the CPU takes longer to draw than a GPU to train.
+        generator = torch.Generator(self.device if self.device.type == "cuda" else "cpu")
+        generator.manual_seed((self.plan.seed * 1_000_003 + epoch) % 2**63)
+        images = augment(self.parts.train.images, self.dataset.shape[0], generator)
         return replace(self.parts.train, images=images)
 
     def _test(self) -> dict[str, Any]:
@@ -256,7 +279,8 @@ class Run:
     def checkpoint(self, epoch: int, state: dict[str, Any]) -> dict[str, Any]:
         """What a checkpoint holds: tensors and plain values; `state` as `self.state` gives it."""
         own = {"format": checkpoint.FORMAT, "epoch": epoch, "plan": self.plan.as_dict()}
-        return {**state, **own, "shuffle": self.shuffle.get_state(), "metrics": list(self.rows)}
+        own |= {"shuffle": self.shuffle.get_state(), "snapshots": self.snapshots.state()}
+        return {**state, **own, "metrics": list(self.rows)}
 
     def _restore(self, saved: Checkpoint) -> None:
         """Take up the state of a checkpoint, or say in one line why it does not fit."""

@@ -1,4 +1,4 @@
-"""A run's folder, its alone: config.json, metrics.jsonl, checkpoint.pt, summary.png."""
+"""A run's folder, its alone: config.json, metrics.jsonl, checkpoint.pt, look.html, summary.png."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_FILES = ("config.json", "metrics.jsonl", "checkpoint.pt", "summary.png")
+_FILES = ("config.json", "metrics.jsonl", "checkpoint.pt", "look.html", "summary.png")
 
 
 class RunFolder:
@@ -153,6 +153,10 @@ class RunFolder:
     def write_summary(self, png: bytes) -> None:
         with self._replacing("summary.png") as file:
             file.write(png)
+
+    def write_look(self, page: str) -> None:
+        with self._replacing("look.html", durable=False) as file:  # `manual-bp look` makes it again
+            file.write(page.encode())
 
     @contextlib.contextmanager
     def _replacing(self, name: str, durable: bool = True) -> Iterator[BinaryIO]:

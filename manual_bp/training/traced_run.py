@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from manual_bp.training import data, trained
+from manual_bp.training.data import Dataset
 from manual_bp.training.errors import UserError
+from manual_bp.training.plan import Plan
 from manual_bp.training.trained import RUNS
 
 
@@ -42,12 +44,7 @@ def read(run: str, example: int, runs: Path = RUNS) -> TracedRun:
     """
     found = trained.read(run, runs)
     plan = found.plan
-    dataset = data.load(plan.dataset, plan.data_dir)
-    if plan.data_fingerprint != dataset.fingerprint:
-        raise UserError(
-            f"{found.folder}: was trained on other {plan.dataset} data than these "
-            f"({dataset.source}): put that run's data there again"
-        )
+    dataset = data_of(plan, found.folder, None)
     if not 0 <= example < len(dataset.test):
         last = len(dataset.test) - 1
         raise UserError(
@@ -58,3 +55,18 @@ def read(run: str, example: int, runs: Path = RUNS) -> TracedRun:
     label = int(image.labels)
     model = found.model.double()
     return TracedRun(found.folder, model, x, y, label, plan.dataset, plan.cost, plan.lr)
+
+
+def data_of(plan: Plan, folder: Path, data_dir: str | None) -> Dataset:
+    """The data of the run in `folder`, from `data_dir` or from where they were.
+
+    Raises:
+        UserError: they are not there, or not the run's.
+    """
+    dataset = data.load(plan.dataset, data_dir or plan.data_dir)
+    if plan.data_fingerprint != dataset.fingerprint:
+        raise UserError(
+            f"{folder}: was trained on other {plan.dataset} data than these ({dataset.source}): "
+            f"put that run's data there again"
+        )
+    return dataset

@@ -55,9 +55,8 @@ def read(run: str | Path, runs: Path = RUNS) -> Trained:
 def load(run: str | Path = "latest", logdir: str | Path = RUNS) -> MLP:
     """The network that a run of `train.py` trained, on the CPU, in eval mode.
 
-        >>> model = mbp.load("latest")
-        >>> a = model(torch.rand(1, 784))  # pixels from 0 to 1, bright strokes on 0  (1, 10)
-        >>> int(a.argmax())
+        model = mbp.load("latest")
+        a = model(x)  # x (m, n_in): pixels from 0 to 1, bright strokes on 0; a (m, n_out)
 
     Args:
         run: a run folder, the name of one in `logdir`, its checkpoint.pt, or "latest", the one

@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from manual_bp.backprop import Layer
-from manual_bp.training.data import CLASSES
+from manual_bp.training.data import Part
 from manual_bp.training.measures import DEAD_SPREAD, STUCK_SLOPE, cost_per_example, guessing
 from manual_bp.training.plan import Plan
 
@@ -24,9 +22,9 @@ _RISE = 1.5  # times the best cost, and that of guessing: no noise reaches as hi
 Row = Mapping[str, Any]
 
 
-def of_run(plan: Plan, layers: Sequence[Layer], labels: Tensor, rows: Sequence[Row]) -> list[str]:
+def of_run(plan: Plan, layers: Sequence[Layer], train: Part, rows: Sequence[Row]) -> list[str]:
     """The troubles of a whole run, a line for each: `rows` has a row an epoch."""
-    watch = Watch(plan, layers, labels)
+    watch = Watch(plan, layers, train)
     told = ((row["epoch"], watch.look(row, rows[:n])) for n, row in enumerate(rows))
     return [f"trouble after epoch {epoch}: {line}" for epoch, lines in told for line in lines]
 
@@ -35,14 +33,14 @@ class Watch:
     """Looks at each epoch's row of metrics.jsonl, and says each trouble once.
 
     A resumed run has a new `Watch`, which says again what still holds. The cost of guessing follows
-    from `labels`, those of the training images.
+    from the labels of `train`, the training part.
     """
 
-    def __init__(self, plan: Plan, layers: Sequence[Layer], labels: Tensor) -> None:
+    def __init__(self, plan: Plan, layers: Sequence[Layer], train: Part) -> None:
         self._plan, self._layers = plan, layers
-        self._guessing, _ = guessing(labels, plan.cost)
-        # The worst answer between 0 and 1 has all 10 outputs wrong.
-        self._worst = cost_per_example(plan.cost, float(CLASSES), 1)
+        self._guessing, _ = guessing(train, plan.cost)
+        # The worst answer between 0 and 1 has all outputs wrong.
+        self._worst = cost_per_example(plan.cost, float(train.n_out), 1, train.n_out)
         self._said: set[str] = set()
 
     def look(self, row: Row, earlier: Sequence[Row]) -> list[str]:
@@ -95,7 +93,7 @@ class Watch:
     def _saturated(self, row: Row) -> dict[str, str]:
         """Layers whose σ′(z) is next to 0: hardly any error gets in, so they do not change."""
         found = {}
-        cost = row["cost/validation"]
+        cost, n_out = row["cost/validation"], self._plan.sizes[-1]
         for layer in self._layers:
             if not layer.sigmoid:
                 continue
@@ -112,7 +110,7 @@ class Watch:
             # In the first hundreds of steps single units often lag behind, and catch up.
             elif layer is self._layers[-1] and stuck > 0 and self._is_late(row):
                 found[f"stuck {layer}"] = (
-                    f"{layer}: {round(CLASSES * stuck)} of {CLASSES} output units hardly move: "
+                    f"{layer}: {round(n_out * stuck)} of {n_out} output units hardly move: "
                     f"they give the same answer for every image and their slope σ′(z) is below "
                     f"{STUCK_SLOPE:g}; {self._smaller_steps()}"
                 )

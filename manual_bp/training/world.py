@@ -72,7 +72,8 @@ def join(device: torch.device) -> Iterator[World]:
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend)
+        # Named, for else nccl guesses the GPU at the first collective, and warns.
+        dist.init_process_group(backend, device_id=device if backend == "nccl" else None)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

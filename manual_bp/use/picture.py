@@ -25,17 +25,26 @@ Grey = NDArray[np.float64]  # (height, width), 0 to 255
 class Picture:
     """What the network gets, and what was done to the picture for it."""
 
-    pixels: Grey  # (side, side), 0 to 255
+    pixels: Grey  # (height, width), 0 to 255
     steps: list[str]
 
 
 def of_run(run: Trained, path: Path) -> Picture:
     """Read a picture for the network of a run, as the pictures of its data set were made.
 
+    Pictures for data of one's own are made grey and scaled to their size, and no more.
+
     Raises:
         UserError: as `read`.
     """
-    return read(path, *_SIDES[run.plan.dataset])
+    if run.plan.dataset in _SIDES:
+        return read(path, *_SIDES[run.plan.dataset])
+    grey, (height, width) = _open(path), run.plan.shape
+    steps = [f"{grey.shape[1]} × {grey.shape[0]}"]
+    if grey.shape != (height, width):
+        grey = _resized(grey, width, height)
+        steps.append(f"scaled to {width} × {height}")
+    return Picture(grey, steps)
 
 
 def read(path: Path, side: int, box: int) -> Picture:
@@ -100,15 +109,19 @@ def _open(path: Path) -> Grey:
 
 
 def _scaled(grey: Grey, box: int) -> Grey:
-    """The longer side has `box` pixels afterwards, each the mean of what lies under it."""
-    from PIL import Image
-
+    """The longer side has `box` pixels afterwards, and the brightest of them 255."""
     height, width = grey.shape
     factor = box / max(height, width)
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    image = Image.fromarray(grey.astype(np.float32)).resize(size, Image.Resampling.BOX)
-    scaled: Grey = np.asarray(image, dtype=np.float64)
+    scaled = _resized(grey, max(1, round(width * factor)), max(1, round(height * factor)))
     return scaled * (255 / float(scaled.max()))
+
+
+def _resized(grey: Grey, width: int, height: int) -> Grey:
+    """Each pixel is the mean of what lies under it."""
+    from PIL import Image
+
+    image = Image.fromarray(grey.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
+    return np.asarray(image, dtype=np.float64)
 
 
 def _centre(grey: Grey, axis: int) -> float:

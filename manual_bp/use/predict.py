@@ -57,7 +57,7 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
 
 
 def _answer(run: Trained, path: Path) -> list[str]:
-    """What was done to the picture, its ten activations as bars, and the answer."""
+    """What was done to the picture, its activations as bars, and the answer."""
     import torch
 
     from manual_bp.use import picture
@@ -67,10 +67,12 @@ def _answer(run: Trained, path: Path) -> list[str]:
     with torch.no_grad():
         a = run.model(x.reshape(1, -1))[0]  # (n_out,)
     answer = int(a.argmax())
-    lines = [f"{path}: {answer}   ({', '.join(found.steps)})"]
-    for number, value in enumerate(a.tolist()):
+    names = run.plan.classes
+    lines = [f"{path}: {names[answer]}   ({', '.join(found.steps)})"]
+    width = max(map(len, names))
+    for name, value in zip(names, a.tolist(), strict=True):
         bar = "█" * round(_BAR * min(1.0, max(0.0, value)))
-        lines.append(f"  {number}  {value:6.3f}  {bar}".rstrip())
+        lines.append(f"  {name:<{width}}  {value:6.3f}  {bar}".rstrip())
     return lines
 
 

@@ -23,9 +23,7 @@ def cells() -> list[object]:
             if any(word in column.name for word in SLOW):
                 marks.append(pytest.mark.slow)
             if column.needs_cuda:
-                marks.append(
-                    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-                )
+                marks.append(pytest.mark.cuda)
             parameters.append(pytest.param(op, column, id=f"{column}-{op}", marks=marks))
     return parameters
 

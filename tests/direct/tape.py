@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakValueDictionary
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+
+from manual_bp.direct import cuda_graph
 
 WAITING = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero"}
 
@@ -42,12 +45,14 @@ class Tape(TorchDispatchMode):
         self._calls.append((func, args, kwargs, _tensors(out)))
         return out
 
+    @torch.no_grad()
     def capture_end(self) -> None:
         """Undo the captured calls: a capture does nothing."""
         for tensor, value in reversed(self._before):
             tensor.copy_(value)
         self._before = []
 
+    @torch.no_grad()
     def replay(self) -> None:
         """Make the calls. The tensors' version counters stay, as they do for a kernel."""
         self.replays += 1
@@ -61,10 +66,15 @@ class Tape(TorchDispatchMode):
 
 
 class Stream:
-    """Stands in for torch.cuda.Stream. It belongs to the device that is current when it is made."""
+    """Stands in for torch.cuda.Stream. It belongs to the device that is current when it is made.
+
+    The 33rd of a device is its first one again, as in torch.
+    """
 
     def __init__(self) -> None:
         self.device = Machine.device
+        self.cuda_stream = Machine.streams % 32
+        Machine.streams += 1
 
     def wait_stream(self, stream: Stream) -> None: ...
 
@@ -73,6 +83,7 @@ class Machine:
     """The current device and stream, and every capture."""
 
     device = "cuda:0"
+    streams = 0  # made so far
     stream: Stream | None = None  # the default stream
     capture_stream: Stream | None = None  # of captures that name none; on the first one's device
     tapes: list[Tape] = []  # noqa: RUF012 of all captures, in order
@@ -112,6 +123,8 @@ def insert(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tapes", "captures"):
         monkeypatch.setattr(Machine, name, [])
     monkeypatch.setattr(Machine, "device", "cuda:0")
+    monkeypatch.setattr(Machine, "streams", 0)
+    monkeypatch.setattr(cuda_graph, "_owners", WeakValueDictionary())
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Tape)
     monkeypatch.setattr(torch.cuda, "graph", _graph)

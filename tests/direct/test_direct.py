@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import manual_bp as mbp
 from manual_bp import direct
+from manual_bp.direct import task
 
 BACKENDS = ["torch", "native"]
 REDUCTIONS = ["half_per_example", "half_per_element", "mean", "sum"]
@@ -808,3 +809,30 @@ def test_what_is_no_image_or_no_number_is_refused() -> None:
         trainer.step(torch.rand(2, 4), torch.rand(2, 3))
     with torch.autocast("cpu"), pytest.raises(RuntimeError, match="autocast is on"):
         direct.backward(network, torch.rand(2, 4).double(), torch.rand(2, 3).double())
+
+
+@pytest.mark.parametrize("wrong", ["labels", "indices"])
+def test_what_is_out_of_range_on_a_gpu_is_said_when_the_figures_are_read(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU is not waited for: figures of clamped numbers are NaN."""
+
+    class OnGpu(Tensor):
+        device = torch.device("cuda")
+
+    in_range = task._in_range
+
+    def on_gpu(name: str, numbers: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        clamped, out = in_range(name, numbers.as_subclass(OnGpu), n)
+        assert out is not None
+        return clamped.as_subclass(Tensor), out.as_subclass(Tensor)
+
+    monkeypatch.setattr(task, "_in_range", on_gpu)
+    trainer = direct.Trainer(mbp.MLP([4, 3]), lr=0.1, batch_size=2, backend="torch")
+    x, labels, order = torch.rand(6, 4), torch.tensor([0, 1, 2, 0, 1, 2]), torch.arange(6)
+    assert trainer.run(x, labels, order).examples == 6
+    (labels if wrong == "labels" else order)[1] = 7
+    launched = trainer.launch(x, labels, order)
+    with pytest.raises(RuntimeError, match="labels or indices out of range"):
+        launched.read()
+    assert trainer.step(x[:2], labels[:2]).isnan() == (wrong == "labels")

@@ -47,7 +47,7 @@ def bare_steps(run: Run, model: nn.Sequential) -> Callable[[], None]:
         return direct_steps
     optimizer = torch.optim.SGD(model.parameters(), lr=plan.lr)
     cost = network.criterion(plan.impl, plan.cost)
-    targets = torch.eye(data.CLASSES)
+    targets = torch.eye(10)
 
     def autograd_steps() -> None:
         for rows in torch.randperm(len(part)).split(plan.batch_size):
@@ -88,7 +88,7 @@ def measure(engine: str, folder: Path) -> str:
             folder, "logged", "", run.config(), run.checkpoint(0, run.state())
         )
         dashboard = Dashboard(run.folder, run.plan, run.model, run.parts, 1)
-        watch = Watch(run.plan, backprop.read(run.model), run.dataset.train.labels)
+        watch = Watch(run.plan, backprop.read(run.model), run.dataset.train)
         for epoch in range(1, EPOCHS + 1):
             bare_epoch(epoch)
             start = time.perf_counter()

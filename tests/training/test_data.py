@@ -76,7 +76,7 @@ def test_digits_are_the_bundled_ones_and_disjoint() -> None:
         300,
     ]
     assert dataset.train.images.max() == 255
-    assert dataset.side == 8
+    assert dataset.shape == (8, 8)
     assert dataset.fingerprint == data.load("digits").fingerprint
 
 

@@ -161,6 +161,9 @@ def test_torchrun_has_one_writer_and_one_voice(tmp_path: Path) -> None:
     assert len(re.findall(r"^    [12] ", done.stdout, re.MULTILINE)) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["two"]
     assert len([path for path in (tmp_path / "two").iterdir() if "tfevents" in path.name]) == 1
+    kept = torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=True)["snapshots"]
+    assert kept["epochs"] == [0, 1, 2]
+    assert (tmp_path / "two" / "look.html").is_file()
     main(
         [
             *FLAGS,

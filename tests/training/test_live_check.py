@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -205,3 +206,21 @@ def test_the_rounding_bound_is_the_backward_pass_over_absolute_values(
     largest = [delta1.T @ a0, delta1.sum(0), delta2.T @ a1, delta2.sum(0)]
     expected = torch.stack([g.max() for g in (largest if bias else largest[::2])]) * 16 / 2000
     torch.testing.assert_close(seen, expected)
+
+
+def test_where_products_are_in_tf32_more_rounding_is_allowed() -> None:
+    """2⁻¹¹ of each factor; a wrong formula is off by far more."""
+    on_cuda = SimpleNamespace(is_cuda=True, dtype=torch.float32)
+    compared = live_check.Compared(["layer01.weight"], torch.ones(1), on_cuda)  # type: ignore[arg-type]
+    on_cuda.tolist = lambda: [1e-3]
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        compared.judge(1e-3)
+        with pytest.raises(UserError, match="by more than"):
+            compared.judge(2e-2)
+        torch.set_float32_matmul_precision("highest")
+        with pytest.raises(UserError, match="by more than"):
+            compared.judge(1e-3)
+    finally:
+        torch.set_float32_matmul_precision(before)

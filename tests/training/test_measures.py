@@ -92,11 +92,11 @@ def test_measures_of_an_epoch() -> None:
     [("half_per_example", 2), ("half_per_element", 20), ("mean", 10), ("sum", 1)],
 )
 def test_the_cost_of_a_part_is_the_mean_of_its_examples_costs(reduction: str, divisor: int) -> None:
-    assert measures.cost_per_example(reduction, 6.0, 3) == pytest.approx(2 / divisor, rel=1e-15)
+    assert measures.cost_per_example(reduction, 6.0, 3, 10) == pytest.approx(2 / divisor, rel=1e-15)
     y, a = torch.eye(10)[:1], torch.rand(1, 10)
     squared_error = (a - y).square().sum().item()
     expected = MSELoss(reduction)(a, y).item()
-    assert measures.cost_per_example(reduction, squared_error, 1) == pytest.approx(expected)
+    assert measures.cost_per_example(reduction, squared_error, 1, 10) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -26,7 +26,7 @@ TEST = {"epoch": 3, "cost/test": 0.0321, "accuracy/test": 0.9712}
 def test_weights_are_red_where_positive_and_blue_where_negative() -> None:
     weight = torch.zeros(2, 4)
     weight[0, 0], weight[0, 3], weight[1, 1] = 1.0, -1.0, 0.5
-    sheet = pictures.weights(weight, 2).convert("RGB")
+    sheet = pictures.weights(weight, (2, 2)).convert("RGB")
     enlarged = sheet.width // 6  # two tiles of 2 and a line each
 
     def colour(row: int, column: int) -> object:
@@ -41,11 +41,11 @@ def test_weights_are_red_where_positive_and_blue_where_negative() -> None:
 
 def test_weights_that_are_not_finite_are_drawn_all_the_same() -> None:
     weight = torch.tensor([[float("nan"), float("inf"), 0.0, 1.0]])
-    assert pictures.weights(weight, 2).size == (450, 450)
+    assert pictures.weights(weight, (2, 2)).size == (450, 450)
 
 
 def test_a_sheet_that_units_do_not_fill_ends_in_white() -> None:
-    sheet = pictures.weights(torch.ones(17, 4), 2).convert("RGB")
+    sheet = pictures.weights(torch.ones(17, 4), (2, 2)).convert("RGB")
     enlarged = sheet.width // (16 * 3)
     assert sheet.size == (16 * 3 * enlarged, 2 * 3 * enlarged)
     colours = [sheet.getpixel((3 * k * enlarged, 3 * enlarged)) for k in (0, 1, 15)]
@@ -72,7 +72,7 @@ def test_answers_count_confusions_and_rank_by_cost() -> None:
     expected[3, 3], expected[9, 4] = 2, 2
     assert torch.equal(answers.confusion, expected)
     drawn = pictures.figure(4, 4)
-    pictures.draw_worst(drawn.subplots(), answers, side=4, rows=1, columns=3, font=8)
+    pictures.draw_worst(drawn.subplots(), answers, shape=(4, 4), rows=1, columns=3, font=8)
     assert [t.get_text() for t in drawn.axes[0].texts] == ["9 → 4", "9 → 4", "3 → 3"]
     assert drawn.axes[0].get_xlim() == (0, pytest.approx(3 * 4 * 1.15))
     drawn = pictures.figure(4, 4)
@@ -103,11 +103,13 @@ def answers() -> pictures.Answers:
     said[7] = 2
     error = torch.full((40,), 0.1)
     error[7] = 3.0
-    return pictures.Answers(torch.zeros(40, 64, dtype=torch.uint8), labels, said, error)
+    return pictures.Answers(
+        torch.zeros(40, 64, dtype=torch.uint8), labels, said, error, tuple("0123456789")
+    )
 
 
 def summary(rows: list[dict[str, Any]], answers: pictures.Answers) -> Figure:
-    return pictures.summary(rows, LAYERS, answers, 8, "the run")
+    return pictures.summary(rows, LAYERS, answers, (8, 8), "the run")
 
 
 def curves(axes: Axes) -> dict[str, list[float]]:
@@ -178,7 +180,7 @@ def test_the_layers_of_a_deep_network_have_room_below_the_panels(
     answers: pictures.Answers,
 ) -> None:
     layers = backprop.read(MLP([64, *[30] * 29, 10]))
-    figure = pictures.summary([row(1), TEST], layers, answers, 8, "the run")
+    figure = pictures.summary([row(1), TEST], layers, answers, (8, 8), "the run")
     pictures.rendered(figure)
     (legend,) = figure.legends
     top = legend.get_window_extent().y1
@@ -190,7 +192,7 @@ def test_the_layers_of_a_deep_network_have_room_below_the_panels(
 
 def test_the_summary_says_trouble_in_red_above_the_panels(answers: pictures.Answers) -> None:
     troubles = ["trouble after epoch 1: " + "--a-word " * 60, "trouble after epoch 2: it is worse"]
-    figure = pictures.summary([row(1), TEST], LAYERS, answers, 8, "the\nrun", troubles)
+    figure = pictures.summary([row(1), TEST], LAYERS, answers, (8, 8), "the\nrun", troubles)
     image = pictures.rendered(figure)
     (told,) = [text for text in figure.texts if text.get_text().startswith("trouble")]
     assert told.get_text().split() == " ".join(troubles).split()

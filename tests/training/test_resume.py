@@ -28,7 +28,7 @@ def final(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     tensors = {name: value.numpy().tobytes() for name, value in state["model"].items()}
     tensors["shuffle"] = state["shuffle"].numpy().tobytes()
-    tensors["engine"] = _plain(state["engine"])
+    tensors |= {name: _plain(state[name]) for name in ("engine", "snapshots")}
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return tensors, [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 

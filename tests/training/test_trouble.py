@@ -16,6 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from manual_bp import MLP, backprop
+from manual_bp.training.data import Part
 from manual_bp.training.run import Result
 from manual_bp.training.trouble import Watch
 from tests.training.plans import PLAN
@@ -192,7 +193,9 @@ def measured(**changed: float) -> dict[str, Any]:
 @pytest.fixture
 def watch() -> Callable[..., Watch]:
     def make(**changed: Any) -> Watch:
-        return Watch(replace(PLAN, **changed), LAYERS, torch.arange(1000) % 10)
+        return Watch(
+            replace(PLAN, **changed), LAYERS, Part(torch.zeros(1000, 0), torch.arange(1000) % 10)
+        )
 
     return make
 
