@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from manual_bp.verify import KINDS, Finding, Report
+from manual_bp.verify.guard import Tell, guarded
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -24,12 +27,21 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.ver
         width = max(map(len, KINDS))
         print("\n".join(f"{kind:<{width}}  {meaning}" for kind, meaning in KINDS.items()))
         return 0
+    if args.watch is not None:
+        return _watched(parser, args)
     for flag in ("inputs", "reference"):
         if args.function is None and getattr(args, flag) is not None:
             print(f"{prog}: --{flag} needs a MODULE_OR_FILE:NAME to go with it", file=sys.stderr)
             return 2
+    # the package's own operations crash nowhere; somebody's may
+    if args.function:
+        return guarded(lambda tell: _checked(parser, args, tell))
+    return _checked(parser, args, lambda report, probe: None)
+
+
+def _checked(parser: argparse.ArgumentParser, args: argparse.Namespace, tell: Tell) -> int:
     try:
-        reports = [_somebodys(args)] if args.function else _ours(args)
+        reports = [_somebodys(args, tell)] if args.function else _ours(args)
     except (ValueError, TypeError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
@@ -37,7 +49,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.ver
         parts = [json.loads(report.to_json()) for report in reports]
         print(json.dumps(parts[0] if args.function else parts, indent=2, ensure_ascii=False))
     else:
-        print("\n\n".join(str(report) for report in reports))
+        try:
+            print("\n\n".join(str(report) for report in reports), flush=True)
+        except BrokenPipeError:  # as under `| head`: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if any(report.findings for report in reports):
         return 1
     return 0 if all(report.ok for report in reports) else 3
@@ -75,14 +90,47 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, help="of inputs and cotangents (default: %(default)s)"
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="a gradient that may be meant, such as a straight-through one, is a finding",
+    )
+    parser.add_argument(
+        "--skip", metavar="PROBE,…", default="", help="probes to leave out, such as jvp,vmap"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--watch",
+        nargs=argparse.REMAINDER,
+        metavar="script.py args…",
+        help="run a program (or -m MODULE), then check every Function that ran in it, on what it "
+        "was given; the last option",
+    )
     parser.add_argument(
         "--kinds", action="store_true", help="list what a finding can be called, and exit"
     )
     return parser
 
 
-def _somebodys(args: argparse.Namespace) -> Report:
+def _watched(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    program = args.watch
+    if not program or args.function or (program[0] != "-m" and not Path(program[0]).is_file()):
+        seen = " ".join(program) or "nothing"
+        print(
+            f"{parser.prog}: --watch {seen}: expected script.py args… or -m MODULE args…, "
+            "and no MODULE_OR_FILE:NAME before it",
+            file=sys.stderr,
+        )
+        return 2
+    # Only here: it is imported only when used.
+    from manual_bp.verify.program import run_and_check
+
+    return run_and_check(
+        program, json=args.json, seed=args.seed, strict=args.strict, skip=_skipped(args)
+    )
+
+
+def _somebodys(args: argparse.Namespace, tell: Tell) -> Report:
     # torch takes a second to import: --help and wrong usage do without it
     import torch
 
@@ -102,7 +150,20 @@ def _somebodys(args: argparse.Namespace) -> Report:
     if isinstance(function, type) and issubclass(function, torch.nn.Module):
         raise ValueError(f"{args.function} is a module class: name an instance of it")
     reference = load(args.reference) if args.reference else None
-    return check(function, inputs, reference=reference, compile=args.compile, seed=args.seed)
+    return check(
+        function,
+        inputs,
+        reference=reference,
+        compile=args.compile,
+        seed=args.seed,
+        strict=args.strict,
+        skip=_skipped(args),
+        tell=lambda report, probe: tell(str(report), probe),
+    )
+
+
+def _skipped(args: argparse.Namespace) -> list[str]:
+    return [name for name in args.skip.split(",") if name]
 
 
 def _ours(args: argparse.Namespace) -> list[Report]:

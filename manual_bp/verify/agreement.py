@@ -10,6 +10,8 @@ def same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors hold the same values, NaN equal to NaN."""
     if a.shape != b.shape:
         return False
+    if a.layout != torch.strided or b.layout != torch.strided:
+        a, b = a.to_dense(), b.to_dense()
     return bool(torch.equal(a, b)) or bool(((a == b) | ((a != a) & (b != b))).all())
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from manual_bp.verify.case import Case, CrashError, Graph
 from manual_bp.verify.experiment import Experiment
+from manual_bp.verify.hypotheses.shapes import wrong_shape
 from manual_bp.verify.listen import Heard, listening
 from manual_bp.verify.report import Finding
-from manual_bp.verify.shapes import wrong_shape
 from manual_bp.verify.subject import Subject
 
 

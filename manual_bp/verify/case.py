@@ -6,6 +6,7 @@ Every call gets fresh copies of the arguments. A function that writes into them 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,9 @@ class Graph:
     returned: list[Tensor]
     outputs: list[Tensor]
     changed: list[int] = field(default_factory=list)
+    in_a_list: bool = False  # the function returned a list
+    fills_grad: bool = False  # a backward inside fills .grad, and torch refuses autograd.grad
+    overwritten: bool = False  # a later call took the outputs' history away
 
     def gradients(
         self, cotangents: Sequence[Tensor | None], *, retain: bool = False, create: bool = False
@@ -68,15 +72,17 @@ class Graph:
         ]
         if not pairs or not self.leaves:
             return dict.fromkeys(self.leaves)
+        outputs, sent = [o for o, _ in pairs], [g.to(o) for o, g in pairs]
+        leaves = list(self.leaves.values())
+        again: dict[str, Any] = {"retain_graph": retain or create, "create_graph": create}
+        found: Sequence[Tensor | None]
         with stage("backward"), torch.enable_grad():
-            found = torch.autograd.grad(
-                [o for o, _ in pairs],
-                list(self.leaves.values()),
-                [g.to(o) for o, g in pairs],
-                retain_graph=retain or create,
-                create_graph=create,
-                allow_unused=True,
-            )
+            if self.fills_grad:
+                torch.autograd.backward(outputs, sent, **again)
+                found = [None] * len(leaves)
+            else:
+                found = torch.autograd.grad(outputs, leaves, sent, allow_unused=True, **again)
+        found = [_with_filled(g, leaf) for g, leaf in zip(found, leaves, strict=True)]
         # an embedding may give a sparse gradient
         dense = [g.to_dense() if g is not None and g.layout != torch.strided else g for g in found]
         return dict(zip(self.leaves, dense, strict=True))
@@ -106,17 +112,19 @@ class Case:
         before = randomness.fingerprint()
         graph = self.graph(first=True)
         self.random = randomness.fingerprint() != before or bool(self.generators)
-        outputs = [_real(o) for o in graph.returned]
+        outputs = [real(o) for o in graph.returned]
         usable = [i for i, o in enumerate(outputs) if o.is_floating_point() and o.requires_grad]
         # A function that cuts the graph has no such output. Its floating outputs still tell the
         # derivative.
         self.differentiable = usable or [i for i, o in enumerate(outputs) if o.is_floating_point()]
         graph.outputs = [outputs[i] for i in self.differentiable]
         self.shapes = [o.shape for o in graph.outputs]
+        required = bool(usable)
         try:
             self.values()
         except CrashError:
             self.needs_graph = True
+        graph.overwritten = required and not any(o.requires_grad for o in graph.returned)
         return graph
 
     @property
@@ -150,7 +158,7 @@ class Case:
                 "forward",
                 RuntimeError(f"it returned {len(outputs)} tensors where it had returned more"),
             )
-        return flat([_real(outputs[i]) for i in self.differentiable])
+        return flat([real(outputs[i]) for i in self.differentiable])
 
     def graph(
         self,
@@ -162,7 +170,7 @@ class Case:
         leaves: dict[int, Tensor] = {}
         passed = self.copies(args)
         for i in self.checked if needs is None else needs:
-            leaf = _real(passed[i]).detach().requires_grad_()
+            leaf = real(passed[i]).detach().resolve_neg().requires_grad_()
             leaves[i] = leaf
             passed[i] = (
                 torch.view_as_complex(leaf.clone())
@@ -191,14 +199,16 @@ class Case:
             # a backward that draws again must not get the forward's numbers
             randomness.reset(self.seed + 1)
         outputs = (
-            [] if first else [_real(returned[i]) for i in self.differentiable if i < len(returned)]
+            [] if first else [real(returned[i]) for i in self.differentiable if i < len(returned)]
         )
         if not first and len(outputs) != len(self.differentiable):
             raise CrashError(
                 "forward",
                 RuntimeError(f"it returned {len(returned)} tensors where it had returned more"),
             )
-        return Graph(leaves, passed, returned, outputs, changed)
+        graph = Graph(leaves, passed, returned, outputs, changed, isinstance(result, list))
+        graph.fills_grad = any(map(_recomputes, returned))
+        return graph
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """A flat cotangent as one tensor for each differentiable output."""
@@ -210,7 +220,31 @@ class Case:
         self, vector: Tensor, args: Sequence[Any] | None = None, needs: Sequence[int] | None = None
     ) -> Gradients:
         """The function's own gradients for a flat cotangent, from a fresh graph."""
-        return self.graph(args, needs).gradients(self.split(vector))
+        found = self.graph(args, needs).gradients(self.split(vector))
+        # copies: the function may keep one buffer for all its gradients
+        return {i: None if g is None else g.clone() for i, g in found.items()}
+
+
+def _with_filled(g: Tensor | None, leaf: Tensor) -> Tensor | None:
+    """The gradient with what a backward() inside of the backward has put into `.grad`."""
+    filled, leaf.grad = leaf.grad, None
+    return filled if g is None else g if filled is None else g + filled
+
+
+def _recomputes(output: Tensor) -> bool:
+    """Whether torch's reentrant checkpoint is in the graph: it takes backward() alone."""
+    pending, seen = [output.grad_fn], {output.grad_fn}
+    while pending:
+        node = pending.pop()
+        if node is None:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        for following, _ in node.next_functions:
+            if following not in seen:
+                seen.add(following)
+                pending.append(following)
+    return False
 
 
 def tensors(result: Any) -> list[Tensor]:
@@ -219,6 +253,8 @@ def tensors(result: Any) -> list[Tensor]:
         return [result]
     if isinstance(result, dict):
         result = list(result.values())
+    if dataclasses.is_dataclass(result):
+        result = [getattr(result, field.name) for field in dataclasses.fields(result)]
     if isinstance(result, tuple | list):
         return list(itertools.chain.from_iterable(tensors(item) for item in result))
     return []
@@ -227,10 +263,12 @@ def tensors(result: Any) -> list[Tensor]:
 def flat(parts: Sequence[Tensor]) -> Tensor:
     """Tensors as one flat float64 vector on the CPU."""
     return torch.cat(
-        [p.detach().reshape(-1).to("cpu", torch.float64) for p in parts]
+        [real(p.detach()).reshape(-1).to("cpu", torch.float64) for p in parts]
         or [torch.zeros(0).double()]
     )
 
 
-def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+def real(tensor: Tensor) -> Tensor:
+    """A complex tensor as pairs of real numbers, a sparse one dense."""
+    dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    return torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense

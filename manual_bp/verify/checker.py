@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from manual_bp.verify import randomness
+from manual_bp.verify import randomness, size, surroundings
+from manual_bp.verify.agreement import same
 from manual_bp.verify.case import Case, CrashError, Graph
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.gradient import first_order, has_graph
 from manual_bp.verify.probes import (
+    autocast,
     batch,
+    inside,
     layout,
     needs,
     partial,
@@ -25,10 +26,24 @@ from manual_bp.verify.probes import (
     transforms,
 )
 from manual_bp.verify.record import Record
-from manual_bp.verify.reference import Reference
+from manual_bp.verify.reference import Reference, UsageError
 from manual_bp.verify.report import Finding, Report
 from manual_bp.verify.subject import Subject, subject_of
 from manual_bp.verify.widths import narrower
+
+PROBES = (
+    "requires_grad-subsets",
+    "second-backward",
+    "interleaved-calls",
+    "layouts",
+    "batch-sizes",
+    "precision",
+    "autocast",
+    "double-backward",
+    "jvp",
+    "vmap",
+)
+"""What `skip` can leave out."""
 
 
 def check(
@@ -39,6 +54,9 @@ def check(
     names: Sequence[str] | None = None,
     compile: bool | str = False,
     seed: int = 0,
+    skip: Sequence[str] = (),
+    strict: bool = False,
+    tell: Callable[[Report, str], None] | None = None,
 ) -> Report:
     """Compare a function's gradients, ∂⟨g, f(x)⟩/∂x for random g, with differences of its values.
 
@@ -57,6 +75,9 @@ def check(
         names: what to call the inputs; by default the parameter names of `forward`.
         compile: also run under `torch.compile(fullgraph=True)`; a string names the backend.
         seed: of the random cotangents and directions.
+        strict: take a gradient that may be meant, such as a straight-through one, for a finding.
+        tell: is given the report so far, and the probe that begins: a crash may end the process.
+        skip: probes to leave out, such as ("double-backward", "jvp"); see `PROBES`.
 
     Returns:
         A `Report`; `report.ok`, `report.findings` (`kind` is a key of `KINDS`),
@@ -64,43 +85,57 @@ def check(
 
     Raises:
         TypeError: `function` is not callable.
-        ValueError: `names` has another length than `inputs`, or the reference itself raises.
+        ValueError: `names` has another length than `inputs`, `skip` names no probe, or the
+            reference itself raises.
 
         >>> check(torch.sigmoid, torch.zeros(2)).ok
         True
     """
-    subject = subject_of(function, inputs, names)
-    with randomness.kept(), _one_thread(), warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")  # odd sizes are tried on purpose, and would warn
+    unknown = [name for name in skip if name not in PROBES]
+    if unknown:
+        raise ValueError(f"check: skip {unknown[0]!r}: expected some of {', '.join(PROBES)}")
+    with surroundings.kept(function), randomness.kept():
+        subject = subject_of(function, inputs, names)
         randomness.reset(seed)
         run = _Check(subject, seed)
-        run.run(reference, "inductor" if compile is True else compile or None)
+        run.strict = strict
+        run.record.tell = tell or run.record.tell
+        run.record.skip = frozenset(skip)
+        try:
+            run.run(reference, "inductor" if compile is True else compile or None)
+        except UsageError:
+            raise
+        except CrashError as crash:
+            run.record.incomplete.append(f"the {crash.stage} raises {crash.line}")
+        except Exception as error:  # of the check, not the function: what was found is told
+            line = CrashError("check", error).line
+            run.record.incomplete.append(f"the check itself could not go on: {line}")
     return run.record.report()
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run torch on one thread.
-
-    In thousands of calls on small tensors a second thread only waits, and it makes sums differ in
-    their last bits.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _wide(a: Any) -> Any:
+    """A floating or complex tensor in double precision; anything else, float8 too, as it is."""
+    if not isinstance(a, Tensor):
+        return a
+    if a.is_complex():
+        return a.to(torch.complex128)
+    return a.double() if a.is_floating_point() and a.itemsize > 1 else a
 
 
 class _Check:
     def __init__(self, subject: Subject, seed: int) -> None:
         self.subject = subject
         self.seed = seed
+        self.strict = False
         self.checked = [i for i, flag in enumerate(subject.requires_grad) if flag]
         self.record = Record(subject.name)
 
     def run(self, reference: Any, backend: str | None) -> None:
+        for name, a in zip(self.subject.names, self.subject.args, strict=True):
+            if isinstance(a, Tensor) and (a.is_meta or a.is_nested):
+                what = "has no values (meta)" if a.is_meta else "is a nested tensor"
+                self.record.incomplete.append(f"nothing was checked: {name} {what}")
+                return
         given = Case(self.subject, self.subject.args, self.checked, self.seed)
         try:
             graph = given.prepare()
@@ -108,6 +143,11 @@ class _Check:
             text = f"the forward raises {crash.line}.\n{self.subject.called()}"
             self.record.findings.append(Finding("crash", "forward", text))
             return
+        if size.elements(given.args, given.shapes) > size.LIMIT:
+            found = self._smaller(given)
+            if found is None:
+                return
+            given, graph = found
         case, graph = self._double(given, graph)
         if not self._forward(case, graph):
             return
@@ -149,30 +189,38 @@ class _Check:
         self._notes(experiment)
         if twin is not None and same_values:
             twin.adopt()
+            if twin.not_compared:
+                text = f"the reference's gradient is not compared: {twin.not_compared}"
+                self.record.notes.append(text)
+        self.record.looked_at, self.record.elements = experiment.looked_at()
         if not has_graph(self.record, experiment, graph):
             return
-        if not first_order(self.record, experiment, given):
-            skipped = (
-                "needs_input_grad, layouts, batch sizes, second backward, "
-                "double backward, jvp, vmap, precision"
-            )
+        if not first_order(self.record, experiment, given, strict=self.strict):
+            skipped = self._beside(experiment)
             self.record.notes.append(f"not looked at, because of the findings above: {skipped}")
             return
         self._behaviour(experiment, given, backend)
 
+    def _smaller(self, given: Case) -> tuple[Case, Graph] | None:
+        count = f"{size.elements(given.args, given.shapes):,} elements"
+        subject, cut = size.smaller(given)
+        if subject is None:
+            self.record.incomplete.append(
+                f"nothing was checked: {count} are more than {size.LIMIT:,}, and the function "
+                "takes no smaller dimensions: give smaller inputs"
+            )
+            return None
+        self.record.notes.append(
+            f"the call has {count}, more than {size.LIMIT:,}: checked with smaller dimensions "
+            f"({cut})"
+        )
+        self.subject = subject
+        case = Case(subject, subject.args, self.checked, self.seed)
+        return case, case.prepare()
+
     def _double(self, given: Case, graph: Graph) -> tuple[Case, Graph]:
         """The same case in float64, if the function takes it."""
-        wide = {torch.complex64: torch.complex128, torch.complex32: torch.complex128}
-        args = [
-            a.to(
-                wide.get(a.dtype, torch.float64)
-                if a.is_complex() or a.is_floating_point()
-                else a.dtype
-            )
-            if isinstance(a, Tensor)
-            else a
-            for a in given.args
-        ]
+        args = [_wide(a) for a in given.args]
         if all(
             a.dtype == b.dtype
             for a, b in zip(args, given.args, strict=True)
@@ -250,10 +298,46 @@ class _Check:
                 f"accordingly"
             )
 
+    def _marked(self, experiment: Experiment) -> None:
+        """Note each floating output that autograd does not follow although it depends on x."""
+        case = experiment.case
+        for number, output in enumerate(case.values()):
+            if number in case.differentiable or not output.is_floating_point():
+                continue
+            moved = [a * (1 + 1e-4) if i in case.checked else a for i, a in enumerate(case.args)]
+            if not same(output, case.values(moved)[number]):
+                self.record.notes.append(
+                    f"output {number} depends on the inputs and requires no gradient: whatever is "
+                    "built on it gets none. If that is not meant, do not mark it non-differentiable"
+                )
+
+    def _beside(self, experiment: Experiment) -> str:
+        """After a wrong gradient: what compares the function with itself. Returns the rest."""
+        probe, rest = self.record.probe, "larger batches, precision, double backward, jvp, vmap"
+        # a crash, or another gradient in each call, has no numbers to compare
+        follows = {"crash", "wrong-shape", "not-linear-in-grad-output", "mutates-grad-output"}
+        if self.record.checks.get("gradient") != "finding" or any(
+            f.kind in follows for f in self.record.findings
+        ):
+            return f"requires_grad subsets, second backward, layouts, batches, {rest}"
+        probe("requires_grad subsets", lambda: needs.needs(experiment))
+        if not self.record.found("mutates-saved"):
+            probe("second backward", lambda: repeat.second_backward(experiment))
+        probe("layouts", lambda: layout.layout(experiment))
+        sets = [] if "batch-sizes" in self.record.skip else batch.batched(experiment.case)
+        if sets:
+            case = experiment.case
+            probe("batch of 0", lambda: batch.each(sets, lambda p: batch.empty_batch(case, p)))
+        return rest
+
     def _behaviour(self, experiment: Experiment, given: Case, backend: str | None) -> None:
         case, probe = experiment.case, self.record.probe
+        self._marked(experiment)
         probe("parts of the output", lambda: partial.partial_outputs(experiment))
-        probe("requires_grad subsets", lambda: needs.needs(experiment))
+        recomputes = case.graph().fills_grad
+        if not recomputes:
+            probe("requires_grad subsets", lambda: needs.needs(experiment))
+        probe("buffers", lambda: repeat.buffers(experiment))
         probe("second backward", lambda: repeat.second_backward(experiment))
         if not probe("interleaved calls", lambda: repeat.interleaved(experiment)):
             self.record.notes.append(
@@ -261,24 +345,38 @@ class _Check:
             )
             return
         probe("layouts", lambda: layout.layout(experiment))
-        positions = batch.batched(case)
-        if positions is not None:
-            rtol, noise = experiment.rtol, experiment.differences.relative_noise
-            probe("batch of 0", lambda: batch.empty_batch(case, positions))
+        sets = [] if "batch-sizes" in self.record.skip else batch.batched(case)
+        if sets:
+            probe("batch of 0", lambda: batch.each(sets, lambda p: batch.empty_batch(case, p)))
             if not experiment.by_reference:
-                probe("batch of 1", lambda: batch.batch_of_one(case, positions, rtol, noise))
+                for rows in batch.SIZES:
+                    right = probe(
+                        f"batch of {rows}",
+                        lambda rows=rows: batch.each(  # type: ignore[misc]
+                            sets, lambda p: batch.batch_of(experiment, p, rows)
+                        ),
+                    )
+                    if not right:
+                        break
         eps = torch.finfo(given.dtype).eps
-        probe("gradient's rounding", lambda: precision.backward_noise(experiment, eps))
+        probe("gradient's rounding", lambda: precision.backward_noise(experiment, eps), "precision")
         low = narrower(given)
         if low is not None and not self.record.found("precision"):
             name = str(low.dtype).removeprefix("torch.")
-            probe(name, lambda: precision.against_double(low, case, experiment))
-        probe("double backward", lambda: second_order.second_order(experiment))
+            probe(name, lambda: precision.against_double(low, case, experiment), "precision")
+        if given.dtype == torch.float32:
+            probe("autocast", lambda: autocast.autocast(given))
+        if recomputes or experiment.symmetric:
+            why = "torch's reentrant checkpoint" if recomputes else "right for symmetric changes"
+            self.record.checks["double backward"] = f"not measured ({why})"
+        else:
+            probe("double backward", lambda: second_order.second_order(experiment))
         # a jvp is measured by the values, and the reference's gradient is not theirs
         if experiment.by_reference:
             self.record.checks["jvp"] = "not looked at (the gradient is the reference's)"
         else:
             probe("jvp", lambda: transforms.forward_mode(experiment))
         probe("vmap", lambda: transforms.vmap(experiment))
+        probe("rules of the Functions inside", lambda: inside.rules(experiment))
         if backend:
             probe("compile", lambda: transforms.compiled(experiment, backend))

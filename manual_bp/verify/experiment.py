@@ -49,17 +49,26 @@ class Experiment:
         self.differences.measure_noise(case.checked, self.generator, stairs=narrow)
         self.rtol = min(0.05, max(1e-6, 3e3 * self.differences.relative_noise))
         self.rtols: dict[int, float] = {}  # wider ones, for a gradient in a coarser dtype
-        self.cost = estimate(case.vector)  # of a forward
+        elements = sum(a.numel() for a in case.args if isinstance(a, Tensor))
+        self.cost = estimate(case.vector, elements)  # of a forward
         self.columns = self._plan()
         self.truths: dict[int, Truth] = {}
         self.gradients: dict[int, Tensor | None] = {}  # (K, n), or None if it gives none
         # the arguments for which the reference's gradient is right, and the derivative is not
         self.by_reference: set[int] = set()
+        self.symmetric = False  # right for changes that keep an argument symmetric, no others
+        self.as_meant: set[int] = set()  # of these, those whose own gradient is taken
 
     @property
     def sampled(self) -> bool:
         """Whether the inputs are too large for a full Jacobian."""
         return any(c is not None for c in self.columns.values())
+
+    def looked_at(self) -> tuple[int, int]:
+        """How many elements are measured, and how many there are."""
+        sizes = {i: length(self.case.args[i]) for i in self.case.checked}
+        chosen = {i: sizes[i] if c is None else len(c) for i, c in self.columns.items()}
+        return sum(chosen.values()), sum(sizes.values())
 
     def _plan(self) -> dict[int, list[int] | None]:
         """Every coordinate if that is affordable, else the same share of each argument."""
@@ -97,6 +106,11 @@ class Experiment:
             self.gradients[i] = stack(
                 [gradients[i] for gradients in found], length(self.case.args[i])
             )
+            own, truth = self.gradients[i], self.truths[i]
+            if own is not None and not bool(self.differences.finite.all()):
+                # 0 · inf: it acts on outputs that are infinite or NaN, and nothing else is known
+                lost = ~torch.isfinite(own).all(0) & (truth.value == 0).all(0)
+                truth.known &= ~lost
 
     def gradient(self, position: int, row: int) -> Tensor:
         """The function's gradient in its argument's shape; None is 0."""
@@ -148,6 +162,15 @@ class Experiment:
         usable = torch.isfinite((torch.view_as_real(x) if x.is_complex() else x).cpu())
         # only the random rows: the others may hold zeros, and 0 · inf is NaN
         return found[:2].isnan().any(0).reshape(shape) & usable
+
+    def take_as_meant(self, position: int) -> None:
+        """Let the function's own gradient count as right: its values say something else."""
+        n, found = length(self.case.args[position]), self.gradients[position]
+        value = torch.zeros(len(self.cotangents), n).double() if found is None else found
+        every = torch.ones(n, dtype=torch.bool)
+        self.truths[position] = Truth(value, 1e-12 * value.abs(), every, ~every)
+        self.by_reference.add(position)
+        self.as_meant.add(position)
 
     def right(self, position: int) -> bool:
         """Whether the gradient is the derivative, for every cotangent."""

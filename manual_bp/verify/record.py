@@ -19,16 +19,25 @@ class Record:
         self.checks: dict[str, str] = {}
         self.notes: list[str] = []
         self.incomplete: list[str] = []
+        self.questions: list[Finding] = []
+        self.skip: frozenset[str] = frozenset()
+        self.tell: Callable[[Report, str], None] = lambda report, probe: None
+        self.looked_at = self.elements = 0
 
     def found(self, kind: str) -> bool:
         """Whether there is a finding of this kind."""
         return any(f.kind == kind for f in self.findings)
 
-    def probe(self, name: str, probe: Callable[[], Result]) -> bool:
+    def probe(self, name: str, probe: Callable[[], Result], group: str = "") -> bool:
         """Run one probe; True when it found nothing.
 
-        A probe that raises leaves the report incomplete, with a line that says so.
+        A probe that raises leaves the report incomplete, with a line that says so. One whose name
+        or `group` is in `skip` is not run.
         """
+        self.tell(self.report(), name)
+        if {name.replace(" ", "-"), group} & self.skip:
+            self.checks[name] = "left out, as asked"
+            return True
         try:
             result = probe()
         except CrashError as crash:
@@ -51,4 +60,14 @@ class Record:
 
     def report(self) -> Report:
         """All of it."""
-        return Report(self.name, self.findings, self.rows, self.checks, self.notes, self.incomplete)
+        return Report(
+            self.name,
+            self.findings,
+            self.rows,
+            self.checks,
+            self.notes,
+            self.incomplete,
+            self.looked_at,
+            self.elements,
+            self.questions,
+        )

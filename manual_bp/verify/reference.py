@@ -15,12 +15,17 @@ from manual_bp.verify.subject import subject_of
 from manual_bp.verify.truth import Truth
 
 
+class UsageError(ValueError):
+    """What the caller gave to `check` does not fit."""
+
+
 class Reference:
     """The reference on the same arguments as the experiment's case."""
 
     def __init__(self, function: Any, experiment: Experiment, given: Case) -> None:
         self.experiment = experiment
         self.gradients: list[dict[int, Tensor | None]] = []
+        self.not_compared = ""  # why the reference's gradient could not be used
         case = experiment.case
         count = case.subject.inputs  # without a module's parameters: the reference has its own
         subject = subject_of(function, case.subject.packed(case.args[:count]))
@@ -29,10 +34,11 @@ class Reference:
         try:
             self.case.prepare()
         except CrashError as crash:
-            raise ValueError(
+            raise UsageError(
                 f"check: the reference raises {crash.line}: it must take the same inputs"
             ) from crash
         self.case.random = self.case.random or case.random
+        self.lost = [o for o in self.case.differentiable if o not in case.differentiable]
 
     def compare_forward(self) -> Result:
         """Shapes and values of all returned tensors."""
@@ -71,10 +77,25 @@ class Reference:
                 if bool(((x - ratio * y)[known].abs() <= 1e-6 * scale).all()) and x.numel() > 2:
                     text += f"; all elements are {ratio:.6g} times the reference's"
                 result.add("forward-wrong", name, text)
+        for number in self.lost if self.case.checked else ():
+            text = "the reference's requires a gradient, and this one does not"
+            result.add("missing-gradient", f"output {number}", f"it is cut off: {text}")
         return result
 
     def _measure(self) -> None:
-        if self.gradients or self.case.shapes != self.experiment.case.shapes:
+        if self.gradients:
+            return
+        # the reference's outputs that the function differentiates too
+        own = self.experiment.case.differentiable
+        if any(o not in self.case.differentiable for o in own):
+            return
+        self.case.shapes = [
+            shape
+            for o, shape in zip(self.case.differentiable, self.case.shapes, strict=True)
+            if o in own
+        ]
+        self.case.differentiable = list(own)
+        if self.case.shapes != self.experiment.case.shapes:
             return
         self.gradients = [self.case.gradients(row) for row in self.experiment.cotangents]
 
@@ -87,7 +108,8 @@ class Reference:
         """
         try:
             self._measure()
-        except CrashError:
+        except CrashError as crash:
+            self.not_compared = f"its {crash.stage} raises {crash.line}"
             return
         for i in self.case.checked:
             truth = self.experiment.truths[i]
@@ -97,6 +119,7 @@ class Reference:
                 else None
             )
             if theirs is None:
+                self.not_compared = "its outputs or their shapes are others"
                 continue
             finite = torch.isfinite(theirs).all(0)
             # for a cotangent of ones a softmax gives rounding alone: the other cotangents tell

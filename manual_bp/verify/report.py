@@ -10,6 +10,7 @@ import textwrap
 from dataclasses import asdict, dataclass, field
 
 WIDTH = 110
+SMALL = 0.02  # a check that measured a smaller share of the elements does not say plain "ok"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class Report:
     """The result of `check`.
 
     `findings` has the likeliest cause first, `incomplete` the checks that could not run. `ok` is
-    true if both are empty: a check that looked at nothing is not ok.
+    true if both are empty: a check that looked at nothing is not ok. `verdict` says, too, at how
+    many elements it looked; random directions go through all of them. `questions` holds gradients
+    that are not the derivative and may be meant so: until that is declared the check is not ok.
     """
 
     name: str
@@ -64,11 +67,35 @@ class Report:
     checks: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     incomplete: list[str] = field(default_factory=list)
+    looked_at: int = 0  # elements of the inputs whose derivative was measured
+    elements: int = 0  # of the inputs
+    questions: list[Finding] = field(default_factory=list)  # what may be meant, and is not declared
 
     @property
     def ok(self) -> bool:
         """Whether every check ran and found nothing."""
-        return not self.findings and not self.incomplete
+        return not self.findings and not self.incomplete and not self.questions
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in a few words, such as "sign-flip (weight)"."""
+        if self.findings:
+            first, more = self.findings[0], len(self.findings) - 1
+            return f"{first.kind} ({first.tensor})" + (f" and {more} more" if more else "")
+        if self.questions:
+            asked = self.questions[0]
+            return f"{asked.kind}? ({asked.tensor})"
+        if self.incomplete:
+            return f"incomplete: {self.incomplete[0]}"
+        return self._passed()
+
+    def _passed(self) -> str:
+        if self.looked_at == self.elements:
+            return "ok"
+        share = f"on {self.looked_at:,} of {self.elements:,} elements"
+        if self.looked_at < SMALL * self.elements:
+            return f"nothing found, but only {share}"
+        return f"ok, {share}"
 
     def raise_if_failed(self) -> None:
         """Do nothing when `ok`.
@@ -83,7 +110,7 @@ class Report:
     def to_json(self, indent: int | None = 2) -> str:
         """The whole report as JSON; NaN and infinity, which JSON lacks, as strings."""
         content = {"ok": self.ok, **asdict(self)}
-        return json.dumps(_plain(content), indent=indent, ensure_ascii=False)
+        return json.dumps(plain(content), indent=indent, ensure_ascii=False)
 
     def __str__(self) -> str:
         return self.render(colour=_colour_wanted())
@@ -95,12 +122,19 @@ class Report:
         )
         count = len(self.findings)
         found = f"{count} finding{'s' if count > 1 else ''}" if count else "incomplete"
-        verdict = f"{green}ok{plain}" if self.ok else f"{red}{found}{plain}"
+        if self.questions and not count:
+            found = "one question" if len(self.questions) == 1 else "questions"
+        verdict = f"{green}{self._passed()}{plain}" if self.ok else f"{red}{found}{plain}"
         lines = [f"{bold}{self.name}{plain}: {verdict}"]
         for finding in self.findings:
             lines += ["", f"  {red}{finding.kind}{plain}  {bold}{finding.tensor}{plain}"]
             for part in finding.detail.split("\n"):
                 lines += textwrap.wrap(part, WIDTH, initial_indent="    ", subsequent_indent="    ")
+        for question in self.questions:
+            lines += ["", f"  is this meant?  {bold}{question.kind}  {question.tensor}{plain}"]
+            lines += textwrap.wrap(
+                question.detail, WIDTH, initial_indent="    ", subsequent_indent="    "
+            )
         if self.rows:
             lines += ["", *self._table(red, green, plain)]
         if self.checks:
@@ -145,11 +179,12 @@ def _colour_wanted() -> bool:
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """The same with lists for tuples, and strings for the numbers that JSON lacks."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

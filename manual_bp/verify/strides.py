@@ -11,7 +11,8 @@ from torch import Tensor
 def kept(tensor: Tensor) -> bool:
     """Whether `clone` keeps the strides: it closes the gaps of a slice."""
     return (
-        tensor.is_contiguous()
+        tensor.layout != torch.strided
+        or tensor.is_contiguous()
         or torch.empty_like(tensor, device="meta").stride() == tensor.stride()
     )
 

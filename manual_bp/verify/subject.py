@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
+from manual_bp.verify.intent import declared
 from manual_bp.verify.nested import holds_tensors, pack, unpack
 
 
@@ -27,6 +31,7 @@ class Subject:
     # these arguments as the caller gave them, tensors inside lists
     packed: Callable[[Sequence[Any]], list[Any]]
     function_class: type[torch.autograd.Function] | None = None
+    meant: str = ""  # what was declared of its gradient
     parameters: tuple[str, ...] = ()  # the names of all that the function takes, given or not
 
     def called(self) -> str:
@@ -79,9 +84,12 @@ def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -
         raise TypeError(
             f"check: {seen} is not callable: give a Function, its apply, a function or a module"
         )
+    schema = _schema(function)
     parameters = (
         parameter_names(cls)
         if cls is not None
+        else [a.name for a in schema.arguments]
+        if schema is not None
         else _signature(getattr(function, "forward", function))
     )
     called = names or parameters[: len(args)] + [
@@ -117,8 +125,15 @@ def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -
         len(values),
         packed,
         own,
+        declared(function if cls is None else cls),
         tuple(parameters),
     )
+
+
+def _schema(function: Any) -> Any:
+    """The signature of a `torch.library` operator, or None."""
+    operator = getattr(function, "_opoverload", function)  # what `custom_op` returns
+    return operator._schema if isinstance(operator, torch._ops.OpOverload) else None
 
 
 def _flags(args: tuple[Any, ...], free: tuple[bool, ...]) -> tuple[bool, ...]:
@@ -130,9 +145,14 @@ def _flags(args: tuple[Any, ...], free: tuple[bool, ...]) -> tuple[bool, ...]:
     if any(asked):
         return tuple(asked)
     return tuple(
-        f and isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex())
-        for a, f in zip(args, free, strict=True)
+        f and isinstance(a, Tensor) and _differentiable(a) for a, f in zip(args, free, strict=True)
     )
+
+
+def _differentiable(a: Tensor) -> bool:
+    """Whether to differentiate by it: not float8, which holds constants, and nothing sparse."""
+    wide = a.is_floating_point() and a.itemsize > 1
+    return (wide or a.is_complex()) and a.layout == torch.strided
 
 
 def _function_class(function: Any) -> type[torch.autograd.Function] | None:
@@ -154,13 +174,11 @@ def _module(
     takes: tuple[str, ...],
 ) -> Subject:
     """A module as a function of inputs and parameters; every call gets copies of its buffers."""
+    if any(isinstance(p, UninitializedParameter) for p in module.parameters()):
+        module = copy.deepcopy(module)  # a lazy one learns its shapes from its first call
+        with torch.no_grad():
+            module(*packed(args))
     parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
-    every = [
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    ]
-    # found once: to look for tied weights in every call takes as long as a small layer
-    tied = len(every) > len(parameters) + len(buffers)
     count = len(args)
 
     def call(*values: Any) -> Any:
@@ -168,16 +186,14 @@ def _module(
             (v.dtype for v in values if isinstance(v, Tensor) and v.is_floating_point()),
             torch.float32,
         )
-        state: dict[str, Tensor] = {
-            name: buffer.detach().to(dtype, copy=True)
+        state: dict[int, Tensor] = {
+            id(buffer): buffer.detach().to(dtype, copy=True)
             if buffer.is_floating_point()
             else buffer.detach().clone()
-            for name, buffer in buffers.items()
+            for buffer in buffers.values()
         }
-        state.update(zip(parameters, values[count:], strict=True))
-        return torch.func.functional_call(
-            module, state, tuple(packed(values[:count])), tie_weights=tied
-        )
+        state.update(zip(map(id, parameters.values()), values[count:], strict=True))
+        return _with_tensors(module, state, {})(*packed(values[:count]))
 
     flags = (*flags, *(p.requires_grad for p in parameters.values()))
     values = (*args, *parameters.values())
@@ -187,9 +203,32 @@ def _module(
     )
 
 
+def _with_tensors(
+    module: nn.Module, state: dict[int, Tensor], made: dict[int, nn.Module]
+) -> nn.Module:
+    """The module with other parameters and buffers, for good: a backward may call it again."""
+    if id(module) not in made:
+        new = made[id(module)] = object.__new__(type(module))
+        vars(new).update(vars(module))
+        for kind in ("_parameters", "_buffers"):
+            held = getattr(module, kind)
+            vars(new)[kind] = {k: t if t is None else state.get(id(t), t) for k, t in held.items()}
+        vars(new)["_modules"] = {
+            name: inner if inner is None else _with_tensors(inner, state, made)
+            for name, inner in module._modules.items()
+        }
+        for name, value in vars(module).items():
+            if isinstance(value, types.MethodType) and value.__self__ is module:
+                vars(new)[name] = types.MethodType(value.__func__, new)
+    return made[id(module)]
+
+
 def _name(function: Any, cls: type | None) -> str:
     if cls is not None:
         return cls.__name__
+    schema = _schema(function)
+    if schema is not None:
+        return str(schema.name)
     if isinstance(function, functools.partial):
         return _name(function.func, None)
     return str(getattr(function, "__name__", type(function).__name__))

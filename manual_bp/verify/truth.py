@@ -88,6 +88,14 @@ class Differences:
         change = self.case.vector(args) - self.start
         return change if bool(self.finite.all()) else torch.where(self.finite, change, 0.0)
 
+    def along(self, position: int, j: int, t: float) -> Tensor:
+        """f(x + t e_j) − f(x). (N,)"""
+
+        def write(x: Tensor) -> None:
+            x[j] += t
+
+        return self._change(position, write)
+
     def stencil(self, position: int, along: int | Tensor, h: float) -> tuple[Tensor, Tensor]:
         """Derivative and error along one coordinate or one direction, with step h. Both (K,)."""
         moves = torch.stack(self._moves(position, along, h))

@@ -4,20 +4,23 @@ probes.
 
 from __future__ import annotations
 
+import ast
 import collections
 import json
 import random
-import time
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from gallery_linear import Base, BiasNotSummed
 from seconds import CASES
 from torch.autograd import Function
 
 import manual_bp as mbp
-from manual_bp.verify import KINDS, Finding, VerificationError, check
+from manual_bp.verify import KINDS, Finding, VerificationError, check, cost
 from manual_bp.verify.case import Case
 from manual_bp.verify.cost import estimate
 
@@ -211,6 +214,8 @@ def test_too_large_for_a_full_jacobian_is_said_and_still_decided():
     x, w, b = torch.randn(60, 70), torch.randn(50, 70), torch.randn(50)
     good = check(Base, (x, w, b))
     assert good.ok, good
+    assert re.fullmatch(r"ok, on [\d,]+ of 7,750 elements", good.verdict)
+    assert f"Base: {good.verdict}" in str(good)
     assert any("too large for a full Jacobian" in note for note in good.notes)
     assert check(Doubled, (x, w, b)).findings[0].kind == "constant-factor"
 
@@ -238,24 +243,49 @@ def test_a_check_runs_the_function_so_often_at_most(name, monkeypatch):
     assert (runs["values"] + 3 * runs["graph"]) * estimate(lambda: call(*inputs)) < 3
 
 
-def test_the_clock_does_not_decide_what_is_looked_at(monkeypatch):
+def test_a_check_that_looked_at_little_is_not_plain_ok():
+    x = torch.randn(400, 500)
+    report = check(lambda x: x * x, (x,))
+    assert report.ok
+    assert re.fullmatch(r"nothing found, but only on [\d,]+ of 200,000 elements", report.verdict)
+
+
+def test_a_call_that_is_too_large_is_cut_or_not_looked_at():
+    linear = check(F.linear, (torch.randn(8, 1024), torch.randn(1024, 1024)))
+    assert linear.ok
+    assert linear.elements < 20_000
+    assert "checked with smaller dimensions (1024 to 64)" in str(linear)
+    fixed = check(lambda x: x.reshape(1000, 500).sin(), (torch.randn(500_000),))
+    assert not fixed.ok
+    assert "1,000,000 elements are more than 400,000" in str(fixed)
+
+
+def test_the_same_seed_gives_the_same_report():
     inputs = (torch.randn(30, 40), torch.randn(50, 40), torch.randn(50))
-    calm = check(Base, inputs)
-    clock = time.perf_counter
-    for name in ("perf_counter", "monotonic"):
-        monkeypatch.setattr(time, name, lambda: 8 * clock())
-    loaded = check(Base, inputs)
-    assert any("random sample of elements" in note for note in calm.notes)
-    assert calm.to_json() == loaded.to_json()
+    assert check(Doubled, inputs).to_json() == check(Doubled, inputs).to_json()
+    assert check(Base, inputs, seed=4).to_json() == check(Base, inputs, seed=4).to_json()
 
 
-def test_work_that_is_not_torchs_own_is_timed(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+def test_no_clock_is_read():
+    folder = Path(cost.__file__).parent
+    imported = [
+        path.name
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and {"time", "timeit", "datetime"}
+        & {getattr(node, "module", ""), *(a.name for a in node.names)}
+    ]
+    assert not imported
 
-    def slow(x):
-        now[0] += 0.002
-        return x * x
 
-    assert estimate(lambda: slow(torch.randn(3))) == pytest.approx(4.0**-4)
+def test_work_that_is_not_torchs_own_is_counted():
+    def looped(count):
+        x = [0.5] * 40
+        for _ in range(count):
+            np.sin(x)
+
+    few, many = (estimate(lambda n=n: looped(n), 40) for n in (100, 10_000))
+    assert many - cost.CALL == pytest.approx(100 * (few - cost.CALL), rel=0.05)
+    assert estimate(lambda: looped(100), 40) == few
     assert estimate(lambda: torch.randn(3) * 2) == estimate(lambda: torch.randn(3) * 2)

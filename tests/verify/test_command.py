@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,6 +139,25 @@ def test_arguments_that_do_not_fit_are_answered_with_what_it_takes(ops, capsys):
         "Called with x 4×3. It takes x, weight, mode. If that is not the call you meant, mend the "
         "inputs" in out
     )
+
+
+@pytest.mark.slow
+def test_a_crash_of_the_process_loses_no_finding(tmp_path):
+    path = tmp_path / "aborts.py"
+    path.write_text(
+        SOURCE.replace(
+            "return x @ weight.t()\n\n    @",
+            "return (x.numel() or os.abort()) and x @ weight.t()\n\n    @",
+        ).replace("import torch", "import os\nimport torch", 1)
+    )
+    command = [sys.executable, "-m", "manual_bp.verify", f"{path}:Forgets", "--inputs"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(mbp.__file__).parents[1])}
+    ended = subprocess.run(
+        [*command, "randn(4,3) randn(5,3) plain"], capture_output=True, text=True, env=environment
+    )
+    assert ended.returncode == 1
+    assert "sign-flip  weight" in ended.stdout
+    assert "it is ended by SIGABRT in: batch of 0" in ended.stdout
 
 
 def test_inputs_as_python_would_have_them():

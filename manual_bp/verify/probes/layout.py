@@ -99,6 +99,8 @@ def _moved_inputs(experiment: Experiment) -> Iterator[tuple[int, str, bool, list
     for i, a in enumerate(case.args[: case.subject.inputs]):  # not a module's parameters
         if not isinstance(a, Tensor) or not a.is_floating_point() or not a.numel():
             continue
+        if a.layout != torch.strided:
+            continue
         given = case.subject.args[i]
         ways = []
         if isinstance(given, Tensor) and not strides.kept(given) and strides.injective(given):

@@ -60,6 +60,25 @@ def backward_twice(experiment: Experiment) -> Result:
     return result
 
 
+def buffers(experiment: Experiment) -> Result:
+    """A later call must not write into what an earlier one returned."""
+    case, result = experiment.case, Result()
+    moved = [
+        a * 1.25 + 0.125 if isinstance(a, Tensor) and i in case.checked else a
+        for i, a in enumerate(case.args)
+    ]
+    outputs = case.values()
+    before = [o.clone() for o in outputs]
+    try:
+        case.values(moved)
+    except CrashError:
+        return result
+    if any(not same(a, b) for a, b in zip(outputs, before, strict=True)):
+        text = "the output of one call is overwritten by the next: both share one buffer"
+        result.add("nondeterministic", "output", text)
+    return result
+
+
 def second_backward(experiment: Experiment) -> Result:
     """A second backward over a retained graph must give the same gradient.
 

@@ -11,12 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from manual_bp.verify.agreement import alike
 from manual_bp.verify.case import CrashError, Graph, flat
 from manual_bp.verify.cost import estimate
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.listen import written_functions
 from manual_bp.verify.probes.result import Result
-from manual_bp.verify.truth import slope, some, spread, unit
+from manual_bp.verify.truth import slope, spread, unit
 
 COORDINATES = 12  # of each tensor, at most
 SECONDS = 1.0  # as `cost` counts them
@@ -39,6 +40,13 @@ def second_order(experiment: Experiment) -> Result:
         first = graph.gradients(gs, create=True)
     except CrashError as crash:
         return _unsupported(result, f"the backward under create_graph=True raises {crash.line}")
+    plain = case.gradients(row)
+    for i in case.checked:
+        if not alike(plain[i], first[i], max(1e-6, experiment.rtol), experiment.floor(i)):
+            text = "under create_graph=True the backward gives another gradient than without"
+            result.add("double-backward-wrong", case.subject.names[i], text)
+    if result.findings:
+        return result
     total = [
         (g.reshape(-1) * weights[i].to(g)).sum()
         for i, g in first.items()
@@ -62,17 +70,22 @@ def second_order(experiment: Experiment) -> Result:
                 )
         except Exception as error:  # anything: it runs the function's own code again
             line = CrashError("second backward", error).line
-            if isinstance(error, NotImplementedError) or (
-                case.subject.function_class is None and "is not impl" in line
+            if (
+                isinstance(error, NotImplementedError)
+                or "not currently support double" in line
+                or (case.subject.function_class is None and "is not impl" in line)
             ):
                 # an error that says so: nobody gets a wrong number
+                # and torch.compile says that it offers none
                 return Result(
                     "refused (not implemented)", notes=[f"double backward is refused: {line}"]
                 )
             if _linear(experiment, weights):
                 return result
             return _unsupported(result, f"the backward's own backward raises {line}")
-    wrong = _compare(experiment, weights, found)
+    wrong, measured = _compare(experiment, weights, found)
+    if not measured:
+        result.status = "not measured (the gradient's differences are too rough)"
     if wrong and not total:
         return _unsupported(
             result,
@@ -118,17 +131,20 @@ def _unsupported(result: Result, detail: str) -> Result:
 def _linear(experiment: Experiment, weights: dict[int, Tensor]) -> bool:
     """Whether every second derivative by an input is 0, so that nothing is lost."""
     n = len(experiment.case.checked) + len(experiment.case.shapes)
-    return not _compare(experiment, weights, [None] * n)
+    wrong, measured = _compare(experiment, weights, [None] * n)
+    return measured > 0 and not wrong
 
 
 def _compare(
     experiment: Experiment, weights: dict[int, Tensor], found: list[Tensor | None]
-) -> list[tuple[str, str]]:
-    """Name and text for each argument, and each grad_output, whose second derivative is wrong."""
+) -> tuple[list[tuple[str, str]], int]:
+    """Name and text of each second derivative that is wrong, and how many could be measured."""
     case = experiment.case
     row = experiment.cotangents[0]
     noise = max(experiment.differences.relative_noise, 2e-16)
-    wrong = []
+    wrong: list[tuple[str, str]] = []
+    kinks = any(bool(truth.rough.any()) for truth in experiment.truths.values())
+    measured = 0
 
     def total(args: list[object] | None, cotangent: Tensor) -> Tensor:
         """The terms of S, one for each argument, so that the rounding of each is known."""
@@ -143,7 +159,8 @@ def _compare(
 
     # the parts of the terms of S: the rounding is that of the largest part, not of the sum
     parts = case.gradients(row)
-    cost = estimate(lambda: case.gradients(row))
+    elements = sum(a.numel() for a in case.args if isinstance(a, Tensor))
+    cost = estimate(lambda: case.gradients(row), elements)
     count = int(SECONDS / (12 * cost * (len(case.checked) + len(case.shapes))))
     count = min(COORDINATES, count)
     largest = max(experiment.floor(i) for i in case.checked)  # rounding of the gradient itself
@@ -162,6 +179,7 @@ def _compare(
         floor: float,
     ) -> None:
         mine, value, error, scales = [], [], [], [0.0]
+        nonlocal measured
         for way in ways:
             v, e = slope(lambda t, way=way: along(t * way.vector), noise, magnitude)  # type: ignore[misc]
             products = (
@@ -174,8 +192,11 @@ def _compare(
         m, v, e = (torch.stack(x) for x in (mine, value, error))
         usable = e <= 1e-3 * v.abs().max() + 1e-30
         usable |= (e <= 1e-6) & (v.abs() <= 1e-6)
+        if kinks:
+            usable &= ~torch.isnan(m)  # 0 · inf beside a kink
         if not bool(usable.any()):
             return
+        measured += 1
         # along one direction through all elements the terms may cancel: compare with their size
         scale = max(float(v[usable].abs().max()), max(scales) if len(ways) == 1 else 0.0)
         off = (m - v).abs()
@@ -204,10 +225,9 @@ def _compare(
             changed = x.detach() + change.to(x).reshape(x.shape)
             return total([*case.args[:i], changed, *case.args[i + 1 :]], row)
 
-        ways = _ways(steps, list(range(x.numel())), count, experiment.generator)
-        judge(
-            case.subject.names[i], found[number], ways, moved, 10 * largest / float(steps.median())
-        )
+        floor = 10 * largest / float(steps.median())
+        for ways in _ways(steps, list(range(x.numel())), count, experiment.generator):
+            judge(case.subject.names[i], found[number], ways, moved, floor)
     offset = 0
     for o, shape in enumerate(case.shapes):
         finite = (
@@ -225,9 +245,10 @@ def _compare(
             return total(None, changed)
 
         if finite:
-            ways = _ways(torch.ones(shape.numel()).double(), finite, count, experiment.generator)
-            judge("grad_output", found[len(case.checked) + o], ways, tilted, largest)
-    return wrong
+            ones = torch.ones(shape.numel()).double()
+            for ways in _ways(ones, finite, count, experiment.generator):
+                judge("grad_output", found[len(case.checked) + o], ways, tilted, largest)
+    return wrong, measured
 
 
 class Way(NamedTuple):
@@ -238,18 +259,21 @@ class Way(NamedTuple):
     size: float
 
 
-def _ways(steps: Tensor, usable: list[int], count: int, generator: torch.Generator) -> list[Way]:
-    """Single coordinates if they are affordable, else one direction through all of them."""
+def _ways(
+    steps: Tensor, usable: list[int], count: int, generator: torch.Generator
+) -> list[list[Way]]:
+    """Single coordinates at random, if they are affordable, and a direction through all of them."""
+    v = torch.zeros_like(steps)
+    v[usable] = unit(len(usable), generator) * steps[usable]
+    through = [Way("Along a random direction", v, float(steps.median()))]
     if count < 2 < len(usable):
-        v = torch.zeros_like(steps)
-        v[usable] = unit(len(usable), generator) * steps[usable]
-        return [Way("Along a random direction", v, float(steps.median()))]
-    found = []
-    for k in some(len(usable), max(2, count)):
+        return [through]
+    single = []
+    for k in torch.randperm(len(usable), generator=generator)[: max(2, count)].tolist():
         v = torch.zeros_like(steps)
         v[usable[k]] = steps[usable[k]]
-        found.append(Way(f"At element {usable[k]}", v, float(steps[usable[k]])))
-    return found
+        single.append(Way(f"At element {usable[k]}", v, float(steps[usable[k]])))
+    return [single, through] if len(usable) > len(single) else [single]
 
 
 def _why(experiment: Experiment, cut: bool) -> str:

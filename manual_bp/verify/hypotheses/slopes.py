@@ -23,6 +23,8 @@ from torch import Tensor
 from manual_bp.verify.agreement import each_near
 from manual_bp.verify.case import CrashError, flat
 from manual_bp.verify.experiment import Experiment
+from manual_bp.verify.hypotheses.patterns import own_outputs
+from manual_bp.verify.hypotheses.where import place
 from manual_bp.verify.truth import Differences
 
 Map = Callable[[Tensor], Tensor]
@@ -45,19 +47,25 @@ def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None
     measured = _factors(experiment, position)
     if measured is None:
         return None
-    factors, y = measured
+    factors, y, wide = measured
+    # each input acts on one output, and each output on one input: true of any wrong gradient
+    trivial = not wide and own_outputs(experiment, position)
     if len(factors) < 3 or float((factors - factors.mean()).abs().max()) < 1e-4 * float(
         factors.abs().max()
     ):
         return None
     lost = factors.abs() < 1e-4
-    if bool((lost | ((factors - 1).abs() < 1e-4)).all()):
+    if not trivial and bool((lost | ((factors - 1).abs() < 1e-4)).all()):
+        case, at = experiment.case, ""
+        if len(factors) == case.shapes[0].numel():
+            every = torch.ones(case.shapes[0], dtype=torch.bool)
+            text = place(lost.reshape(case.shapes[0]), every, "output", case)
+            at = "" if "first" in text else f" ({text.partition(' (')[0]})"
         return (
             "wrong-values",
-            f"what comes from {int(lost.sum())} of {len(factors)} output elements is lost, the "
-            f"rest is right: an "
-            "assignment where contributions must add up (an index that occurs twice), or a block "
-            "that is skipped",
+            f"what comes from {int(lost.sum())} of {len(factors)} output elements is lost{at}, the "
+            "rest is right: an assignment where contributions must add up (an index that occurs "
+            "twice), or a block that is skipped",
         )
     for name, (f, inverse, slope) in ACTIVATIONS.items():
         z = inverse(y)
@@ -76,12 +84,11 @@ def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None
             )
         if each_near(factors, 1 / true):
             return "wrong-values", f"the slope of the {name}, its derivative, is left out"
+    whole = float((factors - factors.round()).abs().max()) <= 1e-4
+    if trivial or (not whole and bool(((factors - 1).abs() < 1e-4).any())):
+        return None  # what is wrong at some elements alone is said of them
     low, high = float(factors.min()), float(factors.max())
-    counts = (
-        ""
-        if float((factors - factors.round()).abs().max()) > 1e-4
-        else "a count that is left out, or "
-    )
+    counts = "a count that is left out, or " if whole else ""
     return (
         "wrong-values",
         f"the gradient that comes from each output element is off by a factor of its own, "
@@ -90,8 +97,8 @@ def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None
     )
 
 
-def _factors(experiment: Experiment, position: int) -> tuple[Tensor, Tensor] | None:
-    """r_o for up to OUTPUTS output elements, and their values."""
+def _factors(experiment: Experiment, position: int) -> tuple[Tensor, Tensor, bool] | None:
+    """r_o for up to OUTPUTS output elements, their values, and whether one has several inputs."""
     case = experiment.case
     total = experiment.cotangents.shape[1]
     if (
@@ -109,7 +116,7 @@ def _factors(experiment: Experiment, position: int) -> tuple[Tensor, Tensor] | N
     rows[torch.arange(len(chosen)), chosen] = 1.0
     differences = Differences(case, rows)
     truth = differences.truth(position, None, int(0.5 / experiment.cost))
-    factors, values = [], []
+    factors, values, wide = [], [], False
     for k, o in enumerate(chosen):
         try:
             found = case.gradients(rows[k])[position]
@@ -120,6 +127,7 @@ def _factors(experiment: Experiment, position: int) -> tuple[Tensor, Tensor] | N
         own = own[truth.known]
         if not true.numel() or float(true.abs().max()) <= 1e3 * float(error.max()):
             continue
+        wide = wide or int((true.abs() > 1e-6 * true.abs().max()).sum()) > 1
         factor = float(own @ true) / float(true @ true)
         if not bool(
             (
@@ -130,4 +138,4 @@ def _factors(experiment: Experiment, position: int) -> tuple[Tensor, Tensor] | N
             return None
         factors.append(factor)
         values.append(float(differences.start[o]))
-    return torch.tensor(factors).double(), torch.tensor(values).double()
+    return torch.tensor(factors).double(), torch.tensor(values).double(), wide

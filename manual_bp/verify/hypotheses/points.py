@@ -131,4 +131,5 @@ def _points(
         for number, y in enumerate(outputs):
             if y.shape == other.shape:
                 label = "the output" if len(outputs) == 1 else f"output {number}"
-                yield f"{label} in place of {names[i]}", with_({i: y}), True
+                # a mask that needs no gradient: at another one a branch is left out
+                yield f"{label} in place of {names[i]}", with_({i: y}), i in case.checked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from manual_bp.verify.case import Case
@@ -31,6 +32,10 @@ READINGS = {
     "1/(2·{})": "a factor 2 is missing, and a division by {0} too much",
     "{}²": "a division by {0} is missing twice",
     "1/{}²": "a division by {0} too much, twice",
+    "√({}/({}−1))": "{0} where {0} − 1 is meant, or the reverse, under a root: Bessel's correction",
+    "√(({}−1)/{})": "{0} − 1 where {0} is meant, or the reverse, under a root: Bessel's correction",
+    "{}/({}−1)": "{0} − 1 where {0} is meant: Bessel's correction of a variance",
+    "({}−1)/{}": "{0} where {0} − 1 is meant: Bessel's correction of a variance",
 }
 CONSTANTS = {
     "{}": "the backward multiplies by {0} where the forward does not, or once too often",
@@ -51,7 +56,7 @@ def explain(factor: float, case: Case) -> tuple[str, bool]:
     size = abs(factor)
     minus = " and the sign is flipped" if factor < 0 else ""
     found = [
-        f"{form.format(symbol)}: {table[form].format(symbol)}, where {meaning}"
+        f"{form.replace('{}', symbol)}: {table[form].format(symbol)}, where {meaning}"
         for symbol, meaning, value, table in _quantities(case)
         for form, number in _forms(value).items()
         if form in table and math.isclose(number, size, rel_tol=1e-4)
@@ -77,6 +82,10 @@ def _forms(value: float) -> dict[str, float]:
     }
     if value > 0:
         forms |= {"√{}": math.sqrt(value), "1/√{}": 1 / math.sqrt(value)}
+    if value > 1 and value == round(value):
+        bessel = value / (value - 1)
+        forms |= {"{}/({}−1)": bessel, "({}−1)/{}": 1 / bessel}
+        forms |= {"√({}/({}−1))": math.sqrt(bessel), "√(({}−1)/{})": 1 / math.sqrt(bessel)}
     if value:
         forms |= {
             "1/{}": 1 / value,
@@ -108,6 +117,15 @@ def _quantities(case: Case) -> Iterator[Quantity]:
             yield from once(name, f"{name} is {a:g}", float(a), CONSTANTS)
         if isinstance(a, Tensor) and a.numel() == 1 and not a.is_complex():
             yield from once(name, f"{name} is {float(a):g}", float(a), CONSTANTS)
+    for name, a in arrays:
+        if a.dtype == torch.bool:
+            count = int(a.sum())
+            yield from once(str(count), f"{count} elements of {name} are True", count, READINGS)
+        elif not a.is_floating_point() and not a.is_complex() and a.layout == torch.strided:
+            valid = int((a >= 0).sum())
+            if valid != a.numel():
+                meaning = f"{valid} targets of {name} are not negative: the valid ones"
+                yield from once(str(valid), meaning, valid, READINGS)
     if arrays and arrays[0][1].dim():
         name, size = arrays[0][0], arrays[0][1].shape[0]
         yield from once(

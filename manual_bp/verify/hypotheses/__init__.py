@@ -1,0 +1,1 @@
+"""Explanations of a wrong gradient, a file each kind, each tested on the evidence."""
