@@ -44,7 +44,7 @@ MINIATURE = ["--dataset", "digits", "--epochs", "1"]  # what a `python train.py`
 
 # Commands that no test here runs, by how they begin, and why.
 EXCEPTIONS = {
-    "python -m pip install": "installs 5.5 GB; .ci/run does it",
+    "python -m pip install": "installs 6 GB; .ci/run does it",
     "python -m pytest": "this is it",
     "tensorboard": "serves until it is stopped",
     "torchrun": "tests/training/test_distributed.py runs it",
@@ -62,6 +62,7 @@ IN_SENTENCES = {
     "python -m tests.training.logging_cost": "measures for minutes",
     "python -m tests.view.page_cost": "trains on MNIST",
     "python tests/verify/seconds.py": "measures for a minute",
+    "python -m pytest -m cuda": "needs a GPU",
 }
 WITH_EXAMPLE = {
     "Linear", "Sigmoid", "MSELoss", "MLP", "LinearFunction", "SigmoidFunction", "MSELossFunction",

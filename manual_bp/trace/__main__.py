@@ -123,7 +123,7 @@ def _run(args: argparse.Namespace) -> list[Block]:
     except (UserError, OSError) as error:  # an OSError for a name that no file system takes
         raise ValueError(str(error)) from error
     trace = compute(run.model, run.x, run.y, cost=run.cost, lr=run.lr)
-    output = int(trace.layers[-1].a.argmax())
+    output = run.classes[int(trace.layers[-1].a.argmax())]
     title = Heading(
         f"{run.folder}: {run.dataset}, test image {number}, label {run.label}, largest output: "
         f"{output}"

@@ -19,6 +19,7 @@ from manual_bp.training import checkpoint, traced_run, trained
 from manual_bp.training.dataset import PIXEL_SCALE, Dataset, Part
 from manual_bp.training.errors import UserError
 from manual_bp.training.measures import evaluate
+from manual_bp.training.options import DATASETS
 from manual_bp.training.pictures import Answers
 from manual_bp.training.plan import Plan
 from manual_bp.training.run_folder import RunFolder
@@ -55,7 +56,7 @@ class Look:
         self._folder, self._plan, self._dataset, self._snapshots = folder, plan, dataset, snapshots
         self._layers = backprop.read(model)
         self._watch = Watch(plan, self._layers, dataset.train)
-        self._trouble: list[dict[str, Any]] = []
+        self._faults: list[tuple[int, str]] = []  # that ended the run
         self._seen = 0  # rows that were looked at for trouble
         self._written = -1.0  # the epoch of the last page
 
@@ -105,6 +106,7 @@ class Look:
             classes=list(self._dataset.classes),
             image_shape=list(self._dataset.shape),
             pixel_scale=PIXEL_SCALE,
+            as_taken=plan.dataset not in DATASETS,
             trouble=self._look_for_trouble(rows),
         )
         return bundle.page(told)
@@ -114,15 +116,16 @@ class Look:
             if "cost/test" in row:
                 continue
             try:
-                lines = [*self._watch.look(row, rows[:i]), *self._watch.not_finite(row)]
+                self._watch.look(row, rows[:i])
+                self._faults += [(row["epoch"], line) for line in self._watch.not_finite(row)]
             except KeyError as error:
                 raise UserError(
                     f"{self._folder.path}: its metrics of epoch {row['epoch']} lack {error}: the "
                     f"checkpoint was changed"
                 ) from error
-            self._trouble += [{"epoch": row["epoch"], "text": line} for line in lines]
         self._seen = len(rows)
-        return self._trouble
+        told = [*self._watch.told(), *self._faults]
+        return [{"epoch": epoch, "text": line} for epoch, line in told]
 
 
 def of_every_class(part: Part) -> Tensor:

@@ -1,7 +1,7 @@
 """Data of one's own: a .npz file, a folder of pictures by class, or a folder of idx files.
 
 Whatever the source, images become grey bytes, and what is not given as validation or test part is
-split off: 70 / 15 / 15 of a hundred, the same for every run.
+split off: 70 / 15 / 15 of a hundred, by class, the same for every run.
 """
 
 from __future__ import annotations
@@ -89,12 +89,16 @@ def _dataset(path: Path, pairs: Pairs, classes: tuple[str, ...] | None) -> Datas
 def _split(
     path: Path, images: Tensor, labels: Tensor, parts: int
 ) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Split a part off: 15 of a hundred of all, whether it is the first or the second."""
+    """Split a part off: 15 of a hundred of all, and of each class, whether first or second."""
     if len(images) < _FEWEST:
         raise UserError(f"{path}: {len(images)} images: at least {_FEWEST} are needed")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    by_class = order[labels[order].argsort(stable=True)]
     share = 0.15 if parts == 1 else 0.15 / 0.85
-    off, left = order.split([round(share * len(order)), len(order) - round(share * len(order))])
+    place = (torch.arange(len(order) + 1) * share + 0.5).floor()  # how many of the first k
+    taken = torch.zeros(len(order), dtype=torch.bool)
+    taken[by_class[place[1:] > place[:-1]]] = True
+    off, left = order[taken[order]], order[~taken[order]]
     return (images[left], labels[left]), (images[off], labels[off])
 
 

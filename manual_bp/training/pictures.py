@@ -1,4 +1,4 @@
-"""A run in pictures: weights, the worst test digits, the confusion matrix, and summary.png.
+"""A run in pictures: weights, the worst test images, the confusion matrix, and summary.png.
 
 Drawing imports matplotlib, without pyplot: no window system and no global state.
 """
@@ -220,8 +220,9 @@ def summary(
             axes.set_yscale("log")
     handles, labels = panels[2].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="lower center", ncols=_LEGEND_COLUMNS, fontsize=8)
-    draw_worst(panels[5], answers, shape, rows=4, columns=8, font=8)
-    panels[5].set_title("the worst test digits: label → answer", fontsize=10)
+    columns = 8 if max(map(len, answers.classes)) < 3 else 3
+    draw_worst(panels[5], answers, shape, rows=4, columns=columns, font=8)
+    panels[5].set_title("the worst test images: label → answer", fontsize=10)
     return drawn
 
 

@@ -23,7 +23,8 @@ class TracedRun:
     model: nn.Sequential  # the trained network, in float64
     x: Tensor  # pixels in 0 to 1  (1, n_in)
     y: Tensor  # the target, 1 for the label and 0 elsewhere  (1, n_out)
-    label: int
+    label: str  # its class
+    classes: tuple[str, ...]  # one an output
     dataset: str  # the data set's name
     cost: str  # the run's `reduction`
     lr: float  # the run's η
@@ -52,9 +53,9 @@ def read(run: str, example: int, runs: Path = RUNS) -> TracedRun:
         )
     image = dataset.test[slice(example, example + 1)]
     x, y = image.batch(torch.float64)
-    label = int(image.labels)
-    model = found.model.double()
-    return TracedRun(found.folder, model, x, y, label, plan.dataset, plan.cost, plan.lr)
+    names, model = plan.classes, found.model.double()
+    label = names[int(image.labels)]
+    return TracedRun(found.folder, model, x, y, label, names, plan.dataset, plan.cost, plan.lr)
 
 
 def data_of(plan: Plan, folder: Path, data_dir: str | None) -> Dataset:

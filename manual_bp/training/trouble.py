@@ -25,8 +25,9 @@ Row = Mapping[str, Any]
 def of_run(plan: Plan, layers: Sequence[Layer], train: Part, rows: Sequence[Row]) -> list[str]:
     """The troubles of a whole run, a line for each: `rows` has a row an epoch."""
     watch = Watch(plan, layers, train)
-    told = ((row["epoch"], watch.look(row, rows[:n])) for n, row in enumerate(rows))
-    return [f"trouble after epoch {epoch}: {line}" for epoch, lines in told for line in lines]
+    for n, row in enumerate(rows):
+        watch.look(row, rows[:n])
+    return [f"trouble after epoch {epoch}: {line}" for epoch, line in watch.told()]
 
 
 class Watch:
@@ -41,15 +42,26 @@ class Watch:
         self._guessing, _ = guessing(train, plan.cost)
         # The worst answer between 0 and 1 has all outputs wrong.
         self._worst = cost_per_example(plan.cost, float(train.n_out), 1, train.n_out)
-        self._said: set[str] = set()
+        self._said: dict[str, tuple[int, str]] = {}  # by kind: the epoch, and the line
+        self._last: tuple[int, set[str]] = (0, set())  # the last epoch, and the kinds in it
 
     def look(self, row: Row, earlier: Sequence[Row]) -> list[str]:
         """The troubles after the epoch of `row` that were not said before, a line for each."""
         found = {**self._diverged(row, earlier), **self._saturated(row), **self._dead(row)}
         found = found or self._learns_nothing(row, earlier)
-        new = [line for kind, line in found.items() if kind not in self._said]
-        self._said |= set(found)
-        return new
+        new = {kind: line for kind, line in found.items() if kind not in self._said}
+        self._said |= {kind: (row["epoch"], line) for kind, line in new.items()}
+        self._last = row["epoch"], set(found)
+        return list(new.values())
+
+    def told(self) -> list[tuple[int, str]]:
+        """Every trouble that was said, with its epoch, and whether it has passed since."""
+        last, kinds = self._last
+        passed = f"; by epoch {last} this has passed"
+        return [
+            (epoch, line if kind in kinds else line + passed)
+            for kind, (epoch, line) in self._said.items()
+        ]
 
     def not_finite(self, row: Row) -> list[str]:
         """One line if a cost, a gradient or a parameter is not finite: the run must stop."""

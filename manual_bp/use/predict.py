@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # torch takes a second: --help does without it
     from manual_bp.training.trained import Trained
 
+_UNSURE = 0.2  # an activation below it is no answer
 _BAR = 40  # columns of an activation of 1
 
 
@@ -41,8 +42,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "manual-bp predict") -> 
 def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Show pictures to a trained network. A picture may have any size and colours: "
-        "it is made grey, bright on dark, cut out, scaled and centred as MNIST's digits are.",
+        description="Show pictures to a trained network. A picture may have any size and colours. "
+        "For a network of digits it is made bright on dark, cut out, scaled and centred as the "
+        "digits were; for data of your own it is made grey and scaled, as it is.",
     )
     parser.add_argument(
         "run",
@@ -73,6 +75,8 @@ def _answer(run: Trained, path: Path) -> list[str]:
     for name, value in zip(names, a.tolist(), strict=True):
         bar = "█" * round(_BAR * min(1.0, max(0.0, value)))
         lines.append(f"  {name:<{width}}  {value:6.3f}  {bar}".rstrip())
+    if float(a.max()) < _UNSURE:
+        lines.append(f"no output reaches {_UNSURE}: the network has not seen such a picture")
     return lines
 
 

@@ -17,7 +17,7 @@ from manual_bp.training import data
 from manual_bp.training.command import main
 from manual_bp.training.dataset import Dataset
 from manual_bp.training.errors import UsageError, UserError
-from manual_bp.use import predict
+from manual_bp.use import export, predict
 
 RANDOM = np.random.default_rng(0)
 
@@ -62,6 +62,8 @@ def test_an_npz_file_is_split_the_same_way_every_time(tmp_path: Path) -> None:
     assert dataset.fingerprint == data.load(str(tmp_path / "mine.npz")).fingerprint
     assert dataset.source.endswith("mine.npz (validation split off, test split off)")
     parts = (dataset.train, dataset.validation, dataset.test)
+    for part in parts:
+        assert part.labels.bincount().max() - part.labels.bincount().min() <= 1
     found = torch.cat([torch.cat([p.images, p.labels[:, None].byte()], 1) for p in parts])
     given = np.concatenate([images.reshape(100, 20), numbers[:, None]], 1)
     assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, given.tolist()))
@@ -134,6 +136,9 @@ def test_a_folder_of_pictures_trains_and_is_predicted(
     capsys.readouterr()
     assert predict.main(["latest", str(picture), "--logdir", str(runs)]) == 0
     assert f"{picture}: left   (5 × 3)\n  left   " in capsys.readouterr().out
+    assert export.main(["latest", "--format", "torch", "--logdir", str(runs)]) == 0
+    said = capsys.readouterr().out
+    assert "as in your pictures, row by row\noutput a (m, 2): left, right\n" in said
     moved = tmp_path / "moved" / "arrows"
     moved.parent.mkdir()
     (tmp_path / "arrows").rename(moved)

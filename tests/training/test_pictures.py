@@ -140,7 +140,7 @@ def test_the_panels_of_the_summary_show_the_rows(answers: pictures.Answers) -> N
     assert [entry.get_text() for entry in legend.get_texts()] == [first, last]
     colours = [handle.get_color() for handle in legend.legend_handles]
     assert all([line.get_color() for line in axes.lines] == colours for axes in (norms, deltas))
-    digits = shown["the worst test digits: label → answer"]
+    digits = shown["the worst test images: label → answer"]
     assert [t.get_text() for t in digits.texts][:2] == ["7 → 2", "0 → 0"]
     assert len(digits.texts) == 32
     assert figure.get_suptitle() == "the run"

@@ -217,6 +217,15 @@ def test_measured_rows_of_good_and_frozen_runs(watch: Callable[..., Watch]) -> N
     assert watch(steps=240).look(measured(**FROZEN), []) == [frozen]
 
 
+def test_a_trouble_that_has_passed_is_told_so(watch: Callable[..., Watch]) -> None:
+    seen = watch()
+    frozen, good = measured(**FROZEN), measured(epoch=2)
+    (line,) = seen.look(frozen, [])
+    assert seen.told() == [(1, line)]
+    assert seen.look(good, [frozen]) == []
+    assert seen.told() == [(1, f"{line}; by epoch 2 this has passed")]
+
+
 @pytest.mark.parametrize(
     ("cost", "factor"),
     [("half_per_example", 1), ("half_per_element", 0.1), ("mean", 0.2), ("sum", 2)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,6 +33,13 @@ def test_torch_alone_reads_the_state_dict(digits: Path, tmp_path: Path) -> None:
     plain.load_state_dict(torch.load(path, weights_only=True))
     x = torch.rand(5, 64)
     torch.testing.assert_close(plain(x), mbp.load(digits)(x))
+
+
+def test_input_and_output_are_named(digits: Path, tmp_path: Path, capsys: Any) -> None:
+    export.main([str(digits), "--format", "torch", "--out", str(tmp_path / "w.pt")])
+    _, x, a, _ = capsys.readouterr().out.splitlines()
+    assert x == "input x (m, 64): pixels from 0 to 1, bright on dark, row by row"
+    assert a == "output a (m, 10): 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
 
 
 def test_onnxruntime_runs_any_batch(digits: Path, tmp_path: Path) -> None:

@@ -97,6 +97,38 @@ def test_a_drawing_is_centred_and_scaled_as_mnist_is(open_page: Any) -> None:
     assert image.max() == 1
 
 
+@pytest.mark.parametrize("paper", [0, 255])
+def test_ones_own_pictures_are_shown_and_drawn_as_they_are(open_page: Any, paper: int) -> None:
+    """Black on white stays black on white; a drawing has the same paper, and is not centred."""
+    images = torch.full((pages.IMAGES, 784), paper, dtype=torch.uint8)
+    images[:, 400] = 255 - paper
+    page = open_page(pages.run(images=base64.b64encode(images.numpy()).decode(), as_taken=True))
+
+    def shown(place: str) -> list[int]:
+        return page.evaluate(
+            "(s) => { const c = document.querySelector(s), copy = document.createElement('canvas');"
+            "[copy.width, copy.height] = [c.width, c.height];"
+            "const pen = copy.getContext('2d', { willReadFrequently: true });"
+            "pen.drawImage(c, 0, 0);"
+            "const { data } = pen.getImageData(0, 0, c.width, c.height);"
+            "return [...data].filter((_, i) => i % 4 === 0); }",
+            place,
+        )
+
+    for place in ("[data-part=gallery] canvas", "[data-part=pad]"):
+        assert shown(place)[:2] == [paper, paper]
+        assert shown(place)[400] == 255 - paper
+    page.get_by_role("button", name="New drawing").click()
+    box = part(page, "pad").bounding_box()
+    page.mouse.move(box["x"] + 15, box["y"] + 12)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 25, box["y"] + 60, steps=4)
+    page.mouse.up()
+    drawn = torch.tensor(shown("[data-part=pad]")).view(168, 168)
+    assert drawn[-1, -1] == paper
+    assert int((drawn == 255 - paper).nonzero().max()) < 100  # where it was drawn
+
+
 def test_the_target_of_a_drawing_is_chosen(open_page: Any) -> None:
     page = open_page(pages.run())
     page.get_by_role("button", name="New drawing").click()

@@ -42,6 +42,15 @@ export function centred(ink, height, width) {
   return image;
 }
 
+/** The whole drawing as an image, where pictures are not centred. @param {Ink} ink
+ * @param {number} height of the image @param {number} width @returns {Float64Array} */
+export function whole(ink, height, width) {
+  const [w, h] = [ink.width / width, ink.height / height];
+  return Float64Array.from({ length: height * width }, (_, i) =>
+    mean(ink, (i % width) * w, Math.floor(i / width) * h, w, h),
+  );
+}
+
 /** The mean of a rectangle of the drawing. @param {Ink} ink @param {number} left
  * @param {number} top @param {number} w @param {number} h */
 function mean({ values, width, height }, left, top, w, h) {

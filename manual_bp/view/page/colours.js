@@ -36,8 +36,13 @@ function between(from, to, t, power = 0.75) {
   return [mix(0), mix(1), mix(2)];
 }
 
-/** A pixel of an image: ink on paper. @param {Palette} p @param {number} t from 0 to 1 */
-export const shade = (p, t) => between(p.paper, p.ink, t, 1);
+/** How a pixel of an image is shown: ink on paper, or, of somebody's own pictures, as bright as it
+ * is. @param {import("./data.js").Run} run @param {Palette} p
+ * @returns {(t: number) => Colour} t from 0 to 1 */
+export const shade = (run, p) =>
+  run.asTaken
+    ? (t) => between([0, 0, 0], [255, 255, 255], t, 1)
+    : (t) => between(p.paper, p.ink, t, 1);
 
 /** @param {Palette} p @param {number} value @param {number} most @param {boolean} signed
  * @returns {Colour} */

@@ -5,7 +5,8 @@
 /** @typedef {{format: number, kind: "run" | "example", name: string, sizes: number[],
  *   activations: string[], cost: string, lr: number, batch?: number, seed?: number,
  *   epochs_planned?: number, finished?: boolean, classes?: string[], image_shape?: number[],
- *   images?: string, part?: string, indices?: number[], pixel_scale?: number, labels?: number[], epochs: number[],
+ *   images?: string, part?: string, indices?: number[], pixel_scale?: number, labels?: number[],
+ *   as_taken?: boolean, epochs: number[],
  *   weights: (string | number[])[], metrics?: Row[],
  *   trouble?: {epoch: number | null, text: string}[], x?: number[], y?: number[],
  *   bias?: boolean, units?: string[][] | null, notation?: 1 | 2 | 3, title?: string}} Data */
@@ -42,11 +43,27 @@ export class Run {
     this.trouble = data.trouble ?? [];
     this.shape = data.image_shape && data.image_shape.length === 2 ? data.image_shape : null;
     this.pixels = data.images ? bytes(data.images) : new Uint8Array(0);
+    // Somebody's own pictures are as they were taken: not bright on dark, not centred.
+    this.asTaken = data.as_taken === true;
+    this.brightPaper = this.asTaken && this.edge() > 0.5;
     // A run's page shows ½‖a − y‖² whatever the run's own cost; an example keeps the document's.
     this.cost = this.example ? data.cost : "half_per_example";
     this.s = (SCALE[this.cost] ?? SCALE.half_per_example)(data.sizes.at(-1) ?? 1);
     /** @type {Map<number, Layer[]>} */
     this.decoded = new Map();
+  }
+
+  /** How bright the images are at their edges, from 0 to 1. */
+  edge() {
+    const [rows, columns] = this.shape ?? [1, this.sizes[0]];
+    const at = Array.from({ length: rows * columns }, (_, i) => i).filter((i) => {
+      const [row, column] = [Math.floor(i / columns), i % columns];
+      return row === 0 || column === 0 || row === rows - 1 || column === columns - 1;
+    });
+    let sum = 0;
+    for (let i = 0; i < this.labels.length; i++)
+      for (const k of at) sum += this.pixels[i * rows * columns + k];
+    return sum / (255 * Math.max(1, at.length * this.labels.length));
   }
 
   /** How many images there are. */

@@ -92,9 +92,10 @@ export function gallery(root, store) {
     const { colours } = store;
     const n = run.sizes[0];
     const scale = run.data.pixel_scale ?? 1 / 255;
+    const pixel = shade(run, colours);
     thumbs.forEach(({ canvas }, i) =>
       picture(canvas, run.pixels.subarray(i * n, (i + 1) * n), run.shape?.[1] ?? n, (byte) =>
-        shade(colours, byte * scale),
+        pixel(byte * scale),
       ),
     );
   });

@@ -43,8 +43,9 @@ export function network(root, store) {
     const image = run.shape !== null;
     lines(context, unit.layer, unit.unit);
     const most = highest(x);
+    const pixel = shade(run, colours);
     strip(context, columns[0].strips[0], x, image, (v) =>
-      image ? shade(colours, v) : colourOf(colours, v, most, true),
+      image ? pixel(v) : colourOf(colours, v, most, true),
     );
     feet[0].replaceChildren(image ? "" : number(most, 2));
     store.pass.layers.forEach((p, k) => {

@@ -1,6 +1,6 @@
 // The chosen image, large; a person draws on it to make one of their own.
 
-import { centred } from "./centre.js";
+import { centred, whole } from "./centre.js";
 import { picture, shade } from "./colours.js";
 import { el, part } from "./dom.js";
 import { pass } from "./mathematics.js";
@@ -47,7 +47,10 @@ export function pad(root, store) {
   function take() {
     const { data } = pen.getImageData(0, 0, SIDE, SIDE);
     const values = Float64Array.from({ length: SIDE * SIDE }, (_, i) => data[4 * i] / 255);
-    const x = centred({ values, width: SIDE, height: SIDE }, rows, columns);
+    const ink = { values, width: SIDE, height: SIDE };
+    const x = run.asTaken
+      ? whole(ink, rows, columns).map((v) => (run.brightPaper ? 1 - v : v))
+      : centred(ink, rows, columns);
     const { layers, y } = store.state;
     const done = pass(layers, x, y, run.s);
     const said = argmax(done.layers[done.layers.length - 1].a);
@@ -97,8 +100,9 @@ export function pad(root, store) {
     if (drawing) {
       const { data } = pen.getImageData(0, 0, SIDE, SIDE);
       const grey = Float64Array.from({ length: SIDE * SIDE }, (_, i) => data[4 * i] / 255);
-      picture(canvas, grey, SIDE, (v) => shade(colours, v));
-    } else picture(canvas, store.state.x, columns, (v) => shade(colours, v));
+      const pixel = shade(run, colours);
+      picture(canvas, grey, SIDE, (v) => pixel(run.brightPaper ? 1 - v : v));
+    } else picture(canvas, store.state.x, columns, shade(run, colours));
     const label = drawing ? "Your drawing" : run.nameOf(store.state.image ?? 0);
     canvas.setAttribute("aria-label", `${label}; draw on it with mouse, pen or finger`);
     canvas.setAttribute("role", "img");
