@@ -13,6 +13,7 @@ from manual_bp.backprop import Layer
 from manual_bp.direct import library
 from manual_bp.direct.library import NativeUnavailableError
 from manual_bp.direct.task import Descent, Task
+from manual_bp.escape import escaped
 
 WORK_PER_THREAD = 6e5  # multiply-adds in a step, zeros skipped, for which one more thread pays
 SLICE_WORK = 5e9  # multiply-adds of the forward pass in one call: a tenth of a second, or two
@@ -179,24 +180,26 @@ def load() -> ctypes.CDLL:
 def _load() -> ctypes.CDLL | str:
     """The library, or why there is none: a compiler that has failed is not asked again."""
     try:
-        file = library.build()
-        try:
-            loaded = ctypes.CDLL(str(file))
-        except OSError:  # damaged: built once more
-            file.unlink()
-            loaded = ctypes.CDLL(str(library.build()))
+        loaded = ctypes.CDLL(str(library.build()))
         _check_layout(loaded)
     except NativeUnavailableError as error:
         return str(error)
     except (OSError, RuntimeError) as error:
-        return f"no C++ loop: {error} ($TORCH_EXTENSIONS_DIR names a folder to keep it in)"
+        return f"no C++ loop: {escaped(error)} ($TORCH_EXTENSIONS_DIR names a folder to keep it in)"
     return loaded
 
 
 def _check_layout(loaded: ctypes.CDLL) -> None:
     """A field that only one side has would let the loop write into other memory."""
     found = (ctypes.c_int64 * 3)()
-    loaded.layout(found)
+    try:
+        loaded.layout(found)
+        _ = loaded.train_float, loaded.train_double
+    except AttributeError as error:
+        raise NativeUnavailableError(
+            f"no C++ loop: the library lacks a function ({escaped(error)}): $CXX names a compiler "
+            f"that made another"
+        ) from None
     expected = [LAYOUT, ctypes.sizeof(_Layer), ctypes.sizeof(_Run)]
     if list(found) != expected:
         raise NativeUnavailableError(
