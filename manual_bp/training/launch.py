@@ -31,7 +31,11 @@ def prepare(options: Options, given: set[str], stack: ExitStack) -> Run:
     processes = stack.enter_context(world.join(device))
     if not processes.writes:
         processes.wait()  # for the one that writes, which may have to download the data
-    dataset = data.load(options.dataset, options.data_dir)
+    if saved is None:
+        dataset = data.load(options.dataset, options.data_dir)
+    else:
+        given_dir = options.data_dir if "data_dir" in given else None
+        dataset = data.load_again(saved.path, options.dataset, saved.plan.data_dir, given_dir)
     if processes.writes:
         processes.wait()
     plan = settle(options, dataset, device, processes, None if saved is None else saved.plan)
