@@ -366,9 +366,7 @@ def test_a_checkpoint_that_could_run_code_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"model": nn.Linear(2, 2)}, run / "checkpoint.pt")
-    assert "refused: it holds objects other than tensors and plain values" in fault(
-        run, capsys
-    )
+    assert "refused: it holds objects other than tensors and plain values" in fault(run, capsys)
 
 
 def test_a_truncated_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

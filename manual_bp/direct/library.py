@@ -50,7 +50,9 @@ def build() -> Path:
     library = _kept(folder, name)
     if library is not None:
         return library
-    print(f"manual_bp: building the C++ training loop once, into {folder}", file=sys.stderr)
+    print(
+        f"manual_bp: building the C++ training loop once, into {escaped(folder)}", file=sys.stderr
+    )
     # Built in a folder beside the library's place and then renamed: processes that build at the
     # same time never see half a file.
     with tempfile.TemporaryDirectory(dir=folder) as temporary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from manual_bp.escape import escaped
 from manual_bp.training import checkpoint, data, machine, terminal, world
 from manual_bp.training.options import Options
 from manual_bp.training.plan import settle
@@ -43,5 +44,6 @@ def prepare(options: Options, given: set[str], stack: ExitStack) -> Run:
     run = Run(plan, dataset, processes, saved)
     if processes.writes:
         before = () if saved is None else (saved.plan, saved.epoch)
-        print("\n".join(terminal.introduction(plan, dataset, why, *before)), flush=True)
+        lines = terminal.introduction(plan, dataset, why, *before)
+        print("\n".join(map(escaped, lines)), flush=True)
     return run

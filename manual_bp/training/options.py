@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NoReturn
 
+from manual_bp.escape import escaped
 from manual_bp.normalisation import COSTS
 from manual_bp.training.recipe import DIGITS, MNIST
 
@@ -266,4 +267,4 @@ class _Parser(argparse.ArgumentParser):
         if self.raises:
             raise ValueError(message)
         command = "python train.py" if self.prog == "train.py" else self.prog
-        self.exit(2, f"{self.prog}: error: {message} (see {command} --help)\n")
+        self.exit(2, f"{self.prog}: error: {escaped(message)} (see {command} --help)\n")

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from manual_bp.escape import escaped
+
 # Each format: the file's suffix, and what it is for.
 FORMATS = {
     "onnx": (".onnx", "for onnxruntime and many other programs"),
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "manual-bp export") -> i
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 1
     n_in, n_out = run.plan.sizes[0], run.plan.sizes[-1]
-    print(f"{path}: {path.stat().st_size:,} bytes")
+    print(f"{escaped(path)}: {path.stat().st_size:,} bytes")
     print(f"input x (m, {n_in}): pixels from 0 to 1, bright on dark, row by row")
     print(f"output a (m, {n_out})")
     print(f"read again: activations differ by {difference:.1g} at most")
