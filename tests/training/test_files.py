@@ -89,9 +89,7 @@ def test_a_folder_that_was_replaced_is_not_written_into(
             lambda: folder.write_metrics([{"epoch": 1}]),
             lambda: folder.write_summary(b"png"),
         ):
-            with pytest.raises(
-                UserError, match=r"is gone|is another folder than this run began in"
-            ):
+            with pytest.raises(UserError, match=r"is gone|is another folder"):
                 write()
         assert before == {p: p.read_bytes() for p in (tmp_path / "runs").rglob("*") if p.is_file()}
     finally:
