@@ -366,9 +366,7 @@ def test_a_checkpoint_that_could_run_code_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"model": nn.Linear(2, 2)}, run / "checkpoint.pt")
-    assert "refused: damaged, or it holds objects other than tensors and plain values" in fault(
-        run, capsys
-    )
+    assert "refused: it holds objects other than tensors and plain values" in fault(run, capsys)
 
 
 def test_a_truncated_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -402,11 +400,11 @@ def test_foreign_checkpoints(content: Any, run: Path, capsys: pytest.CaptureFixt
             {"model": mbp.MLP([64, 5, 10]).state_dict()},
             "holds 0.weight, 0.bias, 2.weight, 2.bias, which do not",
         ),
-        ({"plan": {"sizes": [64, 7, 10]}}, "its snapshots: "),
-        ({"plan": {"lr": "fast"}}, "argument --lr: 'fast' is not a number above 0"),
+        ({"plan": {"sizes": [64, 7, 10]}}, "which do not make the network 64-7-10"),
+        ({"plan": {"lr": "fast"}}, "lr 'fast'"),
         ({"plan": {"cost": "hinge"}}, "argument --cost: invalid choice: 'hinge'"),
         ({"plan": {"output": "softmax"}}, "argument --output: invalid choice: 'softmax'"),
-        ({"plan": {"dataset": "letters"}}, "--dataset letters: not one of auto, mnist"),
+        ({"plan": {"dataset": "letters"}}, "its data: --dataset letters: not one of"),
         ({"plan": {"data_fingerprint": "0"}}, "was trained on other digits data than these"),
     ],
 )

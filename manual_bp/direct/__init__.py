@@ -3,6 +3,7 @@
 backward.py     `backward`: one batch, `.grad` filled as `loss.backward()` would
 trainer.py      `Trainer`: steps and whole epochs of SGD
 task.py         what a Trainer gives to one of the three loops below
+memory.py       what a loop may read and write
 torch_loop.py   the loop in PyTorch calls
 cuda_graph.py   the same calls, recorded as CUDA graphs
 native.py       the loop in C++: native.cpp, state.h, nonzeros.h, kernels.h

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from manual_bp import backprop
+from manual_bp.direct import memory
 from manual_bp.normalisation import scale
 
 
@@ -26,16 +27,22 @@ def backward(model: nn.Module, x: Tensor, y: Tensor, *, reduction: str = "mean")
         C = s Σ (a − y)², a scalar without a graph.
 
     Raises:
-        TypeError: a model that `backprop.read` refuses.
-        RuntimeError: hooks, autocast, or shapes that do not fit.
+        TypeError: a model that `backprop.read` refuses, a tensor that is not plain, or complex
+            targets.
+        RuntimeError: hooks, autocast, inference mode, or shapes that do not fit.
         ValueError: an unknown reduction.
 
         >>> backward(nn.Sequential(nn.Linear(3, 2)), torch.ones(5, 3), torch.ones(5, 2)).shape
         torch.Size([])
     """
     backprop.check_cost(reduction)
+    memory.refuse_modes()
+    memory.refuse_strangers(x=x, y=y)
     refuse_autocast(x.device)
+    if y.is_complex():
+        raise TypeError(f"target {y.dtype}: real numbers are needed")
     layers = backprop.read(model)
+    memory.check_layers(layers)
     n_in, n_out = layers[0].weight.shape[1], layers[-1].weight.shape[0]
     if x.shape[-1:] != (n_in,):
         raise RuntimeError(f"input {tuple(x.shape)}: (..., {n_in}) is expected")

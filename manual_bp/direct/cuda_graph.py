@@ -118,15 +118,15 @@ class GraphLoop(TorchLoop):
         device = task.table.device
         order = torch.arange(task.examples, device=device) if task.order is None else task.order
         rates = to_device(torch.tensor(task.lrs, dtype=task.table.dtype), device)
-        addresses = [tensor.data_ptr() for tensor in self.descent.tensors()]
-        if addresses != self._addresses:
-            self._recorder.forget()
-            self._addresses = addresses
         # The stream that is recorded is one of the current device.
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             super().run(replace(task, order=order, lrs=rates))
 
     def _run_part(self, part: Task) -> None:
+        addresses = [tensor.data_ptr() for tensor in self.descent.tensors()]
+        if addresses != self._addresses:
+            self._recorder.forget()
+            self._addresses = addresses
         steps, columns = part.table.shape
         chunk = self._chunk(part.examples // steps, steps)
         shape = (chunk.m, steps, part.images.dtype)
@@ -140,7 +140,7 @@ class GraphLoop(TorchLoop):
         assert isinstance(part.order, Tensor)
         assert isinstance(part.lrs, Tensor)
         torch.index_select(part.images, 0, part.order, out=inputs.pixels)
-        torch.index_select(part.targets, 0, part.order, out=chunk.y)
+        part.fill_targets(chunk.y)
         inputs.lrs.copy_(part.lrs)
         work = partial(self._steps, chunk, inputs, part.pixel_scale, part.norms)
         self._recorder.do((shape, part.pixel_scale, part.norms), work)

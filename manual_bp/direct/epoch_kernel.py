@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from manual_bp.devices import to_device
 from manual_bp.direct.cuda_graph import GraphLoop
@@ -202,7 +203,7 @@ class EpochLoop:
         ready = replace(
             task,
             images=(images if images.dtype == torch.uint8 else images.float()).contiguous(),
-            targets=task.targets.contiguous(),
+            targets=_rows(task, self.descent.layers[-1].weight.shape[0]),
             order=order.contiguous(),
             lrs=to_device(torch.tensor(task.lrs, dtype=torch.float32), device),
         )
@@ -235,6 +236,8 @@ class EpochLoop:
     def _launch(self, part: Task) -> None:
         """The steps of `part`, whose rates and order are on the device."""
         descent, programs = self.descent, self._programs
+        if not all(tensor.is_contiguous() for tensor in descent.tensors()):
+            raise RuntimeError("a parameter is not contiguous any more: make a new Trainer")
         (first, last), pairs = descent.layers, descent.velocities
         steps, columns = part.table.shape
         table = part.table.new_empty(programs, steps, columns)
@@ -267,6 +270,15 @@ class EpochLoop:
         torch.sum(table, 0, out=part.table)
         # Tells autograd what changed, as any operation in place does.
         torch.autograd.graph.increment_version(descent.tensors())
+
+
+def _rows(task: Task, n_out: int) -> Tensor:
+    """y of every image, (N, n_out)."""
+    if not task.has_labels:
+        return task.targets.contiguous()
+    rows = task.table.new_empty(len(task.targets), n_out)
+    replace(task, order=None).fill_targets(rows)
+    return rows
 
 
 def _block(n: int) -> int:

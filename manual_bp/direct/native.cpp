@@ -51,6 +51,7 @@ class Training {
     std::vector<double> squared_error_;  // (batch)
     std::vector<char> correct_;
     std::vector<Workspace<T>> workspaces_;  // of gemm, by thread
+    std::vector<Buffer<T>> one_hot_;        // (n_out) zeros, by thread: where a label becomes a row
     Barrier barrier_;
 
 public:
@@ -75,7 +76,10 @@ public:
         }
         output_delta_ = Buffer<T>(rows * state_.back().ld, true);
         state_.back().delta = output_delta_;
-        for (Index t = 0; t < threads_; t++) workspaces_.emplace_back(depth, elements_of_a);
+        for (Index t = 0; t < threads_; t++) {
+            workspaces_.emplace_back(depth, elements_of_a);
+            if (run.labels) one_hot_.emplace_back(state_.back().n_out, true);
+        }
         squared_error_.resize(run.batch);
         correct_.resize(run.batch);
         if (sparse_) {
@@ -115,6 +119,7 @@ private:
     Index begins(Index n, Index unit, Index t) const { return share(n, unit, t, threads_); }
 
     void steps(Index t) {
+        const FlushDenormals flush;
         T* row = static_cast<T*>(run_.table);
         for (Index start = 0, i = 0; start < run_.n;
              start += run_.batch, i++, row += run_.table_columns) {
@@ -152,7 +157,7 @@ private:
             gather(static_cast<const uint8_t*>(run_.images), first, last, step.start);
         else gather(static_cast<const T*>(run_.images), first, last, step.start);
         for (Index l = 0; l < layers_; l++) forward(l, first, last, t);
-        output_delta(first, last, step.start);
+        output_delta(first, last, step.start, t);
     }
 
     Index row_of(Index i) const { return run_.order ? run_.order[i] : i; }
@@ -171,7 +176,7 @@ private:
             if (start + i + kAhead < run_.n) {
                 const Pixel* ahead = images + row_of(start + i + kAhead) * n_in;
                 for (Index k = 0; k < n_in; k += 64 / sizeof(Pixel)) __builtin_prefetch(ahead + k);
-                __builtin_prefetch(target(start + i + kAhead));
+                if (!run_.labels) __builtin_prefetch(target(start + i + kAhead));
             }
             if (!sparse_) {
                 for (Index k = 0; k < n_in; k++) x_[i * ld_x_ + k] = scale * T(p[k]);
@@ -225,11 +230,13 @@ private:
         return {copy, block * L};
     }
 
-    void output_delta(Index first, Index last, Index start) {
+    void output_delta(Index first, Index last, Index start, Index t) {
         State<T>& s = state_[layers_ - 1];
         for (Index i = first; i < last; i++) {
             const T* a = s.a + i * s.ld;
-            const T* y = target(start + i);
+            T* hot = run_.labels ? one_hot_[t] + run_.labels[row_of(start + i)] : nullptr;
+            if (hot) *hot = 1;
+            const T* y = hot ? one_hot_[t] : target(start + i);
             T* delta = s.delta + i * s.ld;
             T squared_error = 0;
             Index largest = 0, target = 0;
@@ -243,6 +250,7 @@ private:
             }
             squared_error_[i] = squared_error;
             correct_[i] = largest == target;
+            if (hot) *hot = 0;
             if (run_.norms) {
                 V squares = {};
                 for (Index j = 0; j < s.n_out; j += L)

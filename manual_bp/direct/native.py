@@ -13,13 +13,14 @@ from manual_bp.backprop import Layer
 from manual_bp.direct import library
 from manual_bp.direct.library import NativeUnavailableError
 from manual_bp.direct.task import Descent, Task
+from manual_bp.escape import escaped
 
 WORK_PER_THREAD = 6e5  # multiply-adds in a step, zeros skipped, for which one more thread pays
 SLICE_WORK = 5e9  # multiply-adds of the forward pass in one call: a tenth of a second, or two
 DENSE = 0.35  # share of non-zero inputs from which a matrix product beats skipping the zeros
 
 
-LAYOUT = 1  # of the two structures below, which mirror state.h: count both up when a field changes
+LAYOUT = 2  # of the two structures below, which mirror state.h: count both up when a field changes
 
 
 class _Layer(ctypes.Structure):
@@ -39,6 +40,7 @@ class _Run(ctypes.Structure):
         ("layers", ctypes.POINTER(_Layer)),
         ("images", ctypes.c_void_p),
         ("targets", ctypes.c_void_p),
+        ("labels", ctypes.c_void_p),
         ("order", ctypes.c_void_p),
         ("lrs", ctypes.c_void_p),
         ("table", ctypes.c_void_p),
@@ -101,12 +103,22 @@ class NativeLoop:
     def _train(self, task: Task, skip_zeros: bool, threads: int) -> None:
         descent, n = self.descent, task.examples
         batch = min(task.batch, n)
-        layers = [_layer(*pair) for pair in zip(descent.layers, descent.velocities, strict=True)]
+        # The loop writes into copies. It runs without Python's lock, and another thread may free or
+        # replace the memory of a parameter meanwhile.
+        originals = descent.tensors()
+        places = _places(originals)
+        copies = [t.detach().clone(memory_format=torch.contiguous_format) for t in originals]
+        copy_of = {id(original): copy for original, copy in zip(originals, copies, strict=True)}
+        layers = [
+            _layer(layer, [copy_of.get(id(t)) for t in (layer.weight, layer.bias, *velocities)])
+            for layer, velocities in zip(descent.layers, descent.velocities, strict=True)
+        ]
         rates = torch.tensor(task.lrs, dtype=torch.float64, device="cpu")
         run = _Run(
             layers=(_Layer * len(layers))(*layers),
             images=task.images.data_ptr(),
-            targets=task.targets.data_ptr(),
+            targets=None if task.has_labels else task.targets.data_ptr(),
+            labels=task.targets.data_ptr() if task.has_labels else None,
             order=None if task.order is None else task.order.data_ptr(),
             lrs=rates.data_ptr(),
             table=task.table.data_ptr(),
@@ -126,24 +138,28 @@ class NativeLoop:
         )
         name = "train_float" if task.table.dtype == torch.float32 else "train_double"
         failed = getattr(load(), name)(ctypes.byref(run))
-        # Tells autograd what changed, as any operation in place does.
-        torch.autograd.graph.increment_version(descent.tensors())
         if failed:
             raise RuntimeError(
                 "the C++ loop ran out of memory or threads: take a smaller batch, fewer threads, "
                 "or backend='torch'"
             )
-
-
-def _layer(layer: Layer, velocities: tuple[Tensor | None, Tensor | None]) -> _Layer:
-    pointers = []
-    for tensor in (layer.weight, layer.bias, *velocities):
-        if tensor is not None and not tensor.is_contiguous():
+        if _places(originals) != places:
             raise RuntimeError(
-                f"{layer}: a parameter {tuple(tensor.shape)} has the strides {tensor.stride()}: "
-                f"the C++ loop needs contiguous ones; use backend='torch'"
+                "the model was moved or replaced while the C++ loop trained it: the steps since "
+                "then are lost; leave the model alone until run returns"
             )
-        pointers.append(None if tensor is None else tensor.data_ptr())
+        for original, copy in zip(originals, copies, strict=True):
+            original.detach().copy_(copy)
+
+
+def _places(tensors: list[Tensor]) -> list[tuple[object, ...]]:
+    """Where tensors are, and as what."""
+    return [(t.device, t.data_ptr(), t.dtype, t.shape, t.stride()) for t in tensors]
+
+
+def _layer(layer: Layer, tensors: list[Tensor | None]) -> _Layer:
+    """`tensors`: W, b, and v of both."""
+    pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
     n_out, n_in = layer.weight.shape
     return _Layer(*pointers, n_in=n_in, n_out=n_out, sigmoid=layer.sigmoid)
 
@@ -164,24 +180,26 @@ def load() -> ctypes.CDLL:
 def _load() -> ctypes.CDLL | str:
     """The library, or why there is none: a compiler that has failed is not asked again."""
     try:
-        file = library.build()
-        try:
-            loaded = ctypes.CDLL(str(file))
-        except OSError:  # damaged: built once more
-            file.unlink()
-            loaded = ctypes.CDLL(str(library.build()))
+        loaded = ctypes.CDLL(str(library.build()))
         _check_layout(loaded)
     except NativeUnavailableError as error:
         return str(error)
     except (OSError, RuntimeError) as error:
-        return f"no C++ loop: {error} ($TORCH_EXTENSIONS_DIR names a folder to keep it in)"
+        return f"no C++ loop: {escaped(error)} ($TORCH_EXTENSIONS_DIR names a folder to keep it in)"
     return loaded
 
 
 def _check_layout(loaded: ctypes.CDLL) -> None:
     """A field that only one side has would let the loop write into other memory."""
     found = (ctypes.c_int64 * 3)()
-    loaded.layout(found)
+    try:
+        loaded.layout(found)
+        _ = loaded.train_float, loaded.train_double
+    except AttributeError as error:
+        raise NativeUnavailableError(
+            f"no C++ loop: the library lacks a function ({escaped(error)}): $CXX names a compiler "
+            f"that made another"
+        ) from None
     expected = [LAYOUT, ctypes.sizeof(_Layer), ctypes.sizeof(_Run)]
     if list(found) != expected:
         raise NativeUnavailableError(

@@ -5,7 +5,7 @@
 
 // native.py mirrors Layer and Run, and refuses a library whose kLayout or sizes are not its own.
 // Count kLayout up in both files when a field changes.
-constexpr Index kLayout = 1;
+constexpr Index kLayout = 2;
 
 struct Layer {
     void *weight, *bias, *weight_momentum, *bias_momentum;  // all but the weight may be null
@@ -15,6 +15,7 @@ struct Layer {
 struct Run {
     const Layer* layers;
     const void *images, *targets;  // (N, n_in) uint8 or T; (N, n_out) T
+    const Index* labels;           // (N) in place of targets: class numbers, for one-hot rows
     const Index* order;            // n row numbers, or null for 0 … n − 1
     const double* lrs;             // η of each step
     void* table;                   // (steps, 2 + 3 layers) T, to be filled

@@ -79,10 +79,9 @@ class TorchLoop:
         chunk = self._chunk(part.examples // steps, steps)
         if part.order is None:
             chunk.x.copy_(part.images)
-            chunk.y.copy_(part.targets)
         else:
             chunk.x.copy_(part.images.index_select(0, part.order))
-            chunk.y.copy_(part.targets.index_select(0, part.order))
+        part.fill_targets(chunk.y)
         if part.pixel_scale != 1:
             chunk.x.mul_(part.pixel_scale)
         two_s = 2 * self.descent.scale(chunk.m)

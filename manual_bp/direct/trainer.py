@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from manual_bp import backprop
+from manual_bp.direct import memory
 from manual_bp.direct.backward import refuse_autocast
 from manual_bp.direct.cuda_graph import GraphLoop
 from manual_bp.direct.native import NativeLoop
 from manual_bp.direct.statistics import SQUARED_ERROR, Statistics, reduce_table
-from manual_bp.direct.task import Descent, Loop, LoopUnavailableError, Task, prepare
+from manual_bp.direct.task import Descent, Loop, LoopUnavailableError, Task, number, prepare
 from manual_bp.direct.torch_loop import TorchLoop
 
 BACKENDS = ("auto", "torch", "native", "graph", "epoch")
@@ -59,9 +61,10 @@ class Trainer:
         dtype: of the model.
 
     Raises:
-        TypeError: a module other than Linear and Sigmoid, or another dtype.
-        RuntimeError: hooks, frozen or shared parameters, shapes that do not fit, or a backend that
-            cannot be had here.
+        TypeError: a module other than Linear and Sigmoid, another dtype, parameters that are no
+            plain tensors, or an option that is no number.
+        RuntimeError: hooks, frozen or shared parameters, parameters without memory of their own,
+            inference mode, shapes that do not fit, or a backend that cannot be had here.
         ValueError: an unknown reduction or backend, or a number out of range.
     """
 
@@ -85,26 +88,33 @@ class Trainer:
         backprop.check_cost(reduction)
         if backend not in BACKENDS:
             raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
-        for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
-            if not value >= 0:
-                raise ValueError(f"{name} {value} is not a number of at least 0")
+        if not hasattr(batch_size, "__index__"):
+            raise TypeError(f"batch_size {batch_size!r} is not a whole number")
         batch_size = operator.index(batch_size)
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size} is less than 1")
+        memory.refuse_modes()
         layers = backprop.read(model)
+        memory.check_layers(layers)
         first = layers[0].weight
         if first.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"the model is {first.dtype}: float32 or float64 is needed")
+        lr = number("lr", lr, first.dtype)
+        momentum = number("momentum", momentum, first.dtype)
+        weight_decay = number("weight_decay", weight_decay, first.dtype)
         self.lr, self.device, self.dtype = lr, first.device, first.dtype
 
         def velocity(parameter: Tensor | None) -> Tensor | None:
-            return torch.zeros_like(parameter) if momentum and parameter is not None else None
+            if not momentum or parameter is None:
+                return None
+            return torch.zeros_like(parameter, memory_format=torch.contiguous_format)
 
         velocities = [(velocity(layer.weight), velocity(layer.bias)) for layer in layers]
         self._model = model
         self._descent = Descent(layers, velocities, reduction, momentum, weight_decay, batch_size)
         self._shapes = [parameter.shape for _, _, parameter, _ in self._descent.parameters()]
         self._check_model()
+        memory.check_apart(self._written(), [])
         self.backend, self._loop = self._choose(backend)
         self._step_loop = self._loop
         if backend == "auto" and self.backend == "native" and first.numel() > NATIVE_STEP_WEIGHTS:
@@ -150,6 +160,8 @@ class Trainer:
             RuntimeError: shapes that do not fit, an empty batch, or a model that was moved or
                 rebuilt since.
         """
+        memory.refuse_modes()
+        memory.refuse_strangers(x=x, y=y)
         if x.dim() == 0 or not 0 < x.shape[0] <= self.batch_size:
             raise RuntimeError(
                 f"x {tuple(x.shape)}: between 1 and batch_size = {self.batch_size} rows are needed"
@@ -233,18 +245,20 @@ class Trainer:
         progress: Callable[[int], object] = lambda _: None,
     ) -> Task:
         """The task of these arguments, done."""
+        if not callable(progress):
+            raise TypeError(f"progress is a {type(progress).__name__}: a function is expected")
         self._check_model()
         task = prepare(
-            self._descent,
-            images,
-            targets,
-            order,
-            lrs,
-            pixel_scale=pixel_scale,
-            norms=norms,
-            progress=progress,
+            self._descent, images, targets, order, lrs, pixel_scale=pixel_scale, norms=norms
         )
-        loop.run(task)
+
+        def look_again(steps: int) -> None:
+            """Whoever was told of progress, or another thread, may have changed the model."""
+            progress(steps)
+            self._check_memory(task)
+
+        self._check_memory(task)
+        loop.run(replace(task, progress=look_again))
         for wrong in task.wrong:  # figures of a GPU, of examples that nobody asked for
             task.table.masked_fill_(wrong, math.nan)
         return task
@@ -259,16 +273,21 @@ class Trainer:
         Raises:
             RuntimeError: names or shapes that are not this trainer's. Then no v changes.
         """
-        if "momentum" not in state:
+        if not isinstance(state, dict):
+            raise TypeError(f"a state that is a {type(state).__name__}: a dict is expected")
+        if not isinstance(state.get("momentum"), dict):
             raise RuntimeError(
-                f"a state with {sorted(state)}: what Trainer.state_dict returned is expected"
+                f"a state with {list(state)}: what Trainer.state_dict returned is expected"
             )
         saved, velocities = state["momentum"], self._velocities()
         if set(saved) != set(velocities):
-            raise RuntimeError(
-                f"saved momentum for {sorted(saved)}: {sorted(velocities)} is expected"
-            )
+            raise RuntimeError(f"saved momentum for {list(saved)}: {list(velocities)} is expected")
         for name, v in velocities.items():
+            memory.refuse_strangers(**{f"saved momentum of {name}": saved[name]})
+            if not saved[name].is_floating_point():
+                raise TypeError(
+                    f"saved momentum of {name} is {saved[name].dtype}: a floating dtype is expected"
+                )
             if saved[name].shape != v.shape:
                 raise RuntimeError(
                     f"saved momentum of {name} {tuple(saved[name].shape)}: {tuple(v.shape)} is "
@@ -283,6 +302,7 @@ class Trainer:
 
     def _check_model(self) -> None:
         """Refuse a model that cannot be trained in place, or that has changed meanwhile."""
+        memory.refuse_modes()
         refuse_autocast(self.device)
         then, now = self._descent.layers, backprop.read(self._model)
         if len(now) != len(then) or any(
@@ -292,7 +312,7 @@ class Trainer:
             raise RuntimeError(
                 "the model has other layers or parameters than it had: make a new Trainer"
             )
-        storages, places = [], set()
+        memory.check_layers(now)
         for (layer, name, p, _), shape in zip(
             self._descent.parameters(), self._shapes, strict=True
         ):
@@ -310,7 +330,19 @@ class Trainer:
                 )
             if not p.requires_grad:
                 raise RuntimeError(f"{layer}: {name} is frozen: use autograd for this model")
-            storages.append(p.untyped_storage())  # one object for a memory, as long as it is held
-            places.add((id(storages[-1]), p.storage_offset()))
-        if len(places) < len(storages):  # also by `a.weight.data = b.weight.data`
-            raise RuntimeError("two layers share a parameter: use autograd for this model")
+
+    def _check_memory(self, task: Task) -> None:
+        """`_check_model`, and that no tensor of `task` is within what its steps change."""
+        self._check_model()
+        memory.check("the table", task.table)
+        read = [("images", task.images), ("targets", task.targets)]
+        for name, tensor in read:
+            memory.check(name, tensor)
+        memory.check_apart(self._written(), read)
+
+    def _written(self) -> Iterator[tuple[str, Tensor]]:
+        """What a step changes, by name."""
+        for layer, name, parameter, v in self._descent.parameters():
+            yield f"{layer}: {name}", parameter
+            if v is not None:
+                yield f"{layer}: v of {name}", v

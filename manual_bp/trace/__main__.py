@@ -7,6 +7,7 @@ import io
 import sys
 from collections.abc import Sequence
 
+from manual_bp.escape import escaped
 from manual_bp.notation import NOTATIONS
 from manual_bp.trace import render
 from manual_bp.trace.blocks import Block, Heading
@@ -21,9 +22,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.tra
         blocks = _run(args) if args.run is not None else _network(args)
         printed = render.FORMATS[args.format](worksheet(blocks) if args.blanks else blocks)
     except ValueError as error:
-        print(f"trace: error: {error}", file=sys.stderr)
+        print(f"trace: error: {escaped(error)}", file=sys.stderr)
         return 1
-    print(printed, end="")
+    print("\n".join(map(escaped, printed.split("\n"))), end="")
     return 0
 
 

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_bp.escape import escaped
+from manual_bp.training import archive
 from manual_bp.training.errors import UserError
 from manual_bp.training.plan import Plan
 from manual_bp.training.terminal import FIGURES
 from manual_bp.view.snapshots import Snapshots
 
 FORMAT = 3
+_NEEDED = (*FIGURES, "lr", "time/train_seconds")  # of each row: what is printed and drawn
 NAME = "checkpoint.pt"
 # What each entry must be; "model" is the state dict.
 _ENTRIES: dict[str, type] = {
@@ -51,7 +54,7 @@ def read(path: Path) -> Checkpoint:
             format.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = archive.load(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such checkpoint") from error
     except OSError as error:
@@ -61,16 +64,19 @@ def read(path: Path) -> Checkpoint:
             f"{path}: refused: damaged, or it holds objects other than tensors and plain values, "
             f"which could run code"
         ) from error
+    except ValueError as error:
+        raise UserError(f"{path}: refused: {_line(error)}") from error
     except Exception as error:  # a damaged archive raises whatever its reader stumbles over
         raise UserError(f"{path}: damaged or not a checkpoint: {type(error).__name__}") from error
     if not isinstance(state, dict) or "format" not in state:
         raise UserError(
             f"{path}: not a checkpoint of train.py: resume from a run folder that train.py wrote"
         )
-    if state["format"] != FORMAT:
+    if type(state["format"]) is not int or state["format"] != FORMAT:
         raise UserError(
-            f"{path}: has the checkpoint format {state['format']!r}, this version reads {FORMAT}, "
-            f"which names flags and layers otherwise: train anew, or use the version that wrote it"
+            f"{path}: has the checkpoint format {archive.shown(state['format'])}, this version "
+            f"reads {FORMAT}, which names flags and layers otherwise: train anew, or use the "
+            f"version that wrote it"
         )
     for name, kind in _ENTRIES.items():
         if not isinstance(state.get(name), kind):
@@ -78,33 +84,62 @@ def read(path: Path) -> Checkpoint:
                 f"{path}: its entry {name!r} is missing or not a {kind.__name__}: the file was "
                 f"changed"
             )
-    if not _are_rows(state["metrics"], state["epoch"]):
-        raise UserError(
-            f"{path}: its metrics are not those of epochs 1 to {state['epoch']}: the file was "
-            f"changed"
-        )
     try:
         plan = Plan.of(state["plan"])
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: its plan is that of no run ({error}): train anew") from error
+        raise UserError(
+            f"{path}: its plan is that of no run ({_line(error)}): train anew"
+        ) from error
+    try:
+        _check(state, plan)
+    except ValueError as error:
+        raise UserError(f"{path}: {_line(error)}: the file was changed") from error
     parameters, snapshots = sum((1 + n_in) * n_out for n_in, n_out in pairwise(plan.sizes)), None
     try:
         if "snapshots" in state:
             snapshots = Snapshots.of(state["snapshots"], parameters, state["epoch"])
     except ValueError as error:
-        raise UserError(f"{path}: its snapshots: {error}: the file was changed") from error
+        raise UserError(f"{path}: its snapshots: {_line(error)}: the file was changed") from error
     entries = {name: state[name] for name in _ENTRIES if name != "plan"}
     return Checkpoint(path, plan, **entries, snapshots=snapshots)
 
 
-def _are_rows(metrics: list[Any], epochs: int) -> bool:
-    """Whether these are the rows of epochs 1 to `epochs`, numbers all, each with its figures."""
-    return len(metrics) == epochs and all(
-        isinstance(row, dict)
-        and row.get("epoch") == epoch
-        and all(isinstance(row.get(name), int | float) for name in (*FIGURES, *row))
-        for epoch, row in enumerate(metrics, start=1)
-    )
+def _check(state: dict[str, Any], plan: Plan) -> None:
+    """Check every value that a run or a page takes from the checkpoint, before anything is used.
+
+    Raises:
+        ValueError: one that no run of `plan` has written.
+    """
+    epoch, metrics, model = state["epoch"], state["metrics"], state["model"]
+    if not archive.is_count(epoch, 0, plan.epochs):
+        raise ValueError(f"its epoch {archive.shown(epoch)} is none of 0 to {plan.epochs}")
+    if len(metrics) != epoch:
+        raise ValueError(f"its metrics are not those of epochs 1 to {epoch}")
+    for number, row in enumerate(metrics, start=1):
+        fault = archive.row_fault(row, number, _NEEDED)
+        if fault is not None:
+            raise ValueError(f"its metrics are not those of epochs 1 to {epoch}: {fault}")
+    layers = list(enumerate(pairwise(plan.sizes)))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, (n_in, n_out) in layers:  # a Sigmoid lies between two Linears
+        shapes |= {f"{2 * i}.weight": (n_out, n_in), f"{2 * i}.bias": (n_out,)}
+    keys = ", ".join(archive.shown(key).strip("'\"") for key in list(model)[:4]) or "nothing"
+    dtype: torch.dtype = getattr(torch, plan.dtype)
+    seen = {name: tuple(getattr(value, "shape", ())) for name, value in model.items()}
+    if seen != shapes:
+        raise ValueError(f"holds {keys}, which do not make the network {plan.network} of its plan")
+    for name, shape in shapes.items():
+        try:
+            archive.check_tensor(model[name], shape, dtype)
+        except ValueError as error:
+            raise ValueError(f"its {name} is {error}") from None
+    archive.check_state(state["engine"])
+    archive.check_tensor(state["shuffle"], torch.Generator().get_state().shape, torch.uint8)
+
+
+def _line(error: Exception) -> str:
+    """What went wrong, on one line of a moderate length."""
+    return escaped(" ".join(str(error).split()))[:400] or type(error).__name__
 
 
 def find(run: str, logdir: Path) -> Path:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from manual_bp.escape import escaped
 from manual_bp.extras import missing
 from manual_bp.training.errors import UsageError, UserError
 from manual_bp.training.options import parse
@@ -57,6 +58,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> Result:
     except OSError as error:
         gone = isinstance(error, BrokenPipeError)  # whoever read the output, such as head
         what = "nobody reads the output any more" if gone else error.strerror or str(error)
+        if error.filename is not None:
+            what = f"{error.filename}: {what}"
         _leave_stdout()
         _say(prog, f"error: {what}: {_how_to_go_on(run, prog)}")
         raise SystemExit(1) from error
@@ -73,8 +76,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> Result:
         raise SystemExit(1) from error
 
 
-def _say(prog: str, line: str) -> None:
-    print(f"{prog}: {line}", file=sys.stderr)
+def _say(prog: str, text: str) -> None:
+    """On stderr; the lines of a table as they are."""
+    print("\n".join(map(escaped, f"{prog}: {text}".split("\n"))), file=sys.stderr)
 
 
 def _known_fault(error: RuntimeError | MemoryError) -> str | None:

@@ -36,7 +36,21 @@ def data_folder(data_dir: str | None) -> Path:
     return Path(data_dir or os.environ.get("MANUAL_BP_DATA") or "data")
 
 
-def load(name: str, data_dir: str | None = None) -> Dataset:
+def load_again(run: Path, name: str, kept: str | None, given: str | None) -> Dataset:
+    """The data of a run: from the folder `given` now, or else from the one that its file names.
+
+    The file is input from outside: nothing is downloaded into a folder that it alone names.
+
+    Raises:
+        UserError: they are not there.
+    """
+    try:
+        return load(name, given or kept, download=given is not None or kept is None)
+    except UserError as error:
+        raise UserError(f"{run}: its data: {error}") from error
+
+
+def load(name: str, data_dir: str | None = None, *, download: bool = True) -> Dataset:
     """Load a data set by the name that --dataset takes.
 
     Raises:
@@ -46,7 +60,7 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     if name == "digits":
         return _digits("as asked")
     if name in _FOLDERS:
-        return _mnist(name, root)
+        return _mnist(name, root, download)
     if name != "auto":
         return own_data.load(_place(Path(name), data_dir))
     if idx.missing(root / _FOLDERS["mnist"] / "raw"):
@@ -59,7 +73,7 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
                 f"small handwritten digits instead. To get MNIST, put its four idx files there, "
                 f"or name the folder that holds MNIST/raw with --data-dir.",
             )
-    return _mnist("mnist", root)
+    return _mnist("mnist", root, download)
 
 
 def _place(path: Path, data_dir: str | None) -> Path:
@@ -102,11 +116,13 @@ def _digits(why: str, notice: str | None = None) -> Dataset:
     )
 
 
-def _mnist(name: str, root: Path) -> Dataset:
+def _mnist(name: str, root: Path, download: bool) -> Dataset:
     """50,000 / 10,000 / 10,000: the last 10,000 training images are the validation part."""
     raw = root / _FOLDERS[name] / "raw"
     if lacking := idx.missing(raw):
         try:
+            if not download:
+                raise UserError("nothing is downloaded for a file")
             _download(name, root)
         except UserError as error:
             raise UserError(

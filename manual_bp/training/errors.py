@@ -1,12 +1,19 @@
 """The exceptions whose message is meant for the person at the terminal."""
 
+from manual_bp.escape import escaped
+
 
 class UserError(Exception):
     """Something the user can mend. The message is one line: what was seen, what was expected, what
     to do.
 
-    The command prints it on stderr and exits with status 1.
+    The command prints it on stderr and exits with status 1. Control characters, which names from
+    outside may hold, are escaped; line ends too, unless the message is a `table`.
     """
+
+    def __init__(self, message: str, *, table: bool = False) -> None:
+        lines = message.split("\n") if table else [message]
+        super().__init__("\n".join(map(escaped, lines)))
 
 
 class UsageError(UserError):

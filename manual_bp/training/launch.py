@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from manual_bp.escape import escaped
 from manual_bp.training import checkpoint, data, machine, terminal, world
 from manual_bp.training.options import Options
 from manual_bp.training.plan import settle
@@ -31,7 +32,11 @@ def prepare(options: Options, given: set[str], stack: ExitStack) -> Run:
     processes = stack.enter_context(world.join(device))
     if not processes.writes:
         processes.wait()  # for the one that writes, which may have to download the data
-    dataset = data.load(options.dataset, options.data_dir)
+    if saved is None:
+        dataset = data.load(options.dataset, options.data_dir)
+    else:
+        given_dir = options.data_dir if "data_dir" in given else None
+        dataset = data.load_again(saved.path, options.dataset, saved.plan.data_dir, given_dir)
     if processes.writes:
         processes.wait()
     plan = settle(options, dataset, device, processes, None if saved is None else saved.plan)
@@ -39,5 +44,6 @@ def prepare(options: Options, given: set[str], stack: ExitStack) -> Run:
     run = Run(plan, dataset, processes, saved)
     if processes.writes:
         before = () if saved is None else (saved.plan, saved.epoch)
-        print("\n".join(terminal.introduction(plan, dataset, why, *before)), flush=True)
+        lines = terminal.introduction(plan, dataset, why, *before)
+        print("\n".join(map(escaped, lines)), flush=True)
     return run

@@ -57,7 +57,8 @@ class Compared:
         )
         raise UserError(
             f"the hand-derived gradients differ from autograd's through torch.nn by more than "
-            f"{tolerance:.1e}:\n{table}"
+            f"{tolerance:.1e}:\n{table}",
+            table=True,
         )
 
 

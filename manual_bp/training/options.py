@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NoReturn
 
+from manual_bp.escape import escaped
 from manual_bp.normalisation import COSTS
 from manual_bp.training.recipe import DIGITS, MNIST
 
@@ -30,15 +31,19 @@ def _number(kind: type, fits: Callable[[float], bool], expected: str) -> Callabl
     return read
 
 
-_positive_int = _number(int, lambda n: n >= 1, "a whole number of at least 1")
+LARGEST = 1_000_000_000  # of epochs and batches
+MOST_THREADS = 1024
+_threads = _number(
+    int, lambda n: 1 <= n <= MOST_THREADS, f"a whole number from 1 to {MOST_THREADS}"
+)
 _width = _number(int, lambda n: 1 <= n <= 1_000_000, "a whole number from 1 to 1000000")
-_natural_int = _number(int, lambda n: n >= 0, "a whole number of at least 0")
+_natural_int = _number(int, lambda n: 0 <= n <= LARGEST, f"a whole number from 0 to {LARGEST}")
 _seed = _number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
 _positive_float = _number(float, lambda v: 0 < v < math.inf, "a number above 0")
 _epsilon = _number(float, lambda v: 0 < v <= 1e6, "a number above 0, and at most a million")
 _non_negative_float = _number(float, lambda v: 0 <= v < math.inf, "a number of at least 0")
 _fraction = _number(float, lambda v: 0 <= v < 1, "a number of at least 0 and below 1")
-_count = _number(int, lambda n: n >= 1, "a whole number of at least 1, or full")
+_count = _number(int, lambda n: 1 <= n <= LARGEST, f"a whole number from 1 to {LARGEST}, or full")
 
 
 def _batch_size(text: str) -> Any:
@@ -161,7 +166,7 @@ class Options:
     threads: int | None = _flag(
         None,
         "CPU threads (default: 1 for small steps, else all cores)",
-        type=_positive_int,
+        type=_threads,
         metavar="N",
     )
     seed: int = _flag(0, "seeds the weights and the shuffling", type=_seed, metavar="N")
@@ -262,4 +267,4 @@ class _Parser(argparse.ArgumentParser):
         if self.raises:
             raise ValueError(message)
         command = "python train.py" if self.prog == "train.py" else self.prog
-        self.exit(2, f"{self.prog}: error: {message} (see {command} --help)\n")
+        self.exit(2, f"{self.prog}: error: {escaped(message)} (see {command} --help)\n")

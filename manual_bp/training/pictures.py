@@ -5,9 +5,13 @@ Drawing imports matplotlib, without pyplot: no window system and no global state
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import os
+import sys
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from manual_bp.backprop import Layer
+from manual_bp.escape import escaped
 from manual_bp.training.dataset import Part
 from manual_bp.training.measures import predict
 
@@ -167,11 +172,12 @@ def verdict(rows: Rows, result: str, troubles: Sequence[str]) -> Image:
     axes = drawn.subplots()
     _lines(axes, rows[:-1], parts, ["C0", "C1"], "accuracy: training, validation")
     axes.set(ylim=(0, 1.03), xlabel="")
-    drawn.text(0.02, 0.4, result, fontsize=7, va="top")
+    drawn.text(0.02, 0.4, _plain(result), fontsize=7, va="top", parse_math=False)
     wrapped = _wrapped(troubles, 64)
     told = "\n".join(wrapped[:6])
     style: dict[str, Any] = {"fontsize": 6, "color": "tab:red" if told else "tab:green"}
-    drawn.text(0.02, 0.33, told or "no trouble was noticed", va="top", **style)
+    told = _plain(told) or "no trouble was noticed"
+    drawn.text(0.02, 0.33, told, va="top", parse_math=False, **style)
     return rendered(drawn)
 
 
@@ -200,8 +206,9 @@ def summary(
     above, below = 0.9 + _LINE_HEIGHT * len(wrapped), 0.6 + 0.2 * legend_rows  # inches
     margins = {"left": 0.05, "right": 0.985, "top": 1 - above / height, "bottom": below / height}
     drawn = figure(12, height, **margins, wspace=0.17, hspace=0.38)
-    drawn.suptitle(title, fontsize=11, y=1 - 0.12 / height)
-    drawn.text(0.015, 1 - 0.56 / height, "\n".join(wrapped), color="tab:red", fontsize=10, va="top")
+    drawn.suptitle(_plain(title), fontsize=11, y=1 - 0.12 / height, parse_math=False)
+    style: dict[str, Any] = {"color": "tab:red", "fontsize": 10, "va": "top", "parse_math": False}
+    drawn.text(0.015, 1 - 0.56 / height, _plain("\n".join(wrapped)), **style)
     panels = drawn.subplots(2, 3).flatten().tolist()
     for axes, kind, named in ((panels[0], "cost", "cost C"), (panels[1], "accuracy", "accuracy")):
         parts = {f"{kind}/{part}": part for part in ("train", "validation")}
@@ -255,11 +262,30 @@ def _lines(axes: Axes, rows: Rows, tags: dict[str, str], colours: list[Any], tit
 
 def figure(width: float, height: float, **margins: float) -> Figure:
     """An empty figure in inches of 100 pixels; margins as `Figure.subplots_adjust` takes them."""
+    _import_matplotlib()
     from matplotlib.figure import Figure
 
     new = Figure(figsize=(width, height), dpi=100)
     new.subplots_adjust(**margins)
     return new
+
+
+def _import_matplotlib() -> None:
+    """Whatever $MPLBACKEND says: nothing here opens a window, and what cannot be is left out."""
+    if "matplotlib" in sys.modules:
+        return
+    backend = os.environ.pop("MPLBACKEND", "")
+    import matplotlib as mpl
+
+    if backend:
+        os.environ["MPLBACKEND"] = backend
+        with contextlib.suppress(ValueError):
+            mpl.rcParams["backend"] = backend
+
+
+def _plain(text: str) -> str:
+    """Lines without control characters, which matplotlib would draw or fail at."""
+    return "\n".join(map(escaped, text.split("\n")))
 
 
 def rendered(drawn: Figure) -> Image:
@@ -268,7 +294,9 @@ def rendered(drawn: Figure) -> Image:
     from PIL import Image
 
     canvas: Any = FigureCanvasAgg(drawn)
-    canvas.draw()
+    with warnings.catch_warnings():  # a box stands for what the font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        canvas.draw()
     # 128 colours are enough for lines and digits, and make the file a third as large.
     return Image.fromarray(numpy.asarray(canvas.buffer_rgba())).convert("RGB").quantize(128)
 

@@ -12,14 +12,25 @@ from typing import Any, Literal
 import torch
 
 from manual_bp.training import machine
+from manual_bp.training.archive import is_count, is_number, is_text, shown
 from manual_bp.training.dataset import Dataset
 from manual_bp.training.errors import UsageError, UserError
-from manual_bp.training.options import Options, restore
+from manual_bp.training.options import LARGEST, MOST_THREADS, Options, restore
 from manual_bp.training.recipe import learning_rate, recipe
 from manual_bp.training.world import World
 
 _MAY_CHANGE = {"epochs", "data_dir", "device", "threads", "histograms"}  # by --resume
 _TUPLES = ("sizes", "shape", "classes")  # lists in a file
+_WIDEST = 100_000_000  # of an image
+_RANGES = {  # of a plan in a file
+    "epochs": (0, LARGEST),
+    "batch_size": (1, LARGEST),
+    "steps": (1, LARGEST),
+    "threads": (1, MOST_THREADS),
+    "processes": (1, 100_000),
+    "seed": (0, 2**63 - 1),
+    "histograms": (0, LARGEST),
+}
 _BESIDE = {"logdir", "resume", "dry_run"}  # flags that say nothing of a plan
 
 
@@ -99,18 +110,19 @@ class Plan:
         """
         odd = {field.name for field in fields(cls)} ^ set(values)
         if odd:
-            raise ValueError(f"{min(odd)} is missing or unknown")
-        sizes, counts = values["sizes"], ("batch_size", "steps", "processes", "threads")
-        if type(sizes) is not list or len(sizes) < 2:
-            raise ValueError(f"sizes {sizes!r}")
-        for name, count in (*(("sizes", n) for n in sizes), *((n, values[n]) for n in counts)):
-            if type(count) is not int or count < 1:
-                raise ValueError(f"{name} {count!r}")
-        for name in ("data_fingerprint", "device", "dataset"):
-            if type(values[name]) is not str or values[name] == "auto":
-                raise ValueError(f"{name} {values[name]!r}")
+            raise ValueError(f"{shown(min(map(str, odd)))} is missing or unknown")
+        kinds: dict[str, str] = {field.name: str(field.type) for field in fields(cls)}
+        for name, value in values.items():
+            known = name not in _RANGES or is_count(value, *_RANGES[name])
+            if not known or not _is(value, kinds[name]):
+                raise ValueError(f"{name} {shown(value)}")
+        sizes = values["sizes"]
+        if len(sizes) < 2 or not all(is_count(n, 1, _WIDEST) for n in sizes):
+            raise ValueError(f"sizes {shown(sizes)}")
+        if values["dataset"] == "auto":
+            raise ValueError("dataset 'auto'")
         if not _are(values["shape"], int, 2) or math.prod(values["shape"]) != sizes[0]:
-            raise ValueError(f"shape {values['shape']!r}")
+            raise ValueError(f"shape {shown(values['shape'])}")
         if not _are(values["classes"], str, sizes[-1]):
             raise ValueError("classes that are not one name an output")
         plan = cls(**{**values, **{name: tuple(values[name]) for name in _TUPLES}})
@@ -118,7 +130,7 @@ class Plan:
         for name, value in vars(plan).items():
             beside = name not in restored or f"{name}_asked" in values
             if not beside and (restored[name] != value or (value is None and name != "data_dir")):
-                raise ValueError(f"{name} {value!r}")
+                raise ValueError(f"{name} {shown(value)}")
         return plan
 
     def options(self) -> Options:
@@ -218,6 +230,23 @@ def _check(options: Options, device: torch.device, world: World) -> None:
         raise UserError(
             "--dtype float64 on mps: Apple's GPU has no float64; use float32, or --device cpu"
         )
+
+
+def _is(value: Any, kind: str) -> bool:
+    """Whether a value in a file is of the kind that the field is annotated with."""
+    if kind.startswith("tuple"):
+        return type(value) is list and all(is_text(v) or type(v) is int for v in value)
+    if kind == "float":
+        return is_number(value)
+    if kind == "bool":
+        return type(value) is bool
+    if value is None:
+        return kind.endswith("None")
+    return (
+        is_text(value)
+        if kind.startswith(("str", "Literal"))
+        else (type(value) is int or ("str" in kind and is_text(value)))
+    )
 
 
 def _are(values: Any, kind: type, count: int) -> bool:

@@ -18,6 +18,7 @@ from torch import nn
 
 from manual_bp import backprop
 from manual_bp.devices import to_device, to_host, wide
+from manual_bp.escape import escaped
 from manual_bp.training import checkpoint, engines, live_check, machine, measures, network, terminal
 from manual_bp.training.augment import augment
 from manual_bp.training.charts import ADDRESS
@@ -103,10 +104,10 @@ class Run:
                 f"accuracy {100 * last['accuracy/test']:.2f} %"
             )
             self._say_what_direct_would_save()
-            print(f"picture  {path / 'summary.png'}")
+            print(f"picture  {escaped(path / 'summary.png')}")
             if (path / "look.html").is_file():
                 print(f"page     {(path / 'look.html').resolve().as_uri()}")
-            print(f"look     tensorboard --logdir {shlex.quote(str(path.parent))}")
+            print(f"look     tensorboard --logdir {escaped(shlex.quote(str(path.parent)))}")
             print(f"open     {ADDRESS}", flush=True)
         return Result(path, self.rows, last["cost/test"], last["accuracy/test"], self.model)
 
@@ -157,7 +158,7 @@ class Run:
         """The epochs that are left, and the test; returns the last row, with the test result."""
         dashboard = None
         if self.folder is not None and self.world.writes:
-            print(f"run      {self.folder.path}")
+            print(f"run      {escaped(self.folder.path)}")
             print(terminal.HEADER, flush=True)
             for row in self.rows:
                 print(terminal.line(row), flush=True)
@@ -204,7 +205,7 @@ class Run:
             # The checkpoint last: an epoch that it lacks is trained, and written, once more.
             self.folder.write_metrics(self.rows)
             for line in trouble:
-                print(f"trouble  {line}", flush=True)
+                print(f"trouble  {escaped(line)}", flush=True)
             dashboard.epoch(row, [*trouble, *fault], next(iter(state["model"].values())))
         for line in fault:
             raise UserError(line)

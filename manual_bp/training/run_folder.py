@@ -7,8 +7,8 @@ import errno
 import io
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +32,7 @@ class RunFolder:
         self.path = path
         self._lines: list[bytes] = []  # of metrics.jsonl
         self._lock: int | None = None
+        self._identity: tuple[int, int] | None = None  # of the folder that was taken
 
     def take(self) -> None:
         """Make this process the one that writes the run, until `release`, and clear away what a
@@ -40,10 +41,11 @@ class RunFolder:
         Raises:
             UserError: another process writes it.
         """
+        with contextlib.suppress(OSError):  # gone, which the first write says
+            self._identity = _identity(self.path)
         if fcntl is not None:
             try:
-                self._lock = os.open(self.path, os.O_RDONLY)
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._lock = _locked(self.path)
             except BlockingIOError as error:
                 self.release()
                 raise UserError(
@@ -89,11 +91,11 @@ class RunFolder:
             UserError: a run of the given name is there already, or the folder cannot be made.
         """
         base = name or default
-        beside = None
+        beside = mine = None
         try:
             logdir.mkdir(parents=True, exist_ok=True)
-            beside = Path(tempfile.mkdtemp(dir=logdir, prefix=".new-"))
-            beside.chmod(0o755)  # a temporary folder is made for its owner alone
+            beside = logdir / f".new-{secrets.token_hex(8)}"
+            mine = _make_alone(beside)
             new = cls(beside)
             new.write_config(config)
             new.write_checkpoint(state)
@@ -125,6 +127,8 @@ class RunFolder:
         finally:
             if beside is not None:
                 shutil.rmtree(beside, ignore_errors=True)
+            if mine is not None:
+                os.close(mine)
 
     def write_config(self, config: dict[str, Any]) -> None:
         with self._replacing("config.json") as file:
@@ -169,27 +173,76 @@ class RunFolder:
             raise UserError(
                 f"{self.path} is gone: the run cannot be saved; start it again with --run-name"
             )
+        if self._identity not in (None, _identity(self.path)):
+            raise UserError(
+                f"{self.path} is another folder than this run began in: nothing is written into "
+                f"it; move it away, and start the run again with --run-name"
+            )
         beside = None
         try:
-            with tempfile.NamedTemporaryFile(
-                dir=self.path, prefix=f".{name}-", delete=False
-            ) as file:
-                beside = file.name
-                yield file  # type: ignore[misc]
+            half = self.path / f".{name}-{secrets.token_hex(8)}"
+            with open(half, "xb") as file:  # with the mode that umask leaves
+                beside = half
+                yield file
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
-            os.chmod(beside, 0o644)  # a temporary file is made for its owner alone
             os.replace(beside, self.path / name)
         except BaseException as error:  # Ctrl-C too
             if beside is not None:
-                Path(beside).unlink(missing_ok=True)
+                beside.unlink(missing_ok=True)
             if not isinstance(error, OSError):
                 raise
             raise UserError(
                 f"{self.path / name} cannot be written ({error.strerror or error}): what was "
                 f"written before is intact; make room, and continue with --resume {self.path}"
             ) from error
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that holds the lock of `folder` until it is closed, or its process ends.
+
+    Raises:
+        BlockingIOError: another has it.
+        OSError: the folder is gone, or its file system has no locks.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _make_alone(beside: Path) -> int | None:
+    """Make the folder `beside` and hold its lock; clear away those of processes that have died.
+
+    The log folder is locked meanwhile. So a folder that nobody holds has nobody who makes it.
+    """
+    if fcntl is None:
+        beside.mkdir()
+        return None
+    logdir = os.open(beside.parent, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(logdir, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            beside.mkdir()
+            return None
+        for left in beside.parent.glob(".new-*"):
+            with contextlib.suppress(OSError):  # somebody holds it
+                os.close(_locked(left))
+                shutil.rmtree(left, ignore_errors=True)
+        beside.mkdir()
+        return _locked(beside)
+    finally:
+        os.close(logdir)
 
 
 def _finite(value: Any) -> Any:

@@ -64,7 +64,7 @@ def data_of(plan: Plan, folder: Path, data_dir: str | None) -> Dataset:
     Raises:
         UserError: they are not there, or not the run's.
     """
-    dataset = data.load(plan.dataset, data_dir or plan.data_dir)
+    dataset = data.load_again(folder, plan.dataset, plan.data_dir, data_dir)
     if plan.data_fingerprint != dataset.fingerprint:
         raise UserError(
             f"{folder}: was trained on other {plan.dataset} data than these ({dataset.source}): "

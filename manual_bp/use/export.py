@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from manual_bp.escape import escaped
 from manual_bp.training.options import DATASETS
 
 # Each format: the file's suffix, and what it is for.
@@ -35,9 +36,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "manual-bp export") -> i
     plan = run.plan
     pixels = "bright on dark" if plan.dataset in DATASETS else "as in your pictures"
     names = ", ".join(plan.classes[:20]) + ", …" * (len(plan.classes) > 20)
-    print(f"{path}: {path.stat().st_size:,} bytes")
+    print(f"{escaped(path)}: {path.stat().st_size:,} bytes")
     print(f"input x (m, {plan.sizes[0]}): pixels from 0 to 1, {pixels}, row by row")
-    print(f"output a (m, {plan.sizes[-1]}): {names}")
+    print(f"output a (m, {plan.sizes[-1]}): {escaped(names)}")
     print(f"read again: activations differ by {difference:.1g} at most")
     return 0
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from manual_bp.escape import escaped
+
 if TYPE_CHECKING:  # torch takes a second: --help does without it
     from manual_bp.training.trained import Trained
 
@@ -26,7 +28,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "manual-bp predict") -> 
     except UserError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 1
-    print(f"{run.folder}: {run.plan.dataset}, {run.plan.network}, {run.epoch} epochs")
+    print(escaped(f"{run.folder}: {run.plan.dataset}, {run.plan.network}, {run.epoch} epochs"))
     status = 0
     for path in args.picture:
         try:
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "manual-bp predict") -> 
             print(f"{prog}: error: {error}", file=sys.stderr)
             status = 1
         else:
-            print("\n".join(["", *lines]))
+            print("\n".join(["", *map(escaped, lines)]))
     return status
 
 

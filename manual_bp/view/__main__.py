@@ -9,6 +9,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
+from manual_bp.escape import escaped
 from manual_bp.worked_examples.networks import NETWORKS
 
 
@@ -18,14 +19,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.vie
     try:
         path = _write(args)
     except ValueError as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
+        print(f"{prog}: error: {escaped(error)}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         line = f"a run's page needs {error.name}: pip install 'manual_bp[train]'"
         print(f"{prog}: error: {line}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"{prog}: error: {error.filename}: {error.strerror or error}", file=sys.stderr)
+        print(
+            f"{prog}: error: {escaped(error.filename)}: {error.strerror or error}", file=sys.stderr
+        )
         return 1
     link = path.resolve().as_uri()
     print(link)

@@ -40,15 +40,16 @@ struct Problem {
     std::vector<Parameters<T>> initial;
     std::vector<uint8_t> bytes;
     std::vector<T> images, targets;
-    std::vector<Index> order;
+    std::vector<Index> order, labels;
     std::vector<double> lrs;
-    bool with_order, with_bytes, sigmoids;
+    bool with_order, with_bytes, with_labels, sigmoids;
     Run run{};
 
     Problem(std::vector<Index> widths, Index batch, Index n) : sizes(std::move(widths)) {
         const bool momentum = often(), bias = often();
         const Index n_in = sizes.front(), n_out = sizes.back(), n_images = n + engine() % 3;
         with_order = often(), with_bytes = often(), sigmoids = often();
+        with_labels = often();
         for (size_t l = 1; l < sizes.size(); l++) {
             const Index size = sizes[l] * sizes[l - 1];
             initial.push_back({numbers<T>(size), numbers<T>(bias ? sizes[l] : 0),
@@ -58,7 +59,8 @@ struct Problem {
         const double share = one_of({0, 20, 100}) / 100.0;
         if (with_bytes) bytes = numbers<uint8_t>(n_images * n_in, share);
         else images = numbers<T>(n_images * n_in, share);
-        targets = numbers<T>(n_images * n_out);
+        if (!with_labels) targets = numbers<T>(n_images * n_out);
+        for (Index i = 0; with_labels && i < n_images; i++) labels.push_back(engine() % n_out);
         for (Index i = 0; i < n; i++) order.push_back(engine() % n_images);
         const Index steps = (n + batch - 1) / batch;
         lrs.assign(steps, 0.01);
@@ -85,7 +87,8 @@ struct Problem {
         }
         std::vector<T> table(lrs.size() * run.table_columns);
         Run mine = run;
-        mine.layers = layers.data(), mine.targets = targets.data(), mine.lrs = lrs.data();
+        mine.layers = layers.data(), mine.lrs = lrs.data();
+        mine.targets = targets.data(), mine.labels = with_labels ? labels.data() : nullptr;
         mine.images = with_bytes ? static_cast<const void*>(bytes.data()) : images.data();
         mine.order = with_order ? order.data() : nullptr, mine.table = table.data();
         mine.threads = threads;
