@@ -316,7 +316,7 @@ def test_help_names_every_flag_with_its_default(capsys: pytest.CaptureFixture[st
     assert stopped.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for words in (
-        "--dataset {auto,mnist,fashion-mnist,digits}", "--cost", "--impl {manual,builtin}",
+        "--dataset {auto,mnist,fashion-mnist,digits,PATH}", "--cost", "--impl {manual,builtin}",
         "(default: 128)", "(default: cosine)", "(default: 3; 2 on the digits; less for wide",
         "(default: $MANUAL_BP_DATA, else data)",
         "--engine {autograd,direct}", "(default: autograd)",

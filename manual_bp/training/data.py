@@ -20,7 +20,7 @@ from torch import Tensor
 from manual_bp.extras import missing
 from manual_bp.training import idx, own_data
 from manual_bp.training.dataset import DIGITS, Dataset, Part
-from manual_bp.training.errors import UsageError, UserError
+from manual_bp.training.errors import UserError
 from manual_bp.training.options import DATASETS
 
 _CLOTHES = (
@@ -80,13 +80,13 @@ def _place(path: Path, data_dir: str | None) -> Path:
     """Where data of one's own are: at their path, or in --data-dir, if they were moved there.
 
     Raises:
-        UsageError: nowhere.
+        UserError: nowhere.
     """
-    places = [path] if data_dir is None else [Path(data_dir) / path.name, Path(data_dir), path]
+    places = [path] if data_dir is None else [Path(data_dir) / path.name, path, Path(data_dir)]
     for place in places:
-        if place.is_dir() or (place.suffix == ".npz" and place.is_file()):
+        if place.exists():
             return place.resolve()
-    raise UsageError(
+    raise UserError(
         f"--dataset {path}: not one of {', '.join(DATASETS)}, and there is no such file or folder"
     )
 

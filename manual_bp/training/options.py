@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 from manual_bp.escape import escaped
@@ -205,7 +206,15 @@ def parse(argv: Sequence[str] | None = None, prog: str = "train.py") -> tuple[Op
     Returns:
         The options, and the names of those that were given rather than left to their default.
     """
-    return _read(_parser(prog), argv)
+    parser = _parser(prog)
+    options, given = _read(parser, argv)
+    place = Path(options.data_dir or "") / options.dataset
+    if options.dataset not in DATASETS and not (Path(options.dataset).exists() or place.exists()):
+        parser.error(
+            f"argument --dataset: {options.dataset!r} is not one of {', '.join(DATASETS)}, and "
+            f"there is no such file or folder"
+        )
+    return options, given
 
 
 def _read(parser: _Parser, argv: Sequence[str] | None) -> tuple[Options, set[str]]:

@@ -16,7 +16,7 @@ from PIL import Image
 from manual_bp.training import data
 from manual_bp.training.command import main
 from manual_bp.training.dataset import Dataset
-from manual_bp.training.errors import UsageError, UserError
+from manual_bp.training.errors import UserError
 from manual_bp.use import export, predict
 
 RANDOM = np.random.default_rng(0)
@@ -191,6 +191,11 @@ def strange_class(folder: Path) -> Path:
     return folder / "set"
 
 
+def no_data(folder: Path) -> Path:
+    (folder / "README.txt").write_text("no data")
+    return folder / "README.txt"
+
+
 def damaged(folder: Path) -> Path:
     path = npz(images=noise(20, 4), labels=labels(20))(folder)
     path.write_bytes(path.read_bytes()[:300])
@@ -224,6 +229,7 @@ WRONG = {
     "class": (strange_class, "test/c: a class that train does not have"),
     "empty": (pictures({"a": 0, "b": 0}), "no pictures: a folder for each class"),
     "one folder": (pictures({"a": 20}), "one class alone"),
+    "text": (no_data, "not data that can be read: a .npz file"),
     "cut": (damaged, "a.npz: (damaged|cannot be read)"),
     "gzip": (damaged_idx, "train-images-idx3-ubyte.gz: a damaged gzip file"),
 }
@@ -239,13 +245,12 @@ def test_what_does_not_fit_is_named(case: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["minst", "nowhere/data", "README.txt"])
+@pytest.mark.parametrize("name", ["minst", "nowhere/data", "a\x1b[2Jb"])
 def test_a_name_that_is_no_data_set_is_wrong_usage(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("README.txt").write_text("no data")
-    with pytest.raises(UsageError, match="not one of auto, mnist, fashion-mnist, digits"):
+    with pytest.raises(UserError, match="not one of auto, mnist, fashion-mnist, digits"):
         data.load(name)
     with pytest.raises(SystemExit) as ended:
         main(["--dataset", name, "--logdir", "runs"])

@@ -34,7 +34,7 @@ def test_no_epoch_and_no_folder_are_shown_too(tmp_path: Path) -> None:
     [
         ({"hiden": [5]}, TypeError, "'hiden' is no flag; flags: dataset, data_dir"),
         ({"lr": -1}, UsageError, "argument --lr: '-1' is not a number above 0"),
-        ({"dataset": "cifar"}, UsageError, "--dataset cifar: not one of auto, mnist"),
+        ({"dataset": "cifar"}, UserError, "--dataset cifar: not one of auto, mnist"),
         ({"engine": "direct", "compile": True}, UsageError, "does not go with --compile"),
         ({"resume": "cel"}, UserError, "there is no such run"),
     ],
