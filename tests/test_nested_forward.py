@@ -25,6 +25,8 @@ from importlib import import_module
 
 import torch._functorch.pyfunctorch
 
+# pytest would rewrite the assertions of a package that brings a plugin; this one is imported.
+QUIET = ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
 
 def imported_without(*paths):
     for name in [name for name in sys.modules if name.startswith("manual_bp")]:
@@ -85,7 +87,7 @@ def test_all_else_works_without(names: tuple[str, ...], left_out: list[str]) -> 
     run(
         "imported_without(*sys.argv[1].split())\n"
         "import pytest\n"
-        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *sys.argv[2:]]))",
+        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *QUIET, *sys.argv[2:]]))",
         " ".join(names),
         *TESTS,
         *left_out,

@@ -289,7 +289,7 @@ def test_the_run_is_read_as_it_was_trained(tmp_path: Path) -> None:
     x, y = data.load("digits").test[7:8].batch(torch.float64)
     assert torch.equal(found.x, x)
     assert torch.equal(found.y, y)
-    assert found.label == int(y.argmax())
+    assert found.label == str(int(y.argmax()))
     assert (found.cost, found.lr, found.dataset) == ("mean", 0.25, "digits")
     weights = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["model"]
     kinds = [mbp.Linear, mbp.Sigmoid, mbp.Linear, mbp.Sigmoid, mbp.Linear]

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import train
-from manual_bp.training import checkpoint, data, engines, network, terminal
+from manual_bp.training import archive, data, engines, network, terminal
 from manual_bp.training.options import parse
 from manual_bp.training.plan import settle
 from manual_bp.training.run import Result
@@ -91,10 +91,10 @@ def test_nothing_is_said_of_the_direct_engine_where_it_is_no_choice(
 def test_a_checkpoints_rows_have_what_the_terminal_prints() -> None:
     row = {**dict.fromkeys(terminal.FIGURES, 0.5), "epoch": 1}
     assert terminal.line(row)
-    assert checkpoint._are_rows([row], 1)
+    assert archive.row_fault(row, 1, terminal.FIGURES) is None
     for figure in terminal.FIGURES:
         without = {name: value for name, value in row.items() if name != figure}
-        assert not checkpoint._are_rows([without], 1), figure
+        assert archive.row_fault(without, 1, terminal.FIGURES), figure
 
 
 def test_run_folder_holds_config_metrics_and_checkpoint(run: Callable[..., Result]) -> None:

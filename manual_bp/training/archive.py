@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickletools
 import re
 import reprlib
 import stat
@@ -17,13 +18,11 @@ from torch import Tensor
 
 _ENTRIES = 10_000  # of an archive, at most: a file and a tensor each
 _PICKLE = 1 << 28  # bytes of what is no tensor, at most
+_OTHER_WAYS = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 _TEXT = 4096  # characters, at most
 _LARGEST = 1e30
 # What the values of a checkpoint are made of. Others could ask for any amount of memory.
-_KNOWN = re.compile(
-    rb"collections\nOrderedDict|torch\._utils\n_rebuild_tensor_v2|torch\n\w+Storage"
-)
-_GLOBAL = re.compile(rb"c([\w.]+\n[\w.]+)\n")
+_KNOWN = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
 
 
 def load(path: Path) -> Any:
@@ -59,8 +58,9 @@ def _check_size(file: BinaryIO) -> None:
                 continue
             if entry.file_size > _PICKLE:
                 raise ValueError(f"{entry.file_size:,} bytes beside the tensors are too many")
-            for name in _GLOBAL.findall(archive.read(entry)):
-                if not _KNOWN.fullmatch(name):
+            for opcode, name, _ in pickletools.genops(archive.read(entry)):
+                known = opcode.name != "GLOBAL" or _KNOWN.fullmatch(str(name))
+                if not known or opcode.name in _OTHER_WAYS:
                     raise ValueError(
                         "it holds objects other than tensors and plain values, which could run code"
                     )

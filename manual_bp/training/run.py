@@ -122,7 +122,7 @@ class Run:
             direct = len(epochs) * engines.direct_seconds(plan, self.model, self.parts.train)
         except (RuntimeError, MemoryError):  # the run is complete without this line
             return
-        if direct < 0.8 * took and took - direct > 1:
+        if direct < 0.8 * took:
             print(
                 f"faster   --engine direct: the same steps in about {direct:.1f} s instead of "
                 f"{took:.1f} s"

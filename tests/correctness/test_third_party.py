@@ -33,7 +33,7 @@ def one_thread() -> Iterator[None]:
 def marked(row: Model | Tool) -> object:
     marks = [pytest.mark.soak] if row.name in SOAK else []
     if row.name in SLOW or getattr(row, "distributed", False):
-        marks.append(pytest.mark.slow)
+        marks.append(pytest.mark.soak)
     return pytest.param(row, id=row.name, marks=marks)
 
 

@@ -56,7 +56,7 @@ def trained(
     return executed(folder / "train", "1", "60")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "options",
     [(*ADDRESS, "-march=native"), ADDRESS, (*THREAD, "-march=native")],
@@ -108,7 +108,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_seen(name: str, tmp_path: Path) -> None:
     sanitizer, file, right, wrong, words = FAULTS[name]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from manual_bp.training import checkpoint
+from manual_bp.training import archive, checkpoint
 from manual_bp.training.command import main
 from manual_bp.training.errors import UserError
 
@@ -283,3 +283,9 @@ def test_a_model_in_order_is_read_whatever_dict_holds_it(state: State, tmp_path:
     path = tmp_path / "checkpoint.pt"
     torch.save({**state, "model": OrderedDict(state["model"])}, path)
     assert checkpoint.read(path).epoch == 2
+
+
+def test_text_that_looks_like_code_is_text(tmp_path: Path) -> None:
+    """In a large checkpoint any bytes may follow any others."""
+    torch.save({"a": "cposix\nsystem\n", "b": torch.ones(2)}, tmp_path / "a.pt")
+    assert archive.load(tmp_path / "a.pt")["a"] == "cposix\nsystem\n"

@@ -55,7 +55,10 @@ FLAGS = [
 ]
 
 
-@pytest.mark.parametrize("flags", FLAGS)
+@pytest.mark.parametrize(
+    "flags",
+    [*FLAGS[:2], *(pytest.param(flags, marks=pytest.mark.soak) for flags in FLAGS[2:])],
+)
 def test_no_flag_alone_freezes_a_run(
     train: Callable[..., Result], capsys: pytest.CaptureFixture[str], flags: str
 ) -> None:

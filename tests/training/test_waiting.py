@@ -17,8 +17,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import _disable_current_modes
 
 from manual_bp.devices import to_host
-from manual_bp.direct import task, trainer
-from manual_bp.direct.library import NativeUnavailableError
 from manual_bp.training import data, engines, measures
 from manual_bp.training import run as run_module
 from manual_bp.training.dataset import Part
@@ -28,17 +26,7 @@ from manual_bp.training.run import Run
 from manual_bp.training.world import World
 
 CPU = torch.device("cpu")
-ENGINES = [
-    ["direct"],
-    ["direct", "--momentum", "0.5"],
-    ["autograd"],
-    ["autograd", "--impl", "builtin"],
-]
-
-
-class NoNative:
-    def __init__(self, *_: object, **__: object) -> None:
-        raise NativeUnavailableError("left out: it works on memory, which fake tensors do not have")
+ENGINES = [["autograd"], ["autograd", "--impl", "builtin"]]  # direct: test_fake_cuda.py
 
 
 def run_of(*flags: str, device: torch.device = CPU) -> Run:
@@ -47,11 +35,8 @@ def run_of(*flags: str, device: torch.device = CPU) -> Run:
     return Run(settle(options, digits, device, World(), None), digits, World(), None)
 
 
-def fake_run(monkeypatch: pytest.MonkeyPatch, mode: FakeTensorMode, flags: list[str]) -> Run:
+def fake_run(mode: FakeTensorMode, flags: list[str]) -> Run:
     """A run on the digits whose network and data are fake tensors."""
-    monkeypatch.setattr(trainer, "NativeLoop", NoNative)
-    # which looks at tensors on the CPU
-    monkeypatch.setattr(task, "_in_range", lambda _, numbers, __: (numbers, None))
     run = run_of(*flags)
     for module in run.model:
         for name, parameter in list(module.named_parameters()):
@@ -77,7 +62,7 @@ def mode() -> FakeTensorMode:
 def test_an_epoch_is_read_once(
     flags: list[str], mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = fake_run(monkeypatch, mode, flags)
+    run = fake_run(mode, flags)
     reads: list[Any] = []
 
     def read(tree: Any) -> Any:
@@ -103,7 +88,7 @@ def test_an_epoch_is_read_once(
 def test_a_figure_read_on_the_way_is_found(
     mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = fake_run(monkeypatch, mode, ["direct"])
+    run = fake_run(mode, ["autograd"])
     of_epoch = measures.of_epoch
 
     def curious(*args: Any) -> dict[str, torch.Tensor]:
@@ -120,7 +105,13 @@ def test_a_figure_read_on_the_way_is_found(
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 @pytest.mark.parametrize(
     "flags",
-    [*ENGINES, ["direct", "--augment"], ["autograd", "--amp", "bf16", "--weight-decay", "0.1"]],
+    [
+        *ENGINES,
+        ["direct"],
+        ["direct", "--momentum", "0.5"],
+        ["direct", "--augment"],
+        ["autograd", "--amp", "bf16", "--weight-decay", "0.1"],
+    ],
     ids=" ".join,
 )
 def test_on_cuda_an_epoch_is_waited_for_once(

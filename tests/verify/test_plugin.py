@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+
 import pytest
 
 pytest_plugins = ["pytester"]
@@ -53,9 +55,9 @@ def suite(pytester):
 
 
 def run(suite, *options):
-    return suite.runpytest_subprocess(
-        "-p", "manual_bp.verify.plugin", "-p", "no:cacheprovider", "-W", "error", *options
-    )
+    installed = any(e.name == "manual_bp_verify" for e in entry_points(group="pytest11"))
+    plugin = () if installed else ("-p", "manual_bp.verify.plugin")
+    return suite.runpytest_subprocess(*plugin, "-p", "no:cacheprovider", "-W", "error", *options)
 
 
 @pytest.mark.slow
