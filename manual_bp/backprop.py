@@ -209,8 +209,7 @@ def back(
         error: ∂C/∂a of the last layer, (m, n_out).
     """
     found = []
-    for i in reversed(range(len(layers))):
-        layer = layers[i]
+    for i, layer in reversed(list(enumerate(layers))):
         delta = error * slope[i]  # δ = ∂C/∂a ⊙ σ′(z)  (m, n_out)
         dW = delta.t() @ a_prev[i]  # ∂C/∂W = δᵀ a_prev  (n_out, n_in)
         db = None if layer.bias is None else delta.sum(0)  # ∂C/∂b = Σ_m δ  (n_out,)

@@ -207,7 +207,8 @@ class Case:
                 RuntimeError(f"it returned {len(returned)} tensors where it had returned more"),
             )
         graph = Graph(leaves, passed, returned, outputs, changed, isinstance(result, list))
-        graph.fills_grad = any(map(_recomputes, returned))
+        # torch's reentrant checkpoint takes backward() alone
+        graph.fills_grad = any(has_node(o, "CheckpointFunctionBackward") for o in returned)
         return graph
 
     def split(self, vector: Tensor) -> list[Tensor]:
@@ -231,14 +232,14 @@ def _with_filled(g: Tensor | None, leaf: Tensor) -> Tensor | None:
     return filled if g is None else g if filled is None else g + filled
 
 
-def _recomputes(output: Tensor) -> bool:
-    """Whether torch's reentrant checkpoint is in the graph: it takes backward() alone."""
-    pending, seen = [output.grad_fn], {output.grad_fn}
+def has_node(tensor: Tensor, name: str) -> bool:
+    """Whether the graph that `tensor` comes from has a node called `name`."""
+    pending, seen = [tensor.grad_fn], {tensor.grad_fn}
     while pending:
         node = pending.pop()
         if node is None:
             continue
-        if node.name() == "CheckpointFunctionBackward":
+        if node.name() == name:
             return True
         for following, _ in node.next_functions:
             if following not in seen:

@@ -110,6 +110,20 @@ def test_bars_and_answer_are_printed(
         assert abs(line.count("█") - 40 * value) < 1
 
 
+def test_an_answer_that_no_output_gives_is_said(
+    digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "1.png"
+    drawn(1).save(path)
+    for unsure, said in ((2.0, True), (0.0, False)):
+        monkeypatch.setattr(predict, "_UNSURE", unsure)
+        predict.main([str(digits), str(path)])
+        assert ("no output reaches" in capsys.readouterr().out) == said
+
+
 def blank(path: Path) -> None:
     Image.new("L", (28, 28), 250).save(path)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.verify.agreement import alike
-from manual_bp.verify.case import CrashError, Graph, flat
+from manual_bp.verify.case import CrashError, Graph, flat, has_node
 from manual_bp.verify.cost import estimate
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.listen import written_functions
@@ -54,7 +54,8 @@ def second_order(experiment: Experiment) -> Result:
     ]
     if all(g is None for g in first.values()):
         return result
-    if any(_refuses(g) for g in first.values() if g is not None):
+    # once_differentiable leaves a node that raises only when it runs.
+    if any(has_node(g, "torch::autograd::Error") for g in first.values() if g is not None):
         return _once(result)
     targets = [(i, case.subject.names[i], leaf) for i, leaf in graph.leaves.items()]
     found: list[Tensor | None] = [None] * (len(targets) + len(gs))
@@ -97,22 +98,6 @@ def second_order(experiment: Experiment) -> Result:
     for name, text in wrong:
         result.add("double-backward-wrong", name, text)
     return result
-
-
-def _refuses(gradient: Tensor) -> bool:
-    """Whether its graph has the node of once_differentiable, which raises only when it runs."""
-    pending, seen = [gradient.grad_fn], {gradient.grad_fn}
-    while pending:
-        node = pending.pop()
-        if node is None:
-            continue
-        if node.name() == "torch::autograd::Error":
-            return True
-        for following, _ in node.next_functions:
-            if following not in seen:
-                seen.add(following)
-                pending.append(following)
-    return False
 
 
 def _once(result: Result) -> Result:
