@@ -1,4 +1,4 @@
-"""What every test shares: the CPU as the device, one thread a worker, and the `smoke` selection."""
+"""What every test shares: the CPU as the device, one thread a worker, no drawing, and `smoke`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+
+from manual_bp.training import pictures
 
 ROOT = Path(__file__).parent
 # A little of every room, by the beginning of a test's name: `python -m pytest -m smoke`.
@@ -70,3 +73,29 @@ def auto_is_the_cpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: None)
         yield
+
+
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Leave what a run draws at its end blank: matplotlib takes longer than a short run trains."""
+    for name in ("worst_digits", "confusion", "verdict"):
+        patch.setattr(pictures, name, lambda *_: Image.new("P", (1, 1)))
+    patch.setattr(pictures, "summary", lambda *_: None)
+    patch.setattr(pictures, "png", lambda _: b"")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blank_pictures() -> Iterator[pytest.MonkeyPatch]:
+    """In every run of the tests' own processes, but where `drawn_pictures` is asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def drawn_pictures(blank_pictures: pytest.MonkeyPatch) -> Iterator[None]:
+    """The true pictures, for the tests of one module."""
+    blank_pictures.undo()
+    try:
+        yield
+    finally:
+        draw_nothing(blank_pictures)

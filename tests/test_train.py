@@ -34,10 +34,14 @@ def run(tmp_path: Path) -> Callable[..., Result]:
     return call
 
 
+@pytest.mark.parametrize(
+    "flags",
+    ["--engine direct", pytest.param("--engine autograd", marks=pytest.mark.soak)],
+)
 def test_default_run_on_digits_learns_and_reports(
-    run: Callable[..., Result], capsys: pytest.CaptureFixture[str]
+    run: Callable[..., Result], capsys: pytest.CaptureFixture[str], flags: str
 ) -> None:
-    result = run()
+    result = run(*flags.split())
     out = capsys.readouterr().out
     assert result.test_accuracy >= 0.95
     assert len(result.metrics) == 61

@@ -33,7 +33,7 @@ PARAMETERS = [f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Result:
+def run(tmp_path_factory: pytest.TempPathFactory, drawn_pictures: None) -> Result:
     logdir = tmp_path_factory.mktemp("dashboard") / "runs"
     flags = (
         f"--dataset digits --hidden 12 7 --epochs {EPOCHS} --histograms 8 --logdir "

@@ -185,6 +185,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.usefixtures("drawn_pictures")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_title_is_drawn_as_it_is(name: str) -> None:
     from manual_bp.training.pictures import verdict
@@ -197,6 +198,7 @@ def test_a_title_is_drawn_as_it_is(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("drawn_pictures")
 @pytest.mark.parametrize("name", ["$^", "漢字", "x\x1b[2Jy\x07", "\u202eabc", "a`b|c<b>*_"])
 def test_a_run_of_any_name_ends_well(
     name: str, train: Train, capsys: pytest.CaptureFixture[str]

@@ -19,6 +19,7 @@ from manual_bp.training import pictures
 from manual_bp.training.dataset import Part
 from manual_bp.training.run import Result
 
+pytestmark = pytest.mark.usefixtures("drawn_pictures")
 LAYERS = backprop.read(MLP([64, 30, 10]))
 TEST = {"epoch": 3, "cost/test": 0.0321, "accuracy/test": 0.9712}
 

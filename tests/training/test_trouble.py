@@ -73,11 +73,11 @@ def test_weights_that_are_too_large_are_caught(
     assert lines(capsys.readouterr().out, "trouble  layer 2 (128→10) is saturated")
 
 
-@pytest.mark.parametrize("seed", ["3", "4"])
+@pytest.mark.parametrize(("seed", "engine"), [("3", "autograd"), ("4", "direct")])
 def test_the_default_run_gives_no_alarm(
-    train: Train, capsys: pytest.CaptureFixture[str], seed: str
+    train: Train, capsys: pytest.CaptureFixture[str], seed: str, engine: str
 ) -> None:
-    result = train("--seed", seed, "--epochs", "10")
+    result = train("--seed", seed, "--engine", engine, "--epochs", "10")
     assert result.test_accuracy > 0.9
     assert lines(capsys.readouterr().out, "trouble") == []
     assert texts(result.folder, "1 trouble") == []
@@ -118,7 +118,7 @@ def test_the_error_signal_vanishes_layer_by_layer_in_a_deep_sigmoid_network(
 def test_the_remedy_for_a_deep_network_helps(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    remedy = "--init uniform --init-epsilon 1 --lr 1 --epochs 30"
+    remedy = "--init uniform --init-epsilon 1 --lr 1 --epochs 30 --engine direct"
     result = train("--hidden", *["30"] * 6, *remedy.split())
     assert result.test_accuracy > 0.8
     assert lines(capsys.readouterr().out, "trouble") == []

@@ -15,7 +15,6 @@ import torch
 
 from manual_bp.training import data
 from manual_bp.training.command import main
-from manual_bp.training.dashboard import Dashboard
 from manual_bp.training.errors import UserError
 from manual_bp.training.look import of_every_class, read, telling
 from manual_bp.training.pictures import Answers
@@ -29,10 +28,7 @@ Train = Callable[..., Result]
 
 
 @pytest.fixture
-def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """A run whose TensorBoard pages and summary.png, which take a second, do not end."""
-    monkeypatch.setattr(Dashboard, "end", lambda self, rows, answers: None)
-
+def train(tmp_path: Path) -> Train:
     def run(*flags: str) -> Result:
         logdir = str(tmp_path / "runs")
         return main(["--dataset", "digits", "--engine", "direct", "--logdir", logdir, *flags])
