@@ -13,6 +13,8 @@ from tests.correctness.readme import between
 
 README = Path(__file__).parent / "README.md"
 SLOW = ("compile", "ONNX", "Distributed")
+# A compiled transform, which takes seconds, meets every operation of ours in these rows.
+COMPILED_TRANSFORM, ROWS = "compile of ", ("sigmoid", "network")
 
 
 def cells() -> list[object]:
@@ -22,6 +24,8 @@ def cells() -> list[object]:
             marks = []
             if any(word in column.name for word in SLOW):
                 marks.append(pytest.mark.slow)
+            if column.name.startswith(COMPILED_TRANSFORM) and op.name not in ROWS:
+                marks.append(pytest.mark.soak)
             if column.needs_cuda:
                 marks.append(pytest.mark.cuda)
             parameters.append(pytest.param(op, column, id=f"{column}-{op}", marks=marks))

@@ -96,7 +96,7 @@ class Processes:
                 for child in children:
                     child.start()
                 for child in children:
-                    child.join(100)
+                    child.join(600)
                 assert [child.exitcode for child in children] == [0] * programs
             finally:
                 for child in children:

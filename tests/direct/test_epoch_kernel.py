@@ -23,14 +23,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def found() -> Any:
-    """What the interpreter gave: minutes are allowed to a machine under load, it takes seconds."""
+    """What the interpreter gave. It takes seconds: only what hangs takes half an hour."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.direct.epoch_on_cpu"],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
     if "only 0-dimensional arrays can be converted to Python scalars" in done.stderr:

@@ -20,6 +20,7 @@ import torch
 
 from manual_bp.training.command import main
 from manual_bp.training.run import Result
+from tests.conftest import draw_nothing
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600  # seconds: only what hangs takes so long, on a machine under any load
@@ -72,7 +73,9 @@ def rank(number: int, size: int, port: int, flags: list[str]) -> None:
         TORCHELASTIC_RUN_ID="test",
     )
     torch.set_num_threads(1)
-    main(flags)
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        main(flags)
 
 
 def together(forkserver: Any, size: int, flags: list[str]) -> None:
@@ -114,7 +117,11 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cost", ["half_per_example", "half_per_element", "mean", "sum"])
+@pytest.mark.parametrize(
+    "cost",
+    ["half_per_example", "sum"]
+    + [pytest.param(cost, marks=pytest.mark.soak) for cost in ("half_per_element", "mean")],
+)
 def test_two_processes_walk_as_one_with_twice_the_batch(
     forkserver: Any, train: Callable[..., Result], tmp_path: Path, cost: str
 ) -> None:
@@ -181,7 +188,9 @@ def test_torchrun_has_one_writer_and_one_voice(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_job_with_a_clear_line_and_resume_goes_on(tmp_path: Path) -> None:
+def test_a_killed_process_ends_the_job_with_a_clear_line_and_resume_goes_on(
+    forkserver: Any, tmp_path: Path
+) -> None:
     flags = [*FLAGS, "--batch-size", "38", "--lr-schedule", "constant", "--logdir", str(tmp_path)]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += [
@@ -219,8 +228,7 @@ def test_a_killed_process_ends_the_job_with_a_clear_line_and_resume_goes_on(tmp_
     state = torch.load(checkpoint, weights_only=True)
     assert state["epoch"] >= 1
     total = state["epoch"] + 2
-    resumed = torchrun(tmp_path, 2, "--resume", str(tmp_path / "two"), "--epochs", str(total))
-    assert resumed.returncode == 0, resumed.stderr
+    together(forkserver, 2, ["--resume", str(tmp_path / "two"), "--epochs", str(total)])
     main([*flags, "--batch-size", "76", "--epochs", str(total), "--run-name", "one"])
     assert_same_run(tmp_path / "one", tmp_path / "two")
 

@@ -62,6 +62,6 @@ FLAGS = [
 def test_no_flag_alone_freezes_a_run(
     train: Callable[..., Result], capsys: pytest.CaptureFixture[str], flags: str
 ) -> None:
-    result = train("--epochs", "30", *flags.split())
+    result = train("--engine", "direct", "--epochs", "30", *flags.split())
     assert result.test_accuracy > 0.85
     assert "trouble" not in capsys.readouterr().out

@@ -57,27 +57,32 @@ def interrupt_in(
     monkeypatch.setattr(Run, "_epoch", stop)
 
 
+WAYS = [
+    "--engine direct",
+    "--engine direct --momentum 0.5 --weight-decay 1e-4 --lr 0.5",
+    "--engine direct --augment --lr-schedule constant",
+    "--engine autograd --momentum 0.5 --lr 0.5 --init xavier",
+    "--amp fp16 --batch-size 50",
+    "--impl builtin --dtype float64 --batch-size full",
+]
+
+
 @pytest.mark.parametrize(
-    "flags",
+    ("flags", "epoch"),
     [
-        ["--engine", "direct"],
-        ["--engine", "direct", "--momentum", "0.5", "--weight-decay", "1e-4", "--lr", "0.5"],
-        ["--engine", "direct", "--augment", "--lr-schedule", "constant"],
-        ["--engine", "autograd", "--momentum", "0.5", "--lr", "0.5", "--init", "xavier"],
-        ["--amp", "fp16", "--batch-size", "50"],
-        ["--impl", "builtin", "--dtype", "float64", "--batch-size", "full"],
+        *((flags, 3) for flags in WAYS),
+        (WAYS[0], 1),
+        *(pytest.param(flags, 1, marks=pytest.mark.soak) for flags in WAYS[1:]),
     ],
-    ids=" ".join,
 )
-@pytest.mark.parametrize("epoch", [1, 4])
 def test_interrupted_and_resumed_equals_left_alone(
-    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: list[str], epoch: int
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, epoch: int
 ) -> None:
-    alone = train("--epochs", "5", "--run-name", "alone", *flags)
+    alone = train("--epochs", "4", "--run-name", "alone", *flags.split())
     assert alone.folder is not None
     interrupt_in(epoch, monkeypatch)
     with pytest.raises(SystemExit) as stopped:
-        train("--epochs", "5", "--run-name", "cut", *flags)
+        train("--epochs", "4", "--run-name", "cut", *flags.split())
     assert stopped.value.code == 130
     cut = tmp_path / "runs" / "cut"
     assert torch.load(cut / "checkpoint.pt", weights_only=True)["epoch"] == epoch - 1

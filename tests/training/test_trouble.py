@@ -296,7 +296,7 @@ def test_steps_that_gradient_scaling_leaves_out_are_no_fault(watch: Callable[...
 def test_a_run_that_learns_nothing_says_so(
     train: Train, capsys: pytest.CaptureFixture[str], flags: str, remedy: str
 ) -> None:
-    result = train(*flags.split())
+    result = train("--engine", "direct", *flags.split())
     assert result.metrics[-2]["cost/validation"] > 0.44
     said = lines(capsys.readouterr().out, "trouble")
     assert any(remedy in line for line in said), said

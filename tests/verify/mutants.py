@@ -97,7 +97,7 @@ OPERATIONS: dict[str, tuple[Callable[..., Tensor], list[tuple[Any, ...]]]] = {
         lambda q, k, v: (q @ k.mT / 3**0.5).softmax(-1) @ v,
         [((2, 4, 3), (2, 4, 3), (2, 4, 3)), ((4, 4), (4, 4), (4, 4))],
     ),
-    "bilinear": (lambda x, w, y: torch.einsum("bi,ij,bj->b", x, w, y), [((4, 3), (3, 3), (4, 3))]),
+    "bilinear": (lambda x, w, y: ((x @ w) * y).sum(1), [((4, 3), (3, 3), (4, 3))]),
 }
 
 

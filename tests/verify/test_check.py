@@ -220,7 +220,10 @@ def test_too_large_for_a_full_jacobian_is_said_and_still_decided():
     assert check(Doubled, (x, w, b)).findings[0].kind == "constant-factor"
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.soak if i % 2 else ()) for i, name in enumerate(CASES)],
+)
 def test_a_check_runs_the_function_so_often_at_most(name, monkeypatch):
     """What a check takes, by `cost`'s count: seconds.py in this folder looks at the clock."""
     function, inputs = CASES[name]
@@ -262,8 +265,7 @@ def test_a_call_that_is_too_large_is_cut_or_not_looked_at():
 
 def test_the_same_seed_gives_the_same_report():
     inputs = (torch.randn(30, 40), torch.randn(50, 40), torch.randn(50))
-    assert check(Doubled, inputs).to_json() == check(Doubled, inputs).to_json()
-    assert check(Base, inputs, seed=4).to_json() == check(Base, inputs, seed=4).to_json()
+    assert check(Doubled, inputs, seed=4).to_json() == check(Doubled, inputs, seed=4).to_json()
 
 
 def test_no_clock_is_read():

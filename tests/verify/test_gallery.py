@@ -59,7 +59,13 @@ def test_names_the_fault_first(exhibit):
     assert not report.incomplete, report
 
 
-@pytest.mark.parametrize("exhibit", CORRECT, ids=_names(CORRECT))
+@pytest.mark.parametrize(
+    "exhibit",
+    [
+        pytest.param(e, id=name, marks=pytest.mark.soak if i % 2 else ())
+        for i, (e, name) in enumerate(zip(CORRECT, _names(CORRECT), strict=True))
+    ],
+)
 def test_finds_nothing_on_a_correct_one(exhibit):
     report = check(exhibit.function, exhibit.inputs(), reference=exhibit.reference)
     assert report.ok, report

@@ -14,6 +14,7 @@ from manual_bp.training.command import main
 from manual_bp.view import bundle
 
 Open = Callable[..., Any]
+PATIENCE = 600_000  # milliseconds: only what hangs takes so long, on a machine under any load
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,9 @@ def browser() -> Iterator[Any]:
         pytest.skip("there is no chromium on the PATH")
     with api.sync_playwright() as playwright:
         # A container's root may not make the sandbox; the pages are our own.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox"], timeout=PATIENCE
+        )
         try:
             yield browser
         finally:
@@ -45,7 +48,7 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
         context = browser.new_context(
             **{"viewport": {"width": 1280, "height": 800}, "offline": True} | settings
         )
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from manual_bp.view import bundle
-from tests.view.conftest import data_in
+from tests.view.conftest import PATIENCE, data_in
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -68,7 +68,7 @@ def test_the_tab_shows_every_run(
     asked: list[str] = []
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     try:
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(PATIENCE)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
