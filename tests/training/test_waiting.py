@@ -29,15 +29,16 @@ CPU = torch.device("cpu")
 ENGINES = [["autograd"], ["autograd", "--impl", "builtin"]]  # direct: test_fake_cuda.py
 
 
-def run_of(*flags: str, device: torch.device = CPU) -> Run:
+def run_of(*flags: str, device: torch.device = CPU, examples: int | None = None) -> Run:
     options, _ = parse(["--dataset", "digits", "--epochs", "2", "--engine", *flags])
     digits = data.load("digits")
+    digits = replace(digits, train=digits.train[:examples])
     return Run(settle(options, digits, device, World(), None), digits, World(), None)
 
 
 def fake_run(mode: FakeTensorMode, flags: list[str]) -> Run:
     """A run on the digits whose network and data are fake tensors."""
-    run = run_of(*flags)
+    run = run_of(*flags, examples=100)  # a fake step takes many times as long as a true one
     for module in run.model:
         for name, parameter in list(module.named_parameters()):
             setattr(module, name, nn.Parameter(mode.from_tensor(parameter.detach())))
