@@ -209,7 +209,11 @@ def test_a_title_is_drawn_as_it_is(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("drawn_pictures")
-@pytest.mark.parametrize("name", ["$^", "漢字", "x\x1b[2Jy\x07", "\u202eabc", "a`b|c<b>*_"])
+@pytest.mark.parametrize(
+    "name",
+    ["$^", "x\x1b[2Jy\x07", "a`b|c<b>*_"]
+    + [pytest.param(name, marks=pytest.mark.soak) for name in ("漢字", "\u202eabc")],
+)
 def test_a_run_of_any_name_ends_well(
     name: str, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
