@@ -59,10 +59,10 @@ class _Listener:
     def listen(self) -> None:
         """Begin as soon as somebody has imported torch; this plugin never does."""
         if self.recorder is None and "torch" in sys.modules:
-            from manual_bp.verify import recorder
+            from manual_bp.verify import apply, recorder
 
             self.recorder = recorder.Recorder()
-            recorder.start(self.recorder)
+            apply.start(self.recorder)
 
     def pytest_collection_finish(self) -> None:
         """The test modules are imported."""
@@ -83,9 +83,9 @@ class _Listener:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Check, and fail a run whose tests passed where there is a finding."""
         if self.recorder is not None:
-            from manual_bp.verify import recorder, survey
+            from manual_bp.verify import apply, survey
 
-            recorder.stop(self.recorder)
+            apply.stop(self.recorder)
             found = survey.Seen(self.recorder).report(leave_out=self.leave_out)
             self.rows += [
                 {

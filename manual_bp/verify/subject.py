@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from manual_bp.verify.intent import declared
+from manual_bp.verify.modules import linked, with_tensors
 from manual_bp.verify.nested import holds_tensors, pack, unpack
 
 
@@ -113,7 +113,7 @@ def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -
     if isinstance(function, nn.Module):
         return _module(function, labels, values, flags, packed, tuple(parameters))
     plain = function if cls is None else cls.apply
-    call = (lambda *flat: plain(*packed(flat))) if nested else plain
+    call = linked((lambda *flat: plain(*packed(flat))) if nested else plain, values)
     # with tensors in lists the arguments are no longer the Function's own: treat it as a callable
     own = None if nested else cls
     return Subject(
@@ -193,7 +193,7 @@ def _module(
             for buffer in buffers.values()
         }
         state.update(zip(map(id, parameters.values()), values[count:], strict=True))
-        return _with_tensors(module, state, {})(*packed(values[:count]))
+        return with_tensors(module, state, {})(*packed(values[:count]))
 
     flags = (*flags, *(p.requires_grad for p in parameters.values()))
     values = (*args, *parameters.values())
@@ -201,26 +201,6 @@ def _module(
     return Subject(
         name, call, names + tuple(parameters), values, flags, count, packed, parameters=takes
     )
-
-
-def _with_tensors(
-    module: nn.Module, state: dict[int, Tensor], made: dict[int, nn.Module]
-) -> nn.Module:
-    """The module with other parameters and buffers, for good: a backward may call it again."""
-    if id(module) not in made:
-        new = made[id(module)] = object.__new__(type(module))
-        vars(new).update(vars(module))
-        for kind in ("_parameters", "_buffers"):
-            held = getattr(module, kind)
-            vars(new)[kind] = {k: t if t is None else state.get(id(t), t) for k, t in held.items()}
-        vars(new)["_modules"] = {
-            name: inner if inner is None else _with_tensors(inner, state, made)
-            for name, inner in module._modules.items()
-        }
-        for name, value in vars(module).items():
-            if isinstance(value, types.MethodType) and value.__self__ is module:
-                vars(new)[name] = types.MethodType(value.__func__, new)
-    return made[id(module)]
 
 
 def _name(function: Any, cls: type | None) -> str:

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from typing import Any
 
+from manual_bp.verify.apply import listening_to
 from manual_bp.verify.checker import check
-from manual_bp.verify.recorder import BYTES, Recorded, Recorder, listening_to
+from manual_bp.verify.recorder import BYTES, Recorded, Recorder
 from manual_bp.verify.report import WIDTH, Report, VerificationError, plain
 
 

@@ -15,7 +15,8 @@ from torch.autograd import Function
 
 from manual_bp.verify import check, watch
 from manual_bp.verify.__main__ import main
-from manual_bp.verify.recorder import RUNS, Recorder, listening_to
+from manual_bp.verify.apply import listening_to
+from manual_bp.verify.recorder import RUNS, Recorder
 
 PROGRAM = """
 import sys

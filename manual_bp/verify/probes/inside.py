@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from torch.autograd import Function
 
+from manual_bp.verify.apply import heard_in
 from manual_bp.verify.case import Case
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes import transforms
 from manual_bp.verify.probes.result import Result
-from manual_bp.verify.recorder import heard_in
 from manual_bp.verify.subject import subject_of
 
 FUNCTIONS = 8  # at most
