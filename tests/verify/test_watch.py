@@ -12,6 +12,7 @@ import types
 import pytest
 import torch
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from manual_bp.verify import check, watch
 from manual_bp.verify.__main__ import main
@@ -190,6 +191,60 @@ def test_left_out_with_a_reason():
     survey = seen.report(leave_out={"Sca*": "it is slow"})
     assert survey.ok
     assert "left out: it is slow" in str(survey)
+
+
+class Recomputed(Function):
+    """Takes a method of a module, and the module's parameters so that autograd knows of them."""
+
+    factor = 1.0
+
+    @staticmethod
+    def forward(ctx, run, x, *parameters):
+        ctx.run = run
+        ctx.save_for_backward(x, *parameters)
+        with torch.no_grad():
+            return run(x)
+
+    @classmethod
+    @once_differentiable
+    def backward(cls, ctx, g):
+        x, *parameters = ctx.saved_tensors
+        given = [x.detach().requires_grad_(x.requires_grad), *parameters]
+        wanted = [t for t in given if t.requires_grad]
+        with torch.enable_grad():
+            out = ctx.run(given[0])
+        found = dict(zip(map(id, wanted), torch.autograd.grad(out, wanted, g), strict=True))
+        first, *rest = (found.get(id(t)) for t in given)
+        return None, first, *(None if r is None else cls.factor * r for r in rest)
+
+
+class RecomputedWrongly(Recomputed):
+    factor = 0.5
+
+
+class Shifted(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(3, 2)
+        self.register_buffer("shift", torch.ones(2))
+
+    def forward(self, x):
+        return (super().forward(x) + self.shift).tanh()
+
+
+def test_a_module_among_the_arguments_holds_the_parameters_beside_it():
+    module = Shifted()
+    x = torch.randn(4, 3, requires_grad=True)
+    with watch() as seen:
+        Recomputed.apply(module.forward, x, *module.parameters())
+        RecomputedWrongly.apply(module, x, *module.parameters())
+    with torch.no_grad():
+        module.weight.fill_(torch.nan)  # as a training goes on
+    right, wrong = seen.report(skip=("layouts", "batch-sizes")).lines
+    assert right.verdict == "ok", right.report
+    assert [row.tensor for row in right.report.rows] == ["x", "input 2", "input 3"]
+    assert wrong.verdict == "constant-factor (input 2) and 1 more"
+    assert right.report.notes[0] == "measured on float64 copies of the float32 inputs"
+    assert module.shift.dtype == torch.float32
 
 
 @pytest.mark.skipif(
