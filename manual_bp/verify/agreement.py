@@ -8,11 +8,19 @@ from torch import Tensor
 
 def same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors hold the same values, NaN equal to NaN."""
-    if a.shape != b.shape:
+    if a.shape != b.shape or freed(a) or freed(b):
         return False
     if a.layout != torch.strided or b.layout != torch.strided:
         a, b = a.to_dense(), b.to_dense()
     return bool(torch.equal(a, b)) or bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def freed(t: Tensor) -> bool:
+    """Whether somebody has taken the memory away: to read the values would end the process."""
+    if t.layout != torch.strided or not t.numel():
+        return False
+    last = sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True))
+    return t.untyped_storage().nbytes() < (t.storage_offset() + last + 1) * t.element_size()
 
 
 def equal(a: Tensor, b: Tensor) -> bool:

@@ -7,6 +7,7 @@ Every call gets fresh copies of the arguments. A function that writes into them 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -207,8 +208,7 @@ class Case:
                 RuntimeError(f"it returned {len(returned)} tensors where it had returned more"),
             )
         graph = Graph(leaves, passed, returned, outputs, changed, isinstance(result, list))
-        # torch's reentrant checkpoint takes backward() alone
-        graph.fills_grad = any(has_node(o, "CheckpointFunctionBackward") for o in returned)
+        graph.fills_grad = any(_asks_for_backward(node) for o in returned for node in _nodes(o))
         return graph
 
     def split(self, vector: Tensor) -> list[Tensor]:
@@ -234,18 +234,27 @@ def _with_filled(g: Tensor | None, leaf: Tensor) -> Tensor | None:
 
 def has_node(tensor: Tensor, name: str) -> bool:
     """Whether the graph that `tensor` comes from has a node called `name`."""
-    pending, seen = [tensor.grad_fn], {tensor.grad_fn}
+    return any(node.name() == name for node in _nodes(tensor))
+
+
+def _nodes(tensor: Tensor) -> Iterator[Any]:
+    """The nodes that `tensor` leads back to."""
+    pending = [] if tensor.grad_fn is None else [tensor.grad_fn]
+    seen = set(pending)
     while pending:
         node = pending.pop()
-        if node is None:
-            continue
-        if node.name() == name:
-            return True
+        yield node
         for following, _ in node.next_functions:
-            if following not in seen:
+            if following is not None and following not in seen:
                 seen.add(following)
                 pending.append(following)
-    return False
+
+
+def _asks_for_backward(node: Any) -> bool:
+    """Whether a Function takes `.backward()` alone, as torch's reentrant checkpoint does."""
+    backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
+    code = getattr(inspect.unwrap(backward), "__code__", None) if backward else None
+    return "_is_checkpoint_valid" in getattr(code, "co_names", ())
 
 
 def tensors(result: Any) -> list[Tensor]:

@@ -7,6 +7,7 @@ arguments and results.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.verify.agreement import same
+from manual_bp.verify.agreement import freed, same
 from manual_bp.verify.case import Graph
 from manual_bp.verify.subject import Subject, parameter_names
 
@@ -63,6 +64,7 @@ def listening(graph: Graph) -> Iterator[list[Heard]]:
 
 
 def _recorder(cls: type[torch.autograd.Function], backward: Any, heard: list[Heard]) -> Any:
+    @functools.wraps(backward)
     def record(ctx: Any, *gradients: Any) -> Any:
         before = [g.detach().clone() if isinstance(g, Tensor) else None for g in gradients]
         saved = _saved(ctx)
@@ -110,7 +112,7 @@ def _saved(ctx: Any) -> dict[str, Tensor]:
     found = {
         name: value
         for name, value in getattr(ctx, "__dict__", {}).items()
-        if isinstance(value, Tensor)
+        if isinstance(value, Tensor) and not freed(value)
     }
     try:
         saved = ctx.saved_tensors

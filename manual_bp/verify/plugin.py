@@ -79,30 +79,41 @@ class _Listener:
             self.recorder.paused = marker is not None
         return (yield)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Check, and fail a run whose tests passed where there is a finding."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
+        """Check when everything else has been said: a check that ends the process takes nothing.
+
+        A run whose tests passed fails where there is a finding.
+        """
         if self.recorder is not None:
-            from manual_bp.verify import apply, survey
+            from manual_bp.verify import apply
 
             apply.stop(self.recorder)
-            found = survey.Seen(self.recorder).report(leave_out=self.leave_out)
-            self.rows += [
-                {
-                    "name": line.name,
-                    "place": line.place,
-                    "calls": line.calls,
-                    "verdict": line.verdict,
-                    "status": line.status,
-                    "detail": "\n".join(survey.Survey([line]).details()),
-                }
-                for line in found.lines
-            ]
         output = getattr(self.config, "workeroutput", None)
-        if output is not None:
-            output["verify_functions"] = self.rows
-        elif any(row["status"] == "finding" for row in self.rows) and not session.exitstatus:
+        if output is not None:  # a worker's output leaves in what is wrapped
+            output["verify_functions"] = [*self._checked()]
+            return (yield)
+        result = yield
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        self._print(terminal)
+        if any(row["status"] == "finding" for row in self.rows) and not session.exitstatus:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        return result
+
+    def _checked(self) -> Iterator[dict[str, Any]]:
+        if self.recorder is None:
+            return
+        from manual_bp.verify import survey
+
+        for line in survey.Seen(self.recorder).lines(leave_out=self.leave_out):
+            yield {
+                "name": line.name,
+                "place": line.place,
+                "calls": line.calls,
+                "verdict": line.verdict,
+                "status": line.status,
+                "detail": "\n".join(survey.Survey([line]).details()),
+            }
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -118,22 +129,26 @@ class _Listener:
                 same.update(row)
             same["calls"] = calls
 
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """A line a Function, then the details of what is not ok."""
-        terminalreporter.section("autograd Functions")
-        if not self.rows:
-            terminalreporter.write_line("no autograd Function ran")
+    def _print(self, terminal: Any) -> None:
+        """A line a Function as it becomes known, then the details of what is not ok."""
+        terminal.section("autograd Functions")
+        heard = self.recorder.found.values() if self.recorder is not None else ()
+        names = [(r["name"], r["place"]) for r in self.rows] + [(h.name, h.place) for h in heard]
+        if not names:
+            terminal.write_line("no autograd Function ran")
             return
-        self.rows.sort(key=_one)
-        name, place = (max(len(r[part]) for r in self.rows) for part in ("name", "place"))
-        for row in self.rows:
-            terminalreporter.write_line(
+        name, place = (max(map(len, part)) for part in zip(*names, strict=True))
+        known, self.rows = sorted(self.rows, key=_one), []
+        for row in known or self._checked():
+            terminal.write_line(
                 f"{row['name']:<{name}}  {row['place']:<{place}}  {row['calls']:>7,}×  "
-                f"{row['verdict']}"
+                f"{row['verdict']}",
+                flush=True,
             )
+            self.rows.append(row)
         for row in self.rows:
             if row["detail"]:
-                terminalreporter.write_line(row["detail"])
+                terminal.write_line(row["detail"])
 
 
 def _one(row: dict[str, Any]) -> tuple[str, str]:

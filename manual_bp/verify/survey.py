@@ -109,15 +109,23 @@ class Seen:
             **options: for `check`.
         """
         lines = []
-        self.recorder.paused = True  # a check inside the block is not the program
-        try:
-            for recorded in list(self.recorder.found.values()):
-                lines.append(_line(recorded, seed, leave_out or {}, options))
-                if tell is not None:
-                    tell(lines[-1])
-        finally:
-            self.recorder.paused = False
+        for line in self.lines(seed=seed, leave_out=leave_out, **options):
+            lines.append(line)
+            if tell is not None:
+                tell(line)
         return Survey(lines)
+
+    def lines(
+        self, *, seed: int = 0, leave_out: Mapping[str, str] | None = None, **options: Any
+    ) -> Iterator[Line]:
+        """What `report` gathers, line by line, in the order of the names."""
+        for recorded in sorted(self.recorder.found.values(), key=lambda r: (r.name, r.place)):
+            self.recorder.paused = True  # a check inside the block is not the program
+            try:
+                line = _line(recorded, seed, leave_out or {}, options)
+            finally:
+                self.recorder.paused = False
+            yield line
 
 
 @contextmanager

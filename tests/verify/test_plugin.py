@@ -114,3 +114,37 @@ def test_a_reason_must_be_given(pytester):
     result = run(pytester, "--verify-functions")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "expected NAME: reason" in result.stderr.str()
+
+
+@pytest.mark.slow
+def test_a_check_that_ends_the_process_takes_nothing_that_was_said(pytester):
+    pytester.makepyfile(
+        """
+        import os
+        import torch
+        from torch.autograd import Function
+
+        class Able(Function):
+            @staticmethod
+            def forward(ctx, x):
+                return x.clone()
+
+            @staticmethod
+            def backward(ctx, g):
+                return -g
+
+        class Breaks(Able):
+            @staticmethod
+            def forward(ctx, x):
+                if x.dtype == torch.float64:  # as the check gives it
+                    os._exit(11)
+                return x.clone()
+
+        def test_them():
+            for cls in (Breaks, Able):
+                cls.apply(torch.randn(3, requires_grad=True))
+        """
+    )
+    result = run(pytester, "--verify-functions")
+    assert result.ret == 11
+    result.stdout.fnmatch_lines(["*1 passed in *", "*autograd Functions*", "Able *reversed?*"])

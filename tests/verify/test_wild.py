@@ -1,0 +1,36 @@
+"""Kinds of Functions that public projects showed, one test a kind."""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd import Function
+
+from manual_bp.verify import check
+
+
+class Freed(Function):
+    """x w. The memory of x is given back in the forward and filled again in the backward."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.x, ctx.w = x, w
+        with torch.no_grad():
+            ctx.out = (x * w).detach_()
+        x.untyped_storage().resize_(0)
+        return ctx.out
+
+    @staticmethod
+    def backward(ctx, g):
+        if not torch.autograd._is_checkpoint_valid():
+            raise RuntimeError("use .backward()")
+        x, w = (ctx.out / ctx.w).detach().requires_grad_(), ctx.w
+        with torch.enable_grad():
+            out = x * w
+        return torch.autograd.grad(out, (x, w), g)
+
+
+def test_an_input_whose_memory_is_given_back():
+    w = torch.full((4, 3), 2.0).requires_grad_()
+    report = check(Freed, (torch.randn(4, 3, requires_grad=True), w))
+    assert [(f.kind, f.tensor) for f in report.findings] == [("mutates-input", "x")], report
+    assert [row.verdict for row in report.rows] == ["ok", "ok"]
