@@ -1,4 +1,4 @@
-"""Modules among the arguments of a call, with other tensors for their parameters and buffers.
+"""What must follow the tensors of a call among its other arguments: modules and dtypes.
 
 A Function that takes a module takes the module's parameters beside it, so that autograd knows them:
 what is passed there is what the module must compute with.
@@ -63,10 +63,10 @@ def with_tensors(value: Any, state: dict[int, Tensor], made: dict[int, nn.Module
 def linked(call: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any]:
     """`call` on arguments like `args`; their modules hold the tensors that are passed beside them.
 
-    What a module holds besides follows the dtype of the tensors that are passed.
+    What a module holds besides, and a dtype that is passed, follow the dtype of the tensors.
     """
     inside = {i: m for i, a in enumerate(args) if (m := module_of(a)) is not None}
-    if not inside:
+    if not inside and not any(isinstance(a, torch.dtype) for a in args):
         return call
 
     def call_linked(*values: Any) -> Any:
@@ -79,7 +79,12 @@ def linked(call: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any]:
                 state[id(t)] = copy.requires_grad_(t.requires_grad)
         made: dict[int, nn.Module] = {}
         passed = [
-            with_tensors(args[i], state, made) if i in inside else v for i, v in enumerate(values)
+            with_tensors(args[i], state, made)
+            if i in inside
+            else dtypes.get(v, v)
+            if isinstance(v, torch.dtype)
+            else v
+            for i, v in enumerate(values)
         ]
         return call(*passed)
 

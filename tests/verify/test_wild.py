@@ -34,3 +34,26 @@ def test_an_input_whose_memory_is_given_back():
     report = check(Freed, (torch.randn(4, 3, requires_grad=True), w))
     assert [(f.kind, f.tensor) for f in report.findings] == [("mutates-input", "x")], report
     assert [row.verdict for row in report.rows] == ["ok", "ok"]
+
+
+class OfDtype(Function):
+    """sin x, for a caller who names the dtype."""
+
+    @staticmethod
+    def forward(ctx, x, dtype):
+        if x.dtype != dtype:
+            raise TypeError(f"{x.dtype} is not {dtype}")
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[0].cos(), None
+
+
+def test_a_dtype_among_the_arguments_follows_the_tensors():
+    report = check(
+        OfDtype, (torch.randn(3), torch.float32), skip=("batch-sizes", "double-backward")
+    )
+    assert report.ok, report
+    assert report.notes == ["measured on float64 copies of the float32 inputs"]
