@@ -180,7 +180,9 @@ def _site() -> str:
 
 @functools.cache
 def _short(file: str) -> str:
-    """A path as somebody in this folder would write it."""
+    """A path as somebody in this folder would write it; torch's own begin with torch."""
+    if file.startswith(TORCH):
+        return os.path.join("torch", file.removeprefix(TORCH))
     try:
         near = os.path.relpath(file)
     except ValueError:  # another drive

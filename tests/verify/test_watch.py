@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import runpy
 import sys
 import types
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
@@ -22,6 +24,7 @@ from manual_bp.verify.recorder import RUNS, Recorder
 PROGRAM = """
 import sys
 import torch
+import torch.utils.checkpoint
 from torch.autograd import Function
 
 class Scaled(Function):
@@ -183,6 +186,16 @@ def test_recording_holds_a_bounded_number_of_bytes():
     survey = seen.report()
     assert not survey.ok
     assert "not checked: its arguments take 0 MiB" in str(survey)
+
+
+def test_torchs_own_functions_are_left_out_and_named_from_torch():
+    with watch() as seen:
+        torch.utils.checkpoint.CheckpointFunction.apply(
+            torch.sin, True, torch.randn(3, requires_grad=True)
+        )
+    (line,) = seen.report().lines
+    assert line.verdict == "left out: torch's own"
+    assert line.place.startswith(os.path.join("torch", "utils", "checkpoint.py:"))
 
 
 def test_left_out_with_a_reason():
