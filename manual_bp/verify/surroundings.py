@@ -69,7 +69,10 @@ def _restore(seen: dict[str, Any], modes: list[tuple[nn.Module, bool]]) -> None:
     torch.set_default_dtype(seen["dtype"])
     if torch.get_default_device() != seen["device"]:
         torch.set_default_device(seen["device"])
-    torch.use_deterministic_algorithms(seen["deterministic"], warn_only=seen["warn_only"])
+    now = _seen()
+    if any(now[key] != seen[key] for key in ("deterministic", "warn_only")):
+        # only then: it imports torch's compiler, and what a program has put in the place of modules
+        torch.use_deterministic_algorithms(seen["deterministic"], warn_only=seen["warn_only"])
     torch.autograd.set_detect_anomaly(seen["anomaly"], seen["check_nan"])
     torch.set_grad_enabled(seen["grad"])
     torch.set_autocast_enabled("cpu", seen["autocast"])

@@ -157,7 +157,13 @@ def _line(
         return Line(name, place, calls, f"not checked: {recorded.missed}", "incomplete")
     # the runs that asked for a gradient; the others only where there is none
     runs = [run for run in recorded.runs.values() if run.grad] or list(recorded.runs.values())
-    checked = [(check(recorded.target, run.args, seed=seed, **options), run) for run in runs]
+    try:
+        checked = [(check(recorded.target, run.args, seed=seed, **options), run) for run in runs]
+    except ValueError:  # wrong usage, such as a probe that does not exist
+        raise
+    except Exception as error:  # the others are still to be checked
+        reason = f"not checked: the check raised {type(error).__name__}: {error}"
+        return Line(name, place, calls, reason.splitlines()[0], "incomplete")
     report, run = max(checked, key=lambda pair: (len(pair[0].findings), not pair[0].ok))
     status = "ok" if report.ok else "incomplete"
     status = "finding" if report.findings else "question" if report.questions else status

@@ -16,7 +16,7 @@ import torch.utils.checkpoint
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from manual_bp.verify import check, watch
+from manual_bp.verify import check, survey, watch
 from manual_bp.verify.__main__ import main
 from manual_bp.verify.apply import listening_to
 from manual_bp.verify.recorder import RUNS, Recorder
@@ -65,6 +65,12 @@ class Scaled(Function):
     @staticmethod
     def backward(ctx, g):
         return g * ctx.factor, None
+
+
+class Doubled(Scaled):
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g * ctx.factor, None
 
 
 scaled = Scaled.apply  # taken before anybody listens
@@ -196,6 +202,22 @@ def test_torchs_own_functions_are_left_out_and_named_from_torch():
     (line,) = seen.report().lines
     assert line.verdict == "left out: torch's own"
     assert line.place.startswith(os.path.join("torch", "utils", "checkpoint.py:"))
+
+
+def test_a_check_that_fails_hides_no_other(monkeypatch):
+    def failing(target, args, **options):
+        if target is Scaled:
+            raise RuntimeError("no\nluck")
+        return check(target, args, **options)
+
+    monkeypatch.setattr(survey, "check", failing)
+    with watch() as seen:
+        for cls in (Scaled, Doubled):
+            cls.apply(torch.randn(3, requires_grad=True), 2.0)
+    other, line = seen.report(skip=("batch-sizes", "double-backward")).lines
+    assert other.verdict == "constant-factor (x)"
+    assert line.verdict == "not checked: the check raised RuntimeError: no"
+    assert line.status == "incomplete"
 
 
 def test_left_out_with_a_reason():
