@@ -75,12 +75,13 @@ def _run(arguments: list[str]) -> str:
 
 
 def _script(file: str) -> None:
+    file = os.path.abspath(file)  # as Python gives it to a program
     with open(file, "rb") as source:
         code = compile(source.read(), file, "exec")
     module = types.ModuleType("__main__")
     module.__dict__.update(__file__=file, __builtins__=__builtins__, __cached__=None)
     sys.modules["__main__"] = module  # for pickle, and for what asks for __main__
-    sys.path.insert(0, os.path.dirname(os.path.abspath(file)))
+    sys.path.insert(0, os.path.dirname(os.path.realpath(file)))
     exec(code, module.__dict__)
 
 

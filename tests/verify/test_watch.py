@@ -24,7 +24,6 @@ from manual_bp.verify.recorder import RUNS, Recorder
 PROGRAM = """
 import sys
 import torch
-import torch.utils.checkpoint
 from torch.autograd import Function
 
 class Scaled(Function):
@@ -123,6 +122,14 @@ def test_a_program_that_fails_is_looked_at_and_not_ok(program, argument, said, c
     assert "3×  ok" in out
     assert f"the program itself {said}" in err
     assert "runpy" not in err
+
+
+def test_a_program_is_told_where_it_lies_as_python_tells_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "where.py").write_text("import sys\nprint([__file__, sys.argv[0], sys.path[0]])")
+    monkeypatch.chdir(tmp_path)
+    assert main(["--watch", "where.py"]) == 0
+    here = os.path.realpath(tmp_path)
+    assert str([os.path.join(here, "where.py"), "where.py", here]) in capsys.readouterr().out
 
 
 def test_wrong_usage_of_watch(capsys):
