@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 if __name__ == "__main__":
-    main()
-    from manual_bp.training.world import leave
+    import sys
 
-    leave()
+    from manual_bp import console
+
+    def work() -> int:
+        main()
+        from manual_bp.training.world import leave
+
+        leave()
+        return 0
+
+    sys.exit(console.run(work, "train.py"))

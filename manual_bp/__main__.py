@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import manual_bp
+from manual_bp import console
 
 # Each command: where its `main(argv, prog)` is, and what it does.
 COMMANDS = {
@@ -24,6 +25,11 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns its exit status; wrong usage is 2, with one line on stderr."""
     command, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    prog = f"manual-bp {command}" if command in COMMANDS else "manual-bp"
+    return console.run(lambda: _run(command, rest, prog), prog)
+
+
+def _run(command: str, rest: list[str], prog: str) -> int:
     if command == "--version":
         print(f"manual_bp {manual_bp.__version__}")
         return 0
@@ -34,10 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if command not in COMMANDS:
         names = ", ".join(COMMANDS)
-        print(f"manual-bp: error: {command!r} is not one of {names}", file=sys.stderr)
+        console.say(f"manual-bp: error: {command!r} is not one of {names}")
         return 2
     module = import_module(f"manual_bp.{COMMANDS[command][0]}")
-    status = module.main(rest, prog=f"manual-bp {command}")
+    status = module.main(rest, prog=prog)
     if command == "train":
         import_module("manual_bp.training.world").leave()  # under torchrun alone
     return status if isinstance(status, int) else 0

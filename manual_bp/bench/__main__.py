@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from manual_bp import console
 from manual_bp.bench.configuration import NAMES, Configuration
 from manual_bp.extras import missing
 
@@ -182,4 +183,4 @@ def _progress(message: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main, "python -m manual_bp.bench"))

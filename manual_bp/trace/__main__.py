@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
 
+from manual_bp import console
 from manual_bp.escape import escaped
 from manual_bp.notation import NOTATIONS
 from manual_bp.trace import render
@@ -133,6 +133,4 @@ def _run(args: argparse.Namespace) -> list[Block]:
 
 
 if __name__ == "__main__":
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # the only common encoding with σ, δ and ∂
-    sys.exit(main())
+    sys.exit(console.run(main, "python -m manual_bp.trace"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import os
 import shlex
 import signal
 import sys
@@ -12,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from manual_bp import console
 from manual_bp.escape import escaped
 from manual_bp.extras import missing
 from manual_bp.training.errors import UsageError, UserError
@@ -38,9 +37,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> Result:
         SystemExit: 1 after a fault, with one line on stderr; 2 after wrong usage; 130 after Ctrl-C
             and 143 after SIGTERM, with the run saved as of its last whole epoch.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # η is not in every encoding
     options, given = parse(argv, prog)
     if lacking := missing(*NEEDS, extra="train"):
         _say(prog, f"error: {lacking}")
@@ -60,7 +56,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> Result:
         what = "nobody reads the output any more" if gone else error.strerror or str(error)
         if error.filename is not None:
             what = f"{error.filename}: {what}"
-        _leave_stdout()
+        console.leave_stdout()
         _say(prog, f"error: {what}: {_how_to_go_on(run, prog)}")
         raise SystemExit(1) from error
     except KeyboardInterrupt as error:
@@ -94,12 +90,6 @@ def _known_fault(error: RuntimeError | MemoryError) -> str | None:
     if isinstance(error, MemoryError) or any(word in str(error) for word in words):
         return f"out of memory ({reason}); take a smaller --batch-size or --hidden"
     return None
-
-
-def _leave_stdout() -> None:
-    """Drop what is still to be written there, or the interpreter complains when it exits."""
-    with contextlib.suppress(OSError):  # in a notebook it is no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _how_to_go_on(run: Run | None, prog: str) -> str:

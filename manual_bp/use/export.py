@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from manual_bp import console
 from manual_bp.escape import escaped
 from manual_bp.training.options import DATASETS
 
@@ -67,4 +68,4 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main, "manual-bp export"))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from manual_bp import console
 from manual_bp.escape import escaped
 
 if TYPE_CHECKING:  # torch takes a second: --help does without it
@@ -83,4 +84,4 @@ def _answer(run: Trained, path: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main, "manual-bp predict"))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
+from manual_bp import console
+from manual_bp.escape import escaped
 from manual_bp.verify import KINDS, Finding, Report
 from manual_bp.verify.guard import Tell, guarded
+from manual_bp.verify.report import colour_wanted
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -35,27 +39,43 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m manual_bp.ver
             return 2
     # the package's own operations crash nowhere; somebody's may
     if args.function:
-        return guarded(lambda tell: _checked(parser, args, tell))
+        return guarded(partial(_checked, parser, args), partial(_crashed, args.json), prog)
     return _checked(parser, args, lambda report, probe: None)
 
 
 def _checked(parser: argparse.ArgumentParser, args: argparse.Namespace, tell: Tell) -> int:
-    try:
-        reports = [_somebodys(args, tell)] if args.function else _ours(args)
-    except (ValueError, TypeError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    if args.json:
-        parts = [json.loads(report.to_json()) for report in reports]
-        print(json.dumps(parts[0] if args.function else parts, indent=2, ensure_ascii=False))
-    else:
+    status = 2
+    with contextlib.suppress(BrokenPipeError), console.kept(alone=args.json) as out:
         try:
-            print("\n\n".join(str(report) for report in reports), flush=True)
-        except BrokenPipeError:  # as under `| head`: nobody reads on
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if any(report.findings for report in reports):
-        return 1
-    return 0 if all(report.ok for report in reports) else 3
+            reports = [_somebodys(args, tell)] if args.function else _ours(args)
+        except (ValueError, TypeError) as error:
+            print(f"{parser.prog}: {escaped(error)}", file=sys.stderr)
+            return status
+        # known before anything is printed: under `| head` nobody reads on
+        findings, ok = any(report.findings for report in reports), all(r.ok for r in reports)
+        status = 1 if findings else 0 if ok else 3
+        if args.json:
+            parts = [json.loads(report.to_json()) for report in reports]
+            text = json.dumps(parts[0] if args.function else parts, indent=2, ensure_ascii=False)
+        else:
+            colour = colour_wanted(out)
+            text = "\n\n".join(report.render(colour=colour) for report in reports)
+        print(text, file=out, flush=True)
+    return status
+
+
+def _crashed(as_json: bool, report: str, how: str) -> int:
+    """Print the `report` so far, with the end of the process as its first finding."""
+    finding = Finding("crash", "the whole process", f"it {how}")
+    if as_json:
+        told = json.loads(report) if report else {}
+        findings = [asdict(finding), *told.get("findings", [])]
+        print(json.dumps({**told, "ok": False, "findings": findings}, indent=2))
+    else:
+        lines = [report] if report else []
+        detail = escaped(finding.detail)
+        print("\n".join([*lines, "", f"  {finding.kind}  {finding.tensor}", f"    {detail}"]))
+    return 1
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -88,7 +108,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--compile", action="store_true", help="also under torch.compile(fullgraph=True)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of inputs and cotangents (default: %(default)s)"
+        "--seed", type=_seed, default=0, help="of inputs and cotangents (default: %(default)s)"
     )
     parser.add_argument(
         "--strict",
@@ -112,6 +132,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _seed(text: str) -> int:
+    if not text.isdecimal() or len(text) > 19 or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**63 - 1")
+    return int(text)
+
+
 def _watched(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     program = args.watch
     if not program or args.function or (program[0] != "-m" and not Path(program[0]).is_file()):
@@ -122,12 +148,16 @@ def _watched(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    # Only here: it is imported only when used.
-    from manual_bp.verify.program import run_and_check
+    options = {"seed": args.seed, "strict": args.strict, "skip": _skipped(args)}
 
-    return run_and_check(
-        program, json=args.json, seed=args.seed, strict=args.strict, skip=_skipped(args)
-    )
+    def work(tell: Tell) -> int:
+        # Only here: it is imported only when used.
+        from manual_bp.verify.program import run_and_check
+
+        tell("", "the program")
+        return run_and_check(program, json=args.json, **options)
+
+    return guarded(work, partial(_crashed, args.json), parser.prog)
 
 
 def _somebodys(args: argparse.Namespace, tell: Tell) -> Report:
@@ -146,6 +176,7 @@ def _somebodys(args: argparse.Namespace, tell: Tell) -> Report:
             "the arguments of one call"
         )
     inputs = parse_inputs(args.inputs, getattr(torch, args.dtype), args.seed)
+    tell("", f"the import of {args.function}")
     function = load(args.function)
     if isinstance(function, type) and issubclass(function, torch.nn.Module):
         raise ValueError(f"{args.function} is a module class: name an instance of it")
@@ -158,7 +189,7 @@ def _somebodys(args: argparse.Namespace, tell: Tell) -> Report:
         seed=args.seed,
         strict=args.strict,
         skip=_skipped(args),
-        tell=lambda report, probe: tell(str(report), probe),
+        tell=lambda report, probe: tell(report.to_json() if args.json else str(report), probe),
     )
 
 
@@ -190,4 +221,4 @@ def _ours(args: argparse.Namespace) -> list[Report]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console.run(main, "python -m manual_bp.verify"))

@@ -9,6 +9,7 @@ are floating. `randn!(4,3)` requires a gradient; if any tensor does, only those 
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -19,6 +20,8 @@ ITEM = re.compile(
     r"""\s*(?:(?:torch\.)?(?P<call>[a-z_]+)(?P<ask>!?)\((?P<args>[^()]*)\)|"(?P<text>[^"]*)"|(?P<word>[\w.+\-/:]+))\s*,?"""
 )
 WORDS: dict[str, Any] = {"None": None, "True": True, "False": False}
+MOST = 100_000_000  # elements of a tensor: none larger can be checked in a day
+DIMENSIONS = 25
 MAKERS = ("randn", "rand", "ones", "zeros", "randint", "arange")
 
 
@@ -67,10 +70,16 @@ def _tensor(
         sizes = [int(part) for part in args.split(",") if part.strip()]
     except ValueError:
         raise ValueError(
-            f"--inputs: {name}({args}): the sizes must be integers, as in {name}(4,3)"
+            f"--inputs: {name}({args[:60]}): the sizes must be integers, as in {name}(4,3)"
         ) from None
     if any(size < 0 for size in sizes):
         raise ValueError(f"--inputs: {name}({args}): the sizes must not be negative")
+    count = math.prod(sizes[1:] if name == "randint" else sizes)
+    if count > MOST or len(sizes) > DIMENSIONS or max(sizes, default=0) >= 2**63:
+        raise ValueError(
+            f"--inputs: {name}({args[:60]}): at most {MOST:,} elements and {DIMENSIONS} "
+            f"dimensions are allowed"
+        )
     if name in ("randint", "arange"):
         if ask:
             raise ValueError(

@@ -73,8 +73,16 @@ def _module(place: str) -> Any:
             return module
         sys.path.insert(0, "")
         return importlib.import_module(place)
-    except ValueError:
+    except (ValueError, KeyboardInterrupt):
         raise
-    except Exception as error:  # anything: it runs somebody's module
-        line = str(error).splitlines()[0] if str(error) else ""
-        raise ValueError(f"{place}: importing it raises {type(error).__name__}: {line}") from error
+    except BaseException as error:  # anything, sys.exit too: it runs somebody's module
+        raise ValueError(f"{place}: importing it raises {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    """The error's class, and the first line of its message."""
+    try:
+        lines = str(error).splitlines()
+    except Exception:  # somebody's exception
+        lines = []
+    return ": ".join([type(error).__name__, *lines[:1]])

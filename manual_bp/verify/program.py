@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import runpy
 import sys
@@ -10,6 +11,8 @@ import types
 from collections.abc import Sequence
 from typing import Any
 
+from manual_bp import console
+from manual_bp.escape import escaped
 from manual_bp.verify.survey import Line, Survey, watch
 
 
@@ -18,33 +21,31 @@ def run_and_check(arguments: Sequence[str], *, json: bool, **options: Any) -> in
 
     1: a finding, 3: not everything could be looked at, or the program itself failed.
     """
-    with watch() as seen:
-        ended = _run(list(arguments))
-    sys.stdout.flush()
-    told: list[Line] = []
+    with console.kept(alone=json) as out:
+        with watch() as seen:
+            ended = _run(list(arguments))
+        with contextlib.suppress(ValueError, AttributeError):  # the program's: closed, or None
+            sys.stdout.flush()
 
-    def tell(line: Line) -> None:
-        told.append(line)
-        print(f"{line.name}  {line.place}  {line.calls:,}×  {line.verdict}", flush=True)
+        def tell(line: Line) -> None:
+            text = f"{line.name}  {line.place}  {line.calls:,}×  {line.verdict}"
+            print(escaped(text), file=out, flush=True)
 
-    if not json:
-        print("\nFunctions that ran, each checked on what it was given:", flush=True)
-    survey = seen.report(tell=None if json else tell, **options)
-    _print(survey, json)
+        if not json:
+            print("\nFunctions that ran, each checked on what it was given:", file=out, flush=True)
+        survey = seen.report(tell=None if json else tell, **options)
+        print(_text(survey, json), file=out, flush=True)
     if ended:
-        print(f"the program itself {ended}", file=sys.stderr)
+        print(f"the program itself {escaped(ended)}", file=sys.stderr)
     if survey.found:
         return 1
     return 0 if survey.ok and not ended else 3
 
 
-def _print(survey: Survey, json: bool) -> None:
+def _text(survey: Survey, json: bool) -> str:
     if json:
-        print(survey.to_json())
-    elif not survey.lines:
-        print(str(survey))
-    else:
-        print("\n".join(survey.details()))
+        return survey.to_json()
+    return "\n".join(survey.details()) if survey.lines else str(survey)
 
 
 def _run(arguments: list[str]) -> str:

@@ -8,6 +8,9 @@ import os
 import sys
 import textwrap
 from dataclasses import asdict, dataclass, field
+from typing import TextIO
+
+from manual_bp.escape import escaped
 
 WIDTH = 110
 SMALL = 0.02  # a check that measured a smaller share of the elements does not say plain "ok"
@@ -113,7 +116,7 @@ class Report:
         return json.dumps(plain(content), indent=indent, ensure_ascii=False)
 
     def __str__(self) -> str:
-        return self.render(colour=_colour_wanted())
+        return self.render(colour=colour_wanted(sys.stdout))
 
     def render(self, *, colour: bool) -> str:
         """The report as text: verdict, findings, one row per tensor, the checks made, notes."""
@@ -125,16 +128,17 @@ class Report:
         if self.questions and not count:
             found = "one question" if len(self.questions) == 1 else "questions"
         verdict = f"{green}{self._passed()}{plain}" if self.ok else f"{red}{found}{plain}"
-        lines = [f"{bold}{self.name}{plain}: {verdict}"]
+        lines = [f"{bold}{escaped(self.name)}{plain}: {verdict}"]
         for finding in self.findings:
-            lines += ["", f"  {red}{finding.kind}{plain}  {bold}{finding.tensor}{plain}"]
+            lines += ["", f"  {red}{finding.kind}{plain}  {bold}{escaped(finding.tensor)}{plain}"]
             for part in finding.detail.split("\n"):
-                lines += textwrap.wrap(part, WIDTH, initial_indent="    ", subsequent_indent="    ")
+                lines += _wrapped(part, "    ", "    ")
         for question in self.questions:
-            lines += ["", f"  is this meant?  {bold}{question.kind}  {question.tensor}{plain}"]
-            lines += textwrap.wrap(
-                question.detail, WIDTH, initial_indent="    ", subsequent_indent="    "
-            )
+            lines += [
+                "",
+                f"  is this meant?  {bold}{question.kind}  {escaped(question.tensor)}{plain}",
+            ]
+            lines += _wrapped(question.detail, "    ", "    ")
         if self.rows:
             lines += ["", *self._table(red, green, plain)]
         if self.checks:
@@ -144,15 +148,11 @@ class Report:
                     f"{status}: "
                     f"{', '.join(name for name, own in self.checks.items() if own == status)}"
                 )
-                lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
+                lines += _wrapped(text, "  ", "    ")
         for text in self.incomplete:
-            lines += textwrap.wrap(
-                f"incomplete: {text}", WIDTH, initial_indent="  ", subsequent_indent="        "
-            )
+            lines += _wrapped(f"incomplete: {text}", "  ", "        ")
         for note in self.notes:
-            lines += textwrap.wrap(
-                f"note: {note}", WIDTH, initial_indent="  ", subsequent_indent="        "
-            )
+            lines += _wrapped(f"note: {note}", "  ", "        ")
         return "\n".join(lines)
 
     def _table(self, red: str, green: str, plain: str) -> list[str]:
@@ -171,12 +171,21 @@ class Report:
         return lines
 
 
+def _wrapped(text: str, first: str, rest: str) -> list[str]:
+    """Lines of WIDTH; what a terminal would obey is escaped."""
+    words = escaped(" ".join(text.split()))
+    return textwrap.wrap(words, WIDTH, initial_indent=first, subsequent_indent=rest)
+
+
 def _number(value: float) -> str:
     return f"{value:.1e}" if math.isfinite(value) else ("–" if math.isnan(value) else "inf")
 
 
-def _colour_wanted() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+def colour_wanted(stream: TextIO | None) -> bool:
+    """Whether `stream` is a terminal that shows colours to somebody who wants them."""
+    if stream is None or stream.closed or not stream.isatty():
+        return False
+    return "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
 def plain(value: object) -> object:

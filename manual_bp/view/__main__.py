@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
+from manual_bp import console
 from manual_bp.escape import escaped
 from manual_bp.worked_examples.networks import NETWORKS
 
@@ -124,6 +124,4 @@ def _text(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")
-    sys.exit(main())
+    sys.exit(console.run(main, "python -m manual_bp.view"))

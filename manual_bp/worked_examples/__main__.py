@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import io
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from manual_bp import console
 from manual_bp.notation import NOTATIONS, minus
 from manual_bp.trace import draw
 from manual_bp.worked_examples import NAMES, NETWORKS
@@ -69,6 +69,4 @@ def main(
 
 
 if __name__ == "__main__":
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # the only common encoding with σ, δ and ∂
-    sys.exit(main())
+    sys.exit(console.run(main, "python -m manual_bp.worked_examples"))
