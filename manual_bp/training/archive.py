@@ -113,16 +113,29 @@ def check_tensor(value: object, shape: Sequence[int], dtype: torch.dtype) -> Non
         ValueError: it is not; the message says what was seen and what is expected.
     """
     expected = f"a finite tensor {tuple(shape)} of {dtype} is expected"
+    if isinstance(value, Tensor) and tuple(value.shape) != tuple(shape):
+        raise ValueError(f"{shown(value)}: {expected}")
+    tensor = check_plain(value, dtype, expected)
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(f"NaN or infinity: {expected}")
+
+
+def check_plain(value: object, dtype: torch.dtype, expected: str = "") -> Tensor:
+    """The plain tensor of this dtype, with memory for all its elements, that `value` is.
+
+    Raises:
+        ValueError: it is none.
+    """
+    expected = expected or f"a tensor of {dtype} is expected"
     if not isinstance(value, Tensor):
         raise ValueError(f"{shown(value)}: {expected}")
     plain = type(value) is Tensor and value.layout is torch.strided and value.device.type == "cpu"
-    if not plain or value.dtype != dtype or tuple(value.shape) != tuple(shape):
+    if not plain or value.dtype != dtype:
         raise ValueError(f"{shown(value)}: {expected}")
     # A view could show one number a billion times.
     if not value.is_contiguous() or value.untyped_storage().nbytes() < value.nbytes:
         raise ValueError(f"a view of other memory: {expected}")
-    if not bool(value.isfinite().all()):
-        raise ValueError(f"NaN or infinity: {expected}")
+    return value
 
 
 def check_state(value: object, depth: int = 4) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +20,10 @@ from manual_bp.training.plan import Plan
 from manual_bp.training.terminal import FIGURES
 from manual_bp.view.snapshots import Snapshots
 
-FORMAT = 3
+FORMAT = 4
+_READ = (3, 4)  # 3 has a dict a row of metrics in place of a table
 _NEEDED = (*FIGURES, "lr", "time/train_seconds")  # of each row: what is printed and drawn
+_COLUMNS = 100_000
 NAME = "checkpoint.pt"
 # What each entry must be; "model" is the state dict.
 _ENTRIES: dict[str, type] = {
@@ -44,6 +48,53 @@ class Checkpoint:
     shuffle: Tensor  # state of the generator that shuffles
     metrics: list[dict[str, Any]]  # rows of epochs 1 to `epoch`
     snapshots: Snapshots | None = None  # of a run that took any
+
+
+class Table:
+    """The rows of metrics as one tensor: a list of dicts takes seconds an epoch after thousands."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._values = torch.empty(0, 0, dtype=torch.float64)  # has room for rows to come
+        self._count = 0
+
+    def state(self, rows: Sequence[Mapping[str, float]]) -> Any:
+        """What a checkpoint keeps of `rows`: those of the last call, and new ones behind them."""
+        for row in rows[self._count :]:
+            if self._count == 0:
+                self._names = list(row)
+                self._values = torch.empty(16, len(row), dtype=torch.float64)
+            elif list(row) != self._names:  # no run writes such
+                return [dict(row) for row in rows]
+            if self._count == len(self._values):
+                self._values = torch.cat([self._values, torch.empty_like(self._values)])
+            self._values[self._count] = torch.tensor(list(row.values()), dtype=torch.float64)
+            self._count += 1
+        return {"names": self._names, "values": self._values[: self._count].clone()}
+
+    @staticmethod
+    def rows(state: Any) -> list[dict[str, Any]]:
+        """The rows that `state` made `state` of.
+
+        Raises:
+            ValueError: no table is like that.
+        """
+        names, values = state.get("names"), state.get("values")
+        if set(state) != {"names", "values"} or type(names) is not list:
+            raise ValueError("no table of names and values")
+        if len(names) > _COLUMNS or not all(map(archive.is_text, names)):
+            raise ValueError("no table with a name a column")
+        archive.check_plain(values, torch.float64)
+        if values.dim() != 2 or values.shape[1] != len(names) or len(set(names)) != len(names):
+            raise ValueError(f"a table {tuple(values.shape)} of {len(names)} columns")
+        found: list[dict[str, Any]] = [
+            dict(zip(names, row, strict=True)) for row in values.tolist()
+        ]
+        for row in found:
+            epoch = row.get("epoch")
+            if epoch is not None and math.isfinite(epoch) and epoch == int(epoch):
+                row["epoch"] = int(epoch)
+        return found
 
 
 def read(path: Path) -> Checkpoint:
@@ -72,12 +123,19 @@ def read(path: Path) -> Checkpoint:
         raise UserError(
             f"{path}: not a checkpoint of train.py: resume from a run folder that train.py wrote"
         )
-    if type(state["format"]) is not int or state["format"] != FORMAT:
+    if type(state["format"]) is not int or state["format"] not in _READ:
         raise UserError(
             f"{path}: has the checkpoint format {archive.shown(state['format'])}, this version "
-            f"reads {FORMAT}, which names flags and layers otherwise: train anew, or use the "
-            f"version that wrote it"
+            f"reads {' and '.join(map(str, _READ))}: another names flags and layers otherwise: train "
+            f"anew, or use the version that wrote it"
         )
+    if isinstance(state.get("metrics"), dict):
+        try:
+            state["metrics"] = Table.rows(state["metrics"])
+        except ValueError as error:
+            raise UserError(
+                f"{path}: its metrics are {_line(error)}: the file was changed"
+            ) from error
     for name, kind in _ENTRIES.items():
         if not isinstance(state.get(name), kind):
             raise UserError(

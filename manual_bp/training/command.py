@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manual_bp import console
 from manual_bp.escape import escaped
 from manual_bp.extras import missing
-from manual_bp.training.errors import UsageError, UserError
-from manual_bp.training.options import parse
+from manual_bp.training.errors import UsageError, UserError, taken
+from manual_bp.training.options import Options, parse
 
 if TYPE_CHECKING:  # torch takes a second: --help and wrong usage do without it
     from manual_bp.training.run import Result, Run
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> Result:
         raise SystemExit(1)
     run: Run | None = None
     try:
+        _refuse_a_taken_name(options)
         with _sigterm_raises(), contextlib.ExitStack() as stack:
             from manual_bp.training.launch import prepare
 
@@ -60,16 +63,25 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> Result:
         _say(prog, f"error: {what}: {_how_to_go_on(run, prog)}")
         raise SystemExit(1) from error
     except KeyboardInterrupt as error:
-        if run is None or run.world.writes:
+        if run is None or run.world.speaks():
             _say(prog, f"interrupted: {_how_to_go_on(run, prog)}")
         raise SystemExit(143 if isinstance(error, _Terminated) else 130) from None
     except (RuntimeError, MemoryError) as error:
         known = _known_fault(error)
         if known is None:
             raise
-        if run is None or run.world.writes:
+        if run is None or run.world.speaks():
             _say(prog, f"error: {known}: {_how_to_go_on(run, prog)}")
         raise SystemExit(1) from error
+
+
+def _refuse_a_taken_name(options: Options) -> None:
+    """Before anything is imported or read; `RunFolder.create` looks again."""
+    if options.run_name is not None and options.resume is None and not options.dry_run:
+        path = Path(options.logdir) / options.run_name
+        with contextlib.suppress(ValueError):  # a null character, which `create` refuses
+            if os.path.lexists(path):
+                raise taken(path)
 
 
 def _say(prog: str, text: str) -> None:
@@ -93,10 +105,13 @@ def _known_fault(error: RuntimeError | MemoryError) -> str | None:
 
 
 def _how_to_go_on(run: Run | None, prog: str) -> str:
-    if run is None or run.folder is None:
+    if run is None:
+        return "nothing was saved"
+    folder = run.world.folder() if run.folder is None else run.folder.path
+    if folder is None:
         return "nothing was saved"
     command = "python train.py" if prog == "train.py" else prog
-    return f"continue with: {command} --resume {shlex.quote(str(run.folder.path))}"
+    return f"continue with: {command} --resume {shlex.quote(str(folder))}"
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """The exceptions whose message is meant for the person at the terminal."""
 
+from pathlib import Path
+
 from manual_bp.escape import escaped
 
 
@@ -18,3 +20,11 @@ class UserError(Exception):
 
 class UsageError(UserError):
     """Flags that contradict each other: exit status 2, as after any other wrong usage."""
+
+
+def taken(path: Path) -> UserError:
+    """A run of this name is there."""
+    return UserError(
+        f"{path} exists already: choose another --run-name, or continue that run with "
+        f"--resume {path}"
+    )

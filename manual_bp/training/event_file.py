@@ -49,7 +49,10 @@ class EventFile:
         # TensorBoard writes in a thread of its own. The next call here raises what failed there,
         # so the thread need not print it too.
         self._hook, threading.excepthook = threading.excepthook, self._but_not_twice
-        self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
+        # By its own path, whatever becomes of the working folder.
+        self._folder = folder.resolve()
+        self._writer = SummaryWriter(str(self._folder), purge_step=first_epoch)
+        self._identity = self._file()
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """A point of each curve, all in one event. A curve's first point explains it."""
@@ -126,6 +129,14 @@ class EventFile:
         finally:
             threading.excepthook = self._hook
 
+    def _file(self) -> tuple[int, int] | None:
+        """Which folder this is: TensorBoard opens its file anew for each flush."""
+        try:
+            found = self._folder.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
     def _but_not_twice(self, failure: threading.ExceptHookArgs) -> None:
         by_writer = type(failure.thread).__name__ == "_AsyncWriterThread"
         if not (by_writer and isinstance(failure.exc_value, OSError)):
@@ -137,6 +148,11 @@ class EventFile:
 
     @contextlib.contextmanager
     def _in_one_line(self) -> Iterator[None]:
+        if self._file() != self._identity:
+            raise UserError(
+                f"{self._folder} is gone, or another folder than this run began in: nothing is "
+                f"written into it"
+            )
         try:
             yield
         except OSError as error:

@@ -10,6 +10,7 @@ from manual_bp.training import checkpoint, data, machine, terminal, world
 from manual_bp.training.options import Options
 from manual_bp.training.plan import settle
 from manual_bp.training.run import Run
+from manual_bp.training.run_folder import RunFolder
 
 
 def prepare(options: Options, given: set[str], stack: ExitStack) -> Run:
@@ -23,15 +24,23 @@ def prepare(options: Options, given: set[str], stack: ExitStack) -> Run:
     Raises:
         UserError: the run cannot be had; the message says why and what to do.
     """
-    saved = None
+    saved = folder = None
     if options.resume is not None:
-        saved = checkpoint.read(checkpoint.find(options.resume, Path(options.logdir)))
+        path = checkpoint.find(options.resume, Path(options.logdir))
+        folder = RunFolder(path.parent)
+        if world.may_write() and not options.dry_run:
+            # Before the checkpoint is read: nobody moves the run on after that.
+            folder.take()
+            stack.callback(folder.release)
+        saved = checkpoint.read(path)
         options = saved.plan.resumed(options, given, saved.path)
     device, why = machine.choose_device(options.device)
     stack.enter_context(machine.current(device))
     processes = stack.enter_context(world.join(device))
     if not processes.writes:
         processes.wait()  # for the one that writes, which may have to download the data
+        if saved is not None:  # as that one has read it
+            saved = checkpoint.read(saved.path)
     if saved is None:
         dataset = data.load(options.dataset, options.data_dir)
     else:
@@ -41,7 +50,7 @@ def prepare(options: Options, given: set[str], stack: ExitStack) -> Run:
         processes.wait()
     plan = settle(options, dataset, device, processes, None if saved is None else saved.plan)
     stack.enter_context(machine.configured(plan.threads, plan.deterministic))
-    run = Run(plan, dataset, processes, saved)
+    run = Run(plan, dataset, processes, saved, folder)
     if processes.writes:
         before = () if saved is None else (saved.plan, saved.epoch)
         lines = terminal.introduction(plan, dataset, why, *before)

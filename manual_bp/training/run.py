@@ -60,21 +60,29 @@ class Result:
 
 
 class Run:
-    """One run, new or resumed from `saved`, ready for its next epoch. `dataset` is on the CPU.
+    """One run, new or resumed from `saved` in `folder`, ready for its next epoch.
+
+    `dataset` is on the CPU.
 
     Raises:
         UserError: `saved` does not fit the data, the network or the engine.
     """
 
     def __init__(
-        self, plan: Plan, dataset: Dataset, world: World, saved: Checkpoint | None
+        self,
+        plan: Plan,
+        dataset: Dataset,
+        world: World,
+        saved: Checkpoint | None,
+        folder: RunFolder | None = None,
     ) -> None:
         self.plan, self.dataset, self.world = plan, dataset, world
         self.device = torch.device(plan.device)
         self.dtype: torch.dtype = getattr(torch, plan.dtype)
-        self.folder = None if saved is None else RunFolder(saved.path.parent)
+        self.folder = folder
         self.page: Look | None = None  # where files are written
         self.rows: list[dict[str, Any]] = []
+        self.table = checkpoint.Table()
         self.first_epoch = 1
         self.model = network.build(plan, self.device)
         self.parts = dataset.to(self.device)
@@ -145,7 +153,7 @@ class Run:
     def _take_folder(self, logdir: Path, run_name: str | None, numbered: bool) -> None:
         """Make the run's folder, or go on in the one it has, as the only process that writes."""
         if self.folder is not None:
-            self.folder.take()
+            self.world.tell(self.folder.path)
             # a resumed run may have another device, threads, data folder
             self.folder.write_config(self.config())
             return
@@ -153,6 +161,7 @@ class Run:
         default, exact = run_name or self.plan.run_name, None if numbered else run_name
         self.folder = RunFolder.create(logdir, exact, default, self.config(), start)
         self.folder.take()
+        self.world.tell(self.folder.path)
 
     def _train(self) -> dict[str, Any]:
         """The epochs that are left, and the test; returns the last row, with the test result."""
@@ -163,7 +172,14 @@ class Run:
             for row in self.rows:
                 print(terminal.line(row), flush=True)
             # A run that is complete, and is resumed all the same, is tested and left as it is.
-            if self.first_epoch <= self.plan.epochs or not self.folder.is_complete:
+            if self.first_epoch > self.plan.epochs and self.folder.is_complete:
+                print(
+                    f"nothing to do: all {self.plan.epochs} epochs are done; --epochs "
+                    f"{2 * self.plan.epochs or 1} lengthens the run"
+                )
+            else:
+                if self.rows:  # as the checkpoint has them: a killed process leaves more, or less
+                    self.folder.write_metrics(self.rows)
                 dashboard = Dashboard(
                     self.folder, self.plan, self.model, self.parts, self.first_epoch
                 )
@@ -281,7 +297,7 @@ class Run:
         """What a checkpoint holds: tensors and plain values; `state` as `self.state` gives it."""
         own = {"format": checkpoint.FORMAT, "epoch": epoch, "plan": self.plan.as_dict()}
         own |= {"shuffle": self.shuffle.get_state(), "snapshots": self.snapshots.state()}
-        return {**state, **own, "metrics": list(self.rows)}
+        return {**state, **own, "metrics": self.table.state(self.rows)}
 
     def _restore(self, saved: Checkpoint) -> None:
         """Take up the state of a checkpoint, or say in one line why it does not fit."""

@@ -9,13 +9,14 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
-from manual_bp.training.errors import UserError
+from manual_bp.training.errors import UserError, taken
 
 try:
     import fcntl
@@ -30,7 +31,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lines: list[bytes] = []  # of metrics.jsonl
+        self._metrics = _Written()
         self._lock: int | None = None
         self._identity: tuple[int, int] | None = None  # of the folder that was taken
 
@@ -41,6 +42,8 @@ class RunFolder:
         Raises:
             UserError: another process writes it.
         """
+        if self._lock is not None:
+            return
         with contextlib.suppress(OSError):  # gone, which the first write says
             self._identity = _identity(self.path)
         if fcntl is not None:
@@ -110,10 +113,7 @@ class RunFolder:
                         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                             raise
                 if name is not None:
-                    raise UserError(
-                        f"{path} exists already: choose another --run-name, or continue that run "
-                        f"with --resume {path}"
-                    )
+                    raise taken(path)
             raise UserError(
                 f"{logdir / base} and a thousand numbered names are taken: choose a --run-name"
             )
@@ -135,18 +135,23 @@ class RunFolder:
             file.write((json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """Write metrics.jsonl anew: one JSON object a line; NaN and infinities become null, for
-        strict readers.
+        """Write metrics.jsonl: one JSON object a line; NaN and infinities become null, for strict
+        readers.
+
+        New rows are added to the file that the last call left. Where that is not what is there, as
+        in a new process, the whole file is written anew: a line that was cut short goes.
 
         Args:
             rows: those of the last call, and new ones behind them.
         """
-        for row in rows[len(self._lines) :]:
-            plain = {key: _finite(value) for key, value in row.items()}
-            self._lines.append((json.dumps(plain) + "\n").encode())
-        # Not durable: the checkpoint holds the rows too.
-        with self._replacing("metrics.jsonl", durable=False) as file:
-            file.writelines(self._lines)
+        self.check()
+        path, before = self.path / "metrics.jsonl", self._metrics
+        new = b"".join(map(_line, rows[before.rows :]))
+        # Not durable: the checkpoint holds the rows too, and decides which of them count.
+        if not (before.rows and before.is_at(path) and _append(path, new)):
+            with self._replacing("metrics.jsonl", durable=False) as file:
+                file.writelines(map(_line, rows))
+        self._metrics = _Written(len(rows), _state(path))
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
         whole = io.BytesIO()  # on a full disk torch.save would speak of positions in a file
@@ -169,15 +174,7 @@ class RunFolder:
         If `durable`, also after a loss of power: waiting for the disk takes as long as training for
         some steps.
         """
-        if not self.path.is_dir():
-            raise UserError(
-                f"{self.path} is gone: the run cannot be saved; start it again with --run-name"
-            )
-        if self._identity not in (None, _identity(self.path)):
-            raise UserError(
-                f"{self.path} is another folder than this run began in: nothing is written into "
-                f"it; move it away, and start the run again with --run-name"
-            )
+        self.check()
         beside = None
         try:
             half = self.path / f".{name}-{secrets.token_hex(8)}"
@@ -197,6 +194,58 @@ class RunFolder:
                 f"{self.path / name} cannot be written ({error.strerror or error}): what was "
                 f"written before is intact; make room, and continue with --resume {self.path}"
             ) from error
+
+    def check(self) -> None:
+        """Look whether the folder is there, and is the one that the run began in.
+
+        Raises:
+            UserError: it is not: nothing may be written into it.
+        """
+        if not self.path.is_dir():
+            raise UserError(
+                f"{self.path} is gone: the run cannot be saved; start it again with --run-name"
+            )
+        if self._identity not in (None, _identity(self.path)):
+            raise UserError(
+                f"{self.path} is another folder than this run began in: nothing is written into "
+                f"it; move it away, and start the run again with --run-name"
+            )
+
+
+class _Written(NamedTuple):
+    """What this process wrote of a file: so many rows, and what the file was like afterwards."""
+
+    rows: int = 0
+    state: tuple[int, int, int] | None = None
+
+    def is_at(self, path: Path) -> bool:
+        return self.state is not None and self.state == _state(path)
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """Which file this is, and how long; None if it is no file."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size) if stat.S_ISREG(found.st_mode) else None
+
+
+def _append(path: Path, content: bytes) -> bool:
+    """Add `content` to a file. Where that cannot be done, the file is left as it was."""
+    try:
+        with open(path, "ab", buffering=0) as file:
+            size = file.tell()
+            if file.write(content) == len(content):
+                return True
+            file.truncate(size)
+    except OSError:
+        pass
+    return False
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return (json.dumps({key: _finite(value) for key, value in row.items()}) + "\n").encode()
 
 
 def _identity(path: Path) -> tuple[int, int]:

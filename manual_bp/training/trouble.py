@@ -43,6 +43,7 @@ class Watch:
         # The worst answer between 0 and 1 has all outputs wrong.
         self._worst = cost_per_example(plan.cost, float(train.n_out), 1, train.n_out)
         self._said: dict[str, tuple[int, str]] = {}  # by kind: the epoch, and the line
+        self._best, self._counted = math.inf, 0  # the least cost of so many rows
         self._last: tuple[int, set[str]] = (0, set())  # the last epoch, and the kinds in it
 
     def look(self, row: Row, earlier: Sequence[Row]) -> list[str]:
@@ -84,9 +85,12 @@ class Watch:
 
     def _diverged(self, row: Row, earlier: Sequence[Row]) -> dict[str, str]:
         cost = row["cost/validation"]
-        before = [r[tag] for r in earlier for tag in ("cost/train", "cost/validation")]
-        # metrics.jsonl, which a resumed run reads, has None for NaN
-        best = min(value for value in [*before, row["cost/train"]] if value is not None)
+        for r in earlier[self._counted :]:
+            # metrics.jsonl, which a resumed run reads, has None for NaN
+            costs = [r[tag] for tag in ("cost/train", "cost/validation") if r[tag] is not None]
+            self._best = min([self._best, *costs])
+        self._counted = len(earlier)
+        best = min(self._best, row["cost/train"])
         if cost > self._worst:
             why = f"more than any answer between 0 and 1 can cost ({self._worst:.3g})"
         elif cost > _RISE * max(best, self._guessing):
