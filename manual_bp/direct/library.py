@@ -92,9 +92,15 @@ def own_folder(folder: Path) -> Path:
     """Make `folder` one that its owner alone can read and write, or find it so.
 
     Raises:
-        NativeUnavailableError: it is another user's, or anybody can put another in its place.
+        NativeUnavailableError: it is a link or another user's, or anybody can put another in its
+            place.
         OSError: it cannot be made.
     """
+    if folder.is_symlink():  # its mode is changed below
+        raise NativeUnavailableError(
+            f"no C++ loop: {escaped(folder)} is a link: name a folder of your own in "
+            f"$TORCH_EXTENSIONS_DIR"
+        )
     missing = []
     while not folder.is_dir() and folder != folder.parent:
         missing.append(folder.name)

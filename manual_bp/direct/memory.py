@@ -6,6 +6,8 @@ numbers without a word.
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Callable, Iterable
 
 import torch
@@ -110,6 +112,20 @@ def check_layers(layers: Iterable[Layer]) -> None:
                 )
 
 
+def check_writable(written: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse memory that the system does not let this process write.
+
+    Raises:
+        RuntimeError: the message names the first such tensor.
+    """
+    for name, tensor in written:
+        if tensor.device.type == "cpu" and not _can_be_written(tensor):
+            raise RuntimeError(
+                f"{name} lies in memory that cannot be written, such as a file mapped for reading: "
+                f"train a clone of it"
+            )
+
+
 def check_apart(written: Iterable[tuple[str, Tensor]], read: Iterable[tuple[str, Tensor]]) -> None:
     """Refuse tensors of which one is written and another lies within the same memory.
 
@@ -148,6 +164,29 @@ def check_apart(written: Iterable[tuple[str, Tensor]], read: Iterable[tuple[str,
             last = max(last, (end, name))
             if writes:
                 last_written = max(last_written, (end, name))
+
+
+def _can_be_written(tensor: Tensor) -> bool:
+    """Whether the system lets this process write the tensor's first and last byte.
+
+    Each is sent through a pipe onto itself: the system refuses what would end the process.
+    """
+    if _has_no_values(tensor) or not tensor.numel() or not hasattr(os, "readv"):
+        return True
+    first = tensor.data_ptr()
+    last = first + _span(tensor) * tensor.element_size() - 1
+    reading, writing = os.pipe()
+    try:
+        for address in (first, last):
+            byte = (ctypes.c_char * 1).from_address(address)
+            os.write(writing, byte)
+            os.readv(reading, [byte])
+    except OSError:
+        return False
+    finally:
+        os.close(reading)
+        os.close(writing)
+    return True
 
 
 def _has_no_values(tensor: Tensor) -> bool:

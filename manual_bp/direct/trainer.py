@@ -115,6 +115,7 @@ class Trainer:
         self._shapes = [parameter.shape for _, _, parameter, _ in self._descent.parameters()]
         self._check_model()
         memory.check_apart(self._written(), [])
+        memory.check_writable(self._written())
         self.backend, self._loop = self._choose(backend)
         self._step_loop = self._loop
         if backend == "auto" and self.backend == "native" and first.numel() > NATIVE_STEP_WEIGHTS:
@@ -304,7 +305,11 @@ class Trainer:
         """Refuse a model that cannot be trained in place, or that has changed meanwhile."""
         memory.refuse_modes()
         refuse_autocast(self.device)
-        then, now = self._descent.layers, backprop.read(self._model)
+        then = self._descent.layers
+        try:
+            now = backprop.read(self._model)
+        except AttributeError as error:
+            raise RuntimeError(f"the model has lost a parameter: {error}") from error
         if len(now) != len(then) or any(
             new.weight is not old.weight or new.bias is not old.bias or new.sigmoid != old.sigmoid
             for new, old in zip(now, then, strict=True)

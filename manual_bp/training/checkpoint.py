@@ -126,8 +126,8 @@ def read(path: Path) -> Checkpoint:
     if type(state["format"]) is not int or state["format"] not in _READ:
         raise UserError(
             f"{path}: has the checkpoint format {archive.shown(state['format'])}, this version "
-            f"reads {' and '.join(map(str, _READ))}: another names flags and layers otherwise: train "
-            f"anew, or use the version that wrote it"
+            f"reads {' and '.join(map(str, _READ))}; another names flags and layers otherwise: "
+            f"train anew, or use the version that wrote it"
         )
     if isinstance(state.get("metrics"), dict):
         try:

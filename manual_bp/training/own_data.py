@@ -35,7 +35,7 @@ def load(path: Path) -> Dataset:
     Raises:
         UserError: a file, a shape or a label that does not fit, by its name.
     """
-    if path.suffix == ".npz":
+    if path.suffix == ".npz" and path.is_file():
         pairs, classes = _npz(path)
     elif not path.is_dir():
         raise UserError(
@@ -211,6 +211,8 @@ def _inside(root: Path) -> list[str]:
 def _grey(file: Path) -> NDArray[np.uint8]:
     from PIL import Image
 
+    if not file.is_file():  # a pipe would wait for whoever writes into it
+        raise UserError(f"{file}: no file, but a folder, a pipe or a device")
     try:
         with Image.open(file) as image:
             return np.asarray(image.convert("L"))

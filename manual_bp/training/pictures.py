@@ -202,7 +202,7 @@ def summary(
     epochs = rows[:-1]
     wrapped = _wrapped(troubles, _LINE_LENGTH)
     legend_rows = math.ceil(len(layers) / _LEGEND_COLUMNS)
-    height = 6.4 + _LINE_HEIGHT * len(wrapped)
+    height = 6.4 + _LINE_HEIGHT * len(wrapped) + 0.2 * max(0, legend_rows - 8)
     above, below = 0.9 + _LINE_HEIGHT * len(wrapped), 0.6 + 0.2 * legend_rows  # inches
     margins = {"left": 0.05, "right": 0.985, "top": 1 - above / height, "bottom": below / height}
     drawn = figure(12, height, **margins, wspace=0.17, hspace=0.38)

@@ -194,6 +194,10 @@ def settle(
     lr = options.lr or learning_rate(
         defaults, options.cost, sizes, options.output, batch_size, options.momentum
     )
+    most = torch.finfo(getattr(torch, options.dtype)).max
+    for flag, value in (("--lr", lr), ("--weight-decay", options.weight_decay)):
+        if value > most:
+            raise UsageError(f"{flag} {value:g}: {options.dtype} holds at most {most:.2g}")
     names = {field.name for field in fields(Plan)}
     flags = {name: value for name, value in vars(options).items() if name in names}
     settled = {

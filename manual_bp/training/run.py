@@ -52,7 +52,7 @@ class Result:
         table = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
         said = f"test: cost {self.test_cost:.5f}, accuracy {100 * self.test_accuracy:.2f} %"
         picture = ""
-        if self.folder is not None:
+        if self.folder is not None and (self.folder / "summary.png").is_file():
             data = base64.b64encode((self.folder / "summary.png").read_bytes()).decode()
             said += f", {html.escape(str(self.folder))}"
             picture = f'<img alt="the run on one page" src="data:image/png;base64,{data}">'
