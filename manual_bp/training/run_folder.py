@@ -146,9 +146,9 @@ class RunFolder:
         """
         self.check()
         path, before = self.path / "metrics.jsonl", self._metrics
-        new = b"".join(map(_line, rows[before.rows :]))
         # Not durable: the checkpoint holds the rows too, and decides which of them count.
-        if not (before.rows and before.is_at(path) and _append(path, new)):
+        goes_on = before.rows > 0 and before.is_at(path)
+        if not (goes_on and _append(path, b"".join(map(_line, rows[before.rows :])))):
             with self._replacing("metrics.jsonl", durable=False) as file:
                 file.writelines(map(_line, rows))
         self._metrics = _Written(len(rows), _state(path))

@@ -35,6 +35,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def state(good: Path) -> State:
     found: State = torch.load(good / "checkpoint.pt", weights_only=True)
+    found["metrics"] = checkpoint.Table.rows(found["metrics"])  # a list is read too
     return copy.deepcopy(found)
 
 
