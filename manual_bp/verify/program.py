@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import runpy
 import sys
@@ -56,6 +57,8 @@ def _run(arguments: list[str]) -> str:
         if arguments[:1] == ["-m"] and len(arguments) > 1:
             sys.argv = arguments[1:]
             sys.path.insert(0, os.getcwd())
+            if not _is_there(arguments[1]):
+                return f"is not there: no module is named {arguments[1]}"
             runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
         else:
             sys.argv = arguments
@@ -73,6 +76,13 @@ def _run(arguments: list[str]) -> str:
         sys.argv, sys.path[:] = argv, path
         sys.modules["__main__"] = main
     return ""
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ModuleNotFoundError, ValueError):  # of its package; an odd name
+        return False
 
 
 def _script(file: str) -> None:

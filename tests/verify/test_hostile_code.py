@@ -160,6 +160,15 @@ def test_a_watched_programs_json_stands_alone_too(tmp_path: Path) -> None:
     assert done.stderr.count("noise") == 2
 
 
+@pytest.mark.parametrize("name", ["no_such_module_x", "no_such.module", "json.nothing", ".", ""])
+def test_a_program_that_is_not_there_is_one_line(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--watch", "-m", name]) == 3
+    err = capsys.readouterr().err
+    assert err == f"the program itself is not there: no module is named {name}\n"
+
+
 @pytest.mark.slow
 def test_code_that_takes_stdout_away_is_checked_all_the_same(tmp_path: Path) -> None:
     top = "import sys; sys.stdout.close(); sys.stdout = None"
