@@ -80,7 +80,7 @@ def _run(arguments: list[str]) -> str:
 
 def _is_there(module: str) -> bool:
     try:
-        return importlib.util.find_spec(module) is not None
+        return not module.startswith(".") and importlib.util.find_spec(module) is not None
     except (ModuleNotFoundError, ValueError):  # of its package; an odd name
         return False
 
