@@ -20,7 +20,7 @@ def run(work: Callable[[], int], prog: str) -> int:
 
     1: stdout is full or fails; 130: Ctrl-C; 141: nobody reads on.
     """
-    _prepare()
+    prepare()
     stdout = sys.stdout
     try:
         try:
@@ -81,7 +81,7 @@ def kept(*, alone: bool) -> Iterator[TextIO]:
                 os.dup2(own, number)
 
 
-def _prepare() -> None:
+def prepare() -> None:
     """Put nothing in the place of closed streams, and UTF-8 where σ cannot be written.
 
     Where stdout is closed, the next file that is opened would else become stdout.

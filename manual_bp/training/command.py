@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "train.py") -> Result:
         SystemExit: 1 after a fault, with one line on stderr; 2 after wrong usage; 130 after Ctrl-C
             and 143 after SIGTERM, with the run saved as of its last whole epoch.
     """
+    console.prepare()
     options, given = parse(argv, prog)
     if lacking := missing(*NEEDS, extra="train"):
         _say(prog, f"error: {lacking}")

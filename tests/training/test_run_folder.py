@@ -165,7 +165,7 @@ def test_output_that_cannot_be_printed(train: Train, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "stdout", stdout)
     train("--epochs", "1")
     stdout.flush()
-    assert b", ? = 2 cosine" in stdout.buffer.getvalue()  # type: ignore[attr-defined]
+    assert ", η = 2 cosine".encode() in stdout.buffer.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
