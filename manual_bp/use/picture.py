@@ -88,8 +88,8 @@ def _open(path: Path) -> Grey:
     """A picture's brightness; what is transparent is white."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    if path.exists() and not path.is_file():  # a pipe would wait for whoever writes into it
-        raise UserError(f"{path}: no file, but a folder, a pipe or a device")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: no file, but a pipe or a device")  # which would wait for ever
     try:
         with Image.open(path) as image:
             if image.width * image.height > _LARGEST:
