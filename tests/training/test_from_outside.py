@@ -70,6 +70,7 @@ def test_a_rate_that_the_precision_cannot_hold_is_one_line(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("drawn_pictures")
 def test_a_network_of_three_hundred_layers_has_its_picture(tmp_path: Path) -> None:
     result = mbp.train(
         dataset="digits", engine="direct", hidden=[2] * 300, epochs=0, logdir=str(tmp_path)

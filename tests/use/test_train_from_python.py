@@ -12,6 +12,7 @@ from manual_bp.training.errors import UsageError, UserError
 FLAGS = {"dataset": "digits", "hidden": [5], "epochs": 1, "engine": "direct", "run_name": "cell"}
 
 
+@pytest.mark.usefixtures("drawn_pictures")
 def test_a_cell_trains_and_shows_the_run(tmp_path: Path) -> None:
     first = mbp.train(**FLAGS, logdir=tmp_path)
     again = mbp.train(**FLAGS, logdir=tmp_path)
