@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import train
-from manual_bp.training import archive, data, engines, network, terminal
+from manual_bp.training import archive, data, engines, machine, network, terminal
 from manual_bp.training.options import parse
 from manual_bp.training.plan import settle
 from manual_bp.training.run import Result
@@ -282,10 +282,18 @@ def test_threads_are_as_asked_and_put_back(
 ) -> None:
     before = torch.get_num_threads()
     run("--epochs", "1", "--threads", "2")
-    assert "threads: 2" in capsys.readouterr().out
+    assert "threads: 2 (as asked)" in capsys.readouterr().out
     run("--epochs", "1")  # a step of five digits
-    assert "threads: 1" in capsys.readouterr().out
+    assert "threads: 1 (the steps are small)" in capsys.readouterr().out
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("batch_size", "threads"), [(64, 1), (1024, 1), (8192, 2)])
+def test_threads_are_taken_where_a_step_is_large(
+    batch_size: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert machine.choose_threads(None, batch_size, [784, 128, 10]) == threads
 
 
 def test_dry_run_writes_nothing(

@@ -6,7 +6,7 @@ task.py         what a Trainer gives to one of the three loops below
 memory.py       what a loop may read and write
 torch_loop.py   the loop in PyTorch calls
 cuda_graph.py   the same calls, recorded as CUDA graphs
-native.py       the loop in C++: native.cpp, state.h, nonzeros.h, kernels.h
+native.py       the loop in C++: native.cpp, state.h, nonzeros.h, products.h, kernels.h
 library.py      how the C++ is compiled and kept
 statistics.py   what an epoch reports
 """

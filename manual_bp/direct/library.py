@@ -26,7 +26,7 @@ from manual_bp.direct.task import LoopUnavailableError
 from manual_bp.escape import escaped
 
 FOLDER = Path(__file__).parent
-SOURCES = ("native.cpp", "state.h", "nonzeros.h", "kernels.h")
+SOURCES = ("native.cpp", "state.h", "nonzeros.h", "products.h", "kernels.h")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 TUNINGS = ("-march=native", "-mcpu=native", "")  # the first that the compiler takes
 

@@ -8,6 +8,7 @@
 //
 // What makes it fast:
 // - Where non-zero inputs are few, the first layer runs over them alone: z = Σ_k x_k Wᵀ[k].
+//   A small batch in a narrow layer runs over the pixels that are not 0 in some example.
 // - The first layer's W is held transposed: its forward pass and update go over rows of Wᵀ.
 // - Each element of δᵀ a_prev is summed in a register and applied to W. No gradient is stored.
 // - Bias, sigmoid and slope are applied to a block of results before it leaves the registers.
@@ -20,11 +21,13 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <numeric>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "nonzeros.h"
+#include "products.h"
 #include "state.h"
 
 template <typename T>
@@ -32,9 +35,10 @@ class Training {
     using S = Simd<T>;
     using V = typename S::V;
     static constexpr int L = S::lanes;
-    static constexpr Index kPixels = Nonzeros<T>::kPixels;
     static constexpr Index kAhead = 8;   // rows to fetch in advance
     static constexpr Index kMany = 128;  // examples from which copying columns pays
+    // Examples times units of the first layer, up to which lists of non-zeros do not pay.
+    static constexpr Index kFew = 64 * L;
 
     struct Step {
         Index start, m;
@@ -42,11 +46,17 @@ class Training {
     };
     const Run& run_;
     const Index layers_, threads_;
-    const bool sparse_;  // the first layer runs over non-zeros
+    const bool every_pixel_;  // update the weights of a pixel that is 0 in the whole batch, too
+    const bool sparse_;       // the first layer runs over lists of non-zeros
     std::vector<State<T>> state_;
     Buffer<T> output_delta_;
-    Buffer<T> x_;  // dense input (batch + kRows, ld_x)
+    // Without lists: the input of the pixels that take part (batch + kRows, ld_x), and these
+    // pixels in order. Each thread has the same list of them, and marks of what is in it.
+    Buffer<T> x_;
     Index ld_x_ = 0;
+    std::vector<Buffer<int32_t>> pixel_;
+    std::vector<Index> pixels_;
+    std::vector<Buffer<uint8_t>> mark_;
     Nonzeros<T> nonzeros_;
     std::vector<double> squared_error_;  // (batch)
     std::vector<char> correct_;
@@ -59,14 +69,15 @@ public:
         : run_(run),
           layers_(run.n_layers),
           threads_(run.threads),
-          sparse_(run.skip_zeros),
+          every_pixel_(!run.skip_zeros || run.layers[0].weight_momentum || run.weight_decay != 0),
+          sparse_(run.skip_zeros && run.batch * run.layers[0].n_out > kFew),
           barrier_(run.threads) {
         const Index rows = run.batch + kRows, n_in = run.layers[0].n_in;
         Index depth = run.batch, elements_of_a = 0;
         // The largest share of a thread.
         auto share_of = [this](Index n) { return n / threads_ + 2 * kPixels + kRows; };
         for (Index l = 0; l < layers_; l++) {
-            state_.emplace_back(run.layers[l], rows, l ? kShare : kPixels, !l,
+            state_.emplace_back(run.layers[l], rows, sparse_ && !l ? kPixels : kShare, !l,
                                 l ? state_[l - 1].ld : 0);
             if (l) state_[l - 1].delta = state_[l].a;
             const Index widest = std::max(state_[l].n_in, state_[l].n_out);
@@ -77,7 +88,7 @@ public:
         output_delta_ = Buffer<T>(rows * state_.back().ld, true);
         state_.back().delta = output_delta_;
         for (Index t = 0; t < threads_; t++) {
-            workspaces_.emplace_back(depth, elements_of_a);
+            workspaces_.emplace_back(depth, elements_of_a, kPixels * round_up(run.batch, 16));
             if (run.labels) one_hot_.emplace_back(state_.back().n_out, true);
         }
         squared_error_.resize(run.batch);
@@ -85,8 +96,15 @@ public:
         if (sparse_) {
             nonzeros_ = Nonzeros<T>(run.batch, n_in, threads_);
         } else {
-            ld_x_ = round_up(n_in + 1, L);
+            ld_x_ = round_up(n_in + kPixels, L);  // `keep` writes whole vectors
             x_ = Buffer<T>(rows * ld_x_, true);
+            for (Index t = 0; t < threads_; t++) {
+                pixel_.emplace_back(n_in + kPixels);
+                mark_.emplace_back(n_in);
+                std::memset(mark_[t], 1, n_in);
+                std::iota(pixel_[t] + 0, pixel_[t] + n_in, 0);
+            }
+            pixels_.assign(threads_, n_in);
         }
     }
 
@@ -152,12 +170,17 @@ private:
     // Gather, forward, and δ of the output, for this thread's examples.
     void examples(const Step& step, Index t) {
         const Index first = begins(step.m, kShare, t), last = begins(step.m, kShare, t + 1);
+        with_images([&](auto images) { gather(images, step, first, last, t); });
         if (first == last) return;
-        if (run_.images_are_uint8)
-            gather(static_cast<const uint8_t*>(run_.images), first, last, step.start);
-        else gather(static_cast<const T*>(run_.images), first, last, step.start);
         for (Index l = 0; l < layers_; l++) forward(l, first, last, t);
         output_delta(first, last, step.start, t);
+    }
+
+    // f(images), as uint8 or T.
+    template <typename F>
+    void with_images(F f) const {
+        if (run_.images_are_uint8) f(static_cast<const uint8_t*>(run_.images));
+        else f(static_cast<const T*>(run_.images));
     }
 
     Index row_of(Index i) const { return run_.order ? run_.order[i] : i; }
@@ -166,52 +189,66 @@ private:
     }
 
     template <typename Pixel>
-    void gather(const Pixel* images, Index first, Index last, Index start) {
+    void gather(const Pixel* images, const Step& step, Index first, Index last, Index t) {
         const Index n_in = state_[0].n_in;
         const T scale = run_.pixel_scale;
+        if (!sparse_ && !every_pixel_) mark(images, step, t);
         Index e = nonzeros_.begin(first);
         for (Index i = first; i < last; i++) {
-            const Pixel* p = images + row_of(start + i) * n_in;
+            const Pixel* p = images + row_of(step.start + i) * n_in;
             // Rows come in random order, so the processor cannot guess the next.
-            if (start + i + kAhead < run_.n) {
-                const Pixel* ahead = images + row_of(start + i + kAhead) * n_in;
+            if (step.start + i + kAhead < run_.n) {
+                const Pixel* ahead = images + row_of(step.start + i + kAhead) * n_in;
                 for (Index k = 0; k < n_in; k += 64 / sizeof(Pixel)) __builtin_prefetch(ahead + k);
-                if (!run_.labels) __builtin_prefetch(target(start + i + kAhead));
+                if (run_.labels) __builtin_prefetch(run_.labels + row_of(step.start + i + kAhead));
+                else __builtin_prefetch(target(step.start + i + kAhead));
             }
-            if (!sparse_) {
-                for (Index k = 0; k < n_in; k++) x_[i * ld_x_ + k] = scale * T(p[k]);
-                continue;
-            }
-            e = nonzeros_.read(i, p, scale, e);
+            if (sparse_) e = nonzeros_.read(i, p, scale, e);
+            else keep(p, static_cast<uint8_t*>(mark_[t]), n_in, scale, x_ + i * ld_x_, nullptr, 0);
         }
+    }
+
+    // Marks and lists the pixels that are not 0 in some example of the batch.
+    template <typename Pixel>
+    void mark(const Pixel* images, const Step& step, Index t) {
+        const Index n_in = state_[0].n_in;
+        uint8_t* marked = mark_[t];
+        std::memset(marked, 0, n_in);
+        for (Index i = 0; i < step.m; i++) {
+            const Pixel* p = images + row_of(step.start + i) * n_in;
+            for (Index k = 0; k < n_in; k++) marked[k] |= p[k] != 0;
+        }
+        T* unused = workspaces_[t].panel;
+        pixels_[t] = keep(marked, marked, n_in, T{1}, unused, pixel_[t] + 0, 0);
     }
 
     void forward(Index l, Index first, Index last, Index t) {
         State<T>& s = state_[l];
         auto activate = [&s](Index i, Index j, V z) {
             z += S::load(s.bias + j);
-            S::store(s.a + i * s.ld + j, s.sigmoid ? sigmoid(z) : z);  // a = σ(z + b)
+            if (s.sigmoid) z = sigmoid(z);
+            S::store(s.a + i * s.ld + j, z);  // a = σ(z + b)
+            return z;
         };
         if (l) {  // z = a_prev Wᵀ  (m, n_out)
-            gemm<T>(state_[l - 1].a, state_[l - 1].ld, 1, first, last, s.weight, 1, s.n_in, s.n_in,
-                    s.n_out, workspaces_[t], activate);
+            gemm<T, 1>({state_[l - 1].a, state_[l - 1].ld, 1}, first, last, {s.weight, 1, s.n_in},
+                       s.n_in, s.n_out, workspaces_[t], nullptr, activate);
             return;
         }
         if (!sparse_) {
-            gemm<T>(x_, ld_x_, 1, first, last, s.weight_t, s.ld_t, 1, s.n_in, s.n_out,
-                    workspaces_[t], activate);
+            gemm<T, 1>({x_, ld_x_, 1}, first, last, {s.weight_t, s.ld_t, 1, pixel_[t]}, pixels_[t],
+                       s.ld_t, workspaces_[t], nullptr, activate);
             return;
         }
         in_blocks(s.ld_t / L, s.n_in, [&](auto block, auto in_pieces, Index v0) {
             const auto [rows, ld] = columns<block>(s.weight_t, s.n_in, s.ld_t, v0, last - first, t);
-            for (Index i = first; i < last; i++) {
-                const auto [value, pixel, count] = nonzeros_.of_example(i);
+            nonzeros_.each_example(first, last, [&, w = rows, w_ld = ld](Index i, auto list) {
                 constexpr int ways = block >= 4 ? 1 : 4 / block;
                 // z = Σ_k x_k Wᵀ[k]
                 weighted_rows<T, block, ways, in_pieces>(
-                    value, pixel, count, rows, ld,
+                    list.value, list.index, list.count, w, w_ld,
                     [&](int v, V z) { activate(i, (v0 + v) * L, z); });
-            }
+            });
         });
     }
 
@@ -230,6 +267,18 @@ private:
         return {copy, block * L};
     }
 
+    // Without a branch, which no processor would guess.
+    static Index largest(const T* p, Index n) {
+        Index at = 0;
+        T most = p[0];
+        for (Index j = 1; j < n; j++) {
+            const bool more = p[j] > most;
+            at = more ? j : at;
+            most = more ? p[j] : most;
+        }
+        return at;
+    }
+
     void output_delta(Index first, Index last, Index start, Index t) {
         State<T>& s = state_[layers_ - 1];
         for (Index i = first; i < last; i++) {
@@ -239,17 +288,14 @@ private:
             const T* y = hot ? one_hot_[t] : target(start + i);
             T* delta = s.delta + i * s.ld;
             T squared_error = 0;
-            Index largest = 0, target = 0;
             for (Index j = 0; j < s.n_out; j++) {
                 const T residual = a[j] - y[j];
                 squared_error += residual * residual;
                 // δ = (a − y) ⊙ a(1 − a)
                 delta[j] = s.sigmoid ? residual * (a[j] * (1 - a[j])) : residual;
-                if (a[j] > a[largest]) largest = j;
-                if (y[j] > y[target]) target = j;
             }
             squared_error_[i] = squared_error;
-            correct_[i] = largest == target;
+            correct_[i] = largest(a, s.n_out) == (hot ? hot - one_hot_[t] : largest(y, s.n_out));
             if (hot) *hot = 0;
             if (run_.norms) {
                 V squares = {};
@@ -265,32 +311,25 @@ private:
         const State<T>& next = state_[l + 1];
         const Index first = begins(step.m, kShare, t), last = begins(step.m, kShare, t + 1);
         if (first == last) return;
-        if (run_.norms) std::memset(s.delta_squares + first * L, 0, (last - first) * L * sizeof(T));
-        gemm<T>(next.delta, next.ld, 1, first, last, next.weight, next.n_in, 1, next.n_out,
-                next.n_in, workspaces_[t], [&](Index i, Index j, V delta) {
-                    const V a = S::load(s.a + i * s.ld + j);
-                    if (s.sigmoid) delta *= a * (1 - a);  // δ = (δ_next W) ⊙ a(1 − a)
-                    S::store(s.delta + i * s.ld + j, delta);
-                    if (run_.norms) add(s.delta_squares + i * L, delta * delta);
-                });
+        gemm<T, 1>({next.delta, next.ld, 1}, first, last, {next.weight, next.n_in, 1}, next.n_out,
+                   next.n_in, workspaces_[t], norms(s.delta_squares),
+                   [&](Index i, Index j, V delta) {
+                       const V a = S::load(s.a + i * s.ld + j);
+                       if (s.sigmoid) delta *= a * (1 - a);  // δ = (δ_next W) ⊙ a(1 − a)
+                       S::store(s.delta + i * s.ld + j, delta);
+                       return delta;
+                   });
     }
 
-    void clear_squares(const State<T>& s, Index first, Index last, Index unit) const {
-        const Index units = round_up(last - first, unit) / unit;
-        if (run_.norms) std::memset(s.weight_squares + first / unit * L, 0, units * L * sizeof(T));
-    }
-
-    static void add(T* to, V v) { S::store(to, S::load(to) + v); }
+    T* norms(T* squares) const { return run_.norms ? squares : nullptr; }
 
     // A function that descends Wᵀ[k, j … j + L) by g. It holds copies of what it reads: the
     // compiler then knows that they are constant.
     auto first_descent(const Step& step) const {
         const State<T>& s = state_[0];
         return [w_t = static_cast<T*>(s.weight_t), momentum_t = static_cast<T*>(s.momentum_t),
-                squares = static_cast<T*>(s.weight_squares), ld = s.ld_t, norms = run_.norms != 0,
-                descend = step.descend](Index k, Index j, V g) {
+                ld = s.ld_t, descend = step.descend](Index k, Index j, V g) {
             const Index at = k * ld + j;
-            if (norms) add(squares + k / kPixels * L, g * g);
             S::store(w_t + at,
                      descend(S::load(w_t + at), g, momentum_t ? momentum_t + at : nullptr));
         };
@@ -300,29 +339,45 @@ private:
     // examples where x_ik is not 0.
     void update_first_sparse(const Step& step, Index t) {
         State<T>& s = state_[0];
-        nonzeros_.sort(step.m, t);
-        clear_squares(s, nonzeros_.first_pixel(t), nonzeros_.first_pixel(t + 1), kPixels);
-        const bool every_row = s.weight_momentum || step.descend.weight_decay != 0;
+        const Index first = begins(s.n_in, kPixels, t), last = begins(s.n_in, kPixels, t + 1);
+        with_images([&](auto images) {
+            auto row = [&](Index i) { return images + row_of(step.start + i) * s.n_in; };
+            using Pixel = std::remove_const_t<std::remove_pointer_t<decltype(images)>>;
+            nonzeros_.sort(row, step.m, first, last, t, T(run_.pixel_scale),
+                           reinterpret_cast<Pixel*>(static_cast<T*>(workspaces_[t].square)));
+        });
         const auto descend = first_descent(step);
         in_blocks(s.ld_t / L, step.m, [=, &s](auto block, auto in_pieces, Index v0) {
             const auto delta = columns<block>(s.delta, step.m, s.ld, v0, step.m, t);
-            auto update = [=](Index k, typename Nonzeros<T>::List list) {
-                if (!list.count && !every_row) return;
-                weighted_rows<T, block, 1, in_pieces>(
-                    list.value, list.index, list.count, delta.first, delta.second,
-                    [=](int v, V g) { descend(k, (v0 + v) * L, g); });
-            };
-            nonzeros_.each_pixel(t, update);
+            for (Index k0 = first; k0 < last; k0 += kPixels) {
+                V squares = {};
+                auto update = [=, &squares](Index k, typename Nonzeros<T>::List list) {
+                    if (!list.count && !every_pixel_) return;
+                    weighted_rows<T, block, 1, in_pieces>(
+                        list.value, list.index, list.count, delta.first, delta.second,
+                        [=, &squares](int v, V g) {
+                            squares += g * g;
+                            descend(k, (v0 + v) * L, g);
+                        });
+                };
+                nonzeros_.each_pixel(first, k0, std::min(k0 + kPixels, last), t, update);
+                put(s.weight_squares + k0 / kPixels * L, squares, v0);
+            }
         });
     }
 
     void update_first_dense(const Step& step, Index t) {
         State<T>& s = state_[0];
-        const Index first = begins(s.n_in, kPixels, t), last = begins(s.n_in, kPixels, t + 1);
+        const Index pixels = pixels_[t];
+        const Index first = begins(pixels, kShare, t), last = begins(pixels, kShare, t + 1);
         if (first == last) return;
-        clear_squares(s, first, last, kPixels);
-        gemm<T>(x_, 1, ld_x_, first, last, s.delta, s.ld, 1, step.m, s.n_out, workspaces_[t],
-                first_descent(step));
+        const auto descend = first_descent(step);
+        gemm<T, kShare>({x_, 1, ld_x_}, first, last, {s.delta, s.ld, 1}, step.m, s.ld_t,
+                        workspaces_[t], norms(s.weight_squares),
+                        [=, pixel = static_cast<int32_t*>(pixel_[t])](Index i, Index j, V g) {
+                            descend(pixel[i], j, g);
+                            return g;
+                        });
     }
 
     // Other layers, this thread's rows of W: g = δᵀ a_prev, used where it is made.
@@ -330,26 +385,25 @@ private:
         State<T>& s = state_[l];
         const Index first = begins(s.n_out, kShare, t), last = begins(s.n_out, kShare, t + 1);
         if (first == last) return;
-        clear_squares(s, first, last, kShare);
-        gemm<T>(s.delta, 1, s.ld, first, last, state_[l - 1].a, state_[l - 1].ld, 1, step.m, s.n_in,
-                workspaces_[t], [&](Index i, Index j, V g) {
-                    T* w = s.weight + i * s.n_in + j;
-                    T* momentum = s.weight_momentum ? s.weight_momentum + i * s.n_in + j : nullptr;
-                    if (run_.norms) add(s.weight_squares + i / kShare * L, g * g);
-                    const Index used = s.n_in - j;
-                    if (used >= L) {
-                        S::store(w, step.descend(S::load(w), g, momentum));
-                        return;
-                    }
-                    // The row ends within the vector.
-                    alignas(kBytes) T w_end[L] = {}, momentum_end[L] = {};
-                    std::memcpy(w_end, w, used * sizeof(T));
-                    if (momentum) std::memcpy(momentum_end, momentum, used * sizeof(T));
-                    S::store(w_end,
-                             step.descend(S::load(w_end), g, momentum ? momentum_end : nullptr));
-                    std::memcpy(w, w_end, used * sizeof(T));
-                    if (momentum) std::memcpy(momentum, momentum_end, used * sizeof(T));
-                });
+        gemm<T, kShare>(
+            {s.delta, 1, s.ld}, first, last, {state_[l - 1].a, state_[l - 1].ld, 1}, step.m, s.n_in,
+            workspaces_[t], norms(s.weight_squares), [&](Index i, Index j, V g) {
+                T* w = s.weight + i * s.n_in + j;
+                T* momentum = s.weight_momentum ? s.weight_momentum + i * s.n_in + j : nullptr;
+                const Index used = s.n_in - j;
+                if (used >= L) {
+                    S::store(w, step.descend(S::load(w), g, momentum));
+                    return g;
+                }
+                // The row ends within the vector.
+                alignas(kBytes) T w_end[L] = {}, momentum_end[L] = {};
+                std::memcpy(w_end, w, used * sizeof(T));
+                if (momentum) std::memcpy(momentum_end, momentum, used * sizeof(T));
+                S::store(w_end, step.descend(S::load(w_end), g, momentum ? momentum_end : nullptr));
+                std::memcpy(w, w_end, used * sizeof(T));
+                if (momentum) std::memcpy(momentum, momentum_end, used * sizeof(T));
+                return g;
+            });
     }
 
     void update_bias(const Step& step, Index l, Index t, T* row) {
@@ -383,9 +437,11 @@ private:
             row[2 + 3 * l] = total(state_[l].delta_squares, step.m) * two_s_squared(step);
     }
     void weight_statistics(const Step& step, T* row) const {
-        for (Index l = 0; l < layers_; l++)
-            row[2 + 3 * l + 1] =
-                total(state_[l].weight_squares, state_[l].weight_units) * two_s_squared(step);
+        for (Index l = 0; l < layers_; l++) {
+            const Index units =
+                l || sparse_ ? state_[l].weight_units : round_up(pixels_[0], kShare) / kShare;
+            row[2 + 3 * l + 1] = total(state_[l].weight_squares, units) * two_s_squared(step);
+        }
     }
     static double two_s_squared(const Step& step) {
         return static_cast<double>(step.descend.two_s) * step.descend.two_s;

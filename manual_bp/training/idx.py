@@ -8,6 +8,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,25 +43,30 @@ def read(path: Path) -> Tensor:
     Raises:
         UserError: a file that cannot be read, or that is not what its header says.
     """
+    dimensions = 3 if "images" in path.name else 1
+    header = 4 + 4 * dimensions
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = bytearray(file.read(_LARGEST))
+            magic, *shape = struct.unpack(
+                f">{1 + dimensions}i", file.read(header).ljust(header, b"\0")
+            )
+            if magic != 2048 + dimensions or min(shape) < 0:  # 8: unsigned bytes
+                what = "images" if dimensions == 3 else "labels"
+                raise UserError(
+                    f"{path}: not an idx file of {what} (magic number {2048 + dimensions})"
+                )
+            expected = math.prod(shape)
+            # NumPy asks the system for large pages: rows are read in random order.
+            values = np.empty(min(expected, _LARGEST), np.uint8)
+            found, beyond = file.readinto(values), len(file.read(_LARGEST))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: a damaged gzip file; fetch it again") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    dimensions = 3 if "images" in path.name else 1
-    header = 4 + 4 * dimensions
-    magic, *shape = struct.unpack_from(f">{1 + dimensions}i", content.ljust(header, b"\0"))
-    if magic != 2048 + dimensions or min(shape) < 0:  # 8: unsigned bytes
-        what = "images" if dimensions == 3 else "labels"
-        raise UserError(f"{path}: not an idx file of {what} (magic number {2048 + dimensions})")
-    expected = header + math.prod(shape)
-    if len(content) != expected:
+    if found != expected or beyond:
         raise UserError(
-            f"{path}: {len(content)} bytes, {expected} expected by its header: the file is "
-            f"truncated or damaged; fetch it again"
+            f"{path}: {header + found + beyond} bytes, {header + expected} expected by its header: the file "
+            f"is truncated or damaged; fetch it again"
         )
-    values = torch.frombuffer(content, dtype=torch.uint8, offset=header if expected > header else 0)
-    values = values[: math.prod(shape)].view(shape)
-    return values if dimensions == 3 else values.long()
+    images = torch.from_numpy(values).view(shape)
+    return images if dimensions == 3 else images.long()

@@ -13,7 +13,9 @@ import torch
 
 from manual_bp.training.errors import UserError
 
-_THREADS_PAY = 2_000_000  # multiply-adds of a forward pass from which two threads are faster
+# Multiply-adds of a step's forward pass from which more threads pay. They meet after each product:
+# where other programs want the cores too, each meeting may cost milliseconds.
+_THREADS_PAY = 500_000_000
 
 
 def choose_device(name: str) -> tuple[torch.device, str]:
@@ -53,7 +55,8 @@ def current(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def choose_threads(asked: int | None, batch_size: int, sizes: Sequence[int]) -> int:
-    """The CPU threads: as asked, or one where a step is too small for more to pay."""
+    """The CPU threads: as asked, or one where a step is too small for more to pay. On a busy machine
+    a run on threads of small steps would take many times as long as on one thread."""
     if asked is not None:
         return asked
     work = batch_size * sum(n_in * n_out for n_in, n_out in pairwise(sizes))
