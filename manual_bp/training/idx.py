@@ -58,15 +58,15 @@ def read(path: Path) -> Tensor:
             expected = math.prod(shape)
             # NumPy asks the system for large pages: rows are read in random order.
             values = np.empty(min(expected, _LARGEST), np.uint8)
-            found, beyond = file.readinto(values), len(file.read(_LARGEST))
+            found, beyond = file.readinto(values.data), len(file.read(_LARGEST))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: a damaged gzip file; fetch it again") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     if found != expected or beyond:
         raise UserError(
-            f"{path}: {header + found + beyond} bytes, {header + expected} expected by its header: the file "
-            f"is truncated or damaged; fetch it again"
+            f"{path}: {header + found + beyond} bytes, {header + expected} expected by its header: "
+            f"the file is truncated or damaged; fetch it again"
         )
     images = torch.from_numpy(values).view(shape)
     return images if dimensions == 3 else images.long()

@@ -55,8 +55,10 @@ def current(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def choose_threads(asked: int | None, batch_size: int, sizes: Sequence[int]) -> int:
-    """The CPU threads: as asked, or one where a step is too small for more to pay. On a busy machine
-    a run on threads of small steps would take many times as long as on one thread."""
+    """The CPU threads: as asked, or one where a step is too small for more to pay.
+
+    On a busy machine, several threads would take many times as long for small steps as one.
+    """
     if asked is not None:
         return asked
     work = batch_size * sum(n_in * n_out for n_in, n_out in pairwise(sizes))

@@ -40,16 +40,17 @@ def introduction(
     batch = "the full batch" if plan.steps == 1 else f"batches of {plan.batch_size}"
     processes = f", {plan.processes} processes" if plan.processes > 1 else ""
     if plan.threads_asked is not None:
-        threads_why = "as asked"
+        why = "as asked"
     else:
-        threads_why = "the steps are small" if plan.threads == 1 else "the steps are large"
+        why = "the steps are small" if plan.threads == 1 else "the steps are large"
+    threads = f"threads: {plan.threads} ({why})"
     lines = [
         f"data     {dataset.source} ({train:,} training, {validation:,} validation, {test:,} test "
         f"images)",
         f"network  {plan.network}, {plan.output} output, cost {plan.cost}",
         f"engine   {plan.engine}: {through}",
         f"descent  {epochs}, {batch}, η = {plan.lr:g} {plan.lr_schedule}",
-        f"device   {plan.device} ({device_why}), threads: {plan.threads} ({threads_why}){processes}",
+        f"device   {plan.device} ({device_why}), {threads}{processes}",
     ]
     if planned is not None and 0 < done < plan.epochs:
         (before,), (after,) = (p.rates(done * p.steps, 1) for p in (planned, plan))
