@@ -118,4 +118,5 @@ def configured(threads: int, deterministic: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        if deterministic:  # any call imports PyTorch's compiler, for seconds
+            torch.use_deterministic_algorithms(before[1])
