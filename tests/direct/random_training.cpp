@@ -125,7 +125,8 @@ int main(int, char** arguments) {
     std::setvbuf(stdout, nullptr, _IOLBF, 1 << 12);  // a sanitizer ends the process
     engine.seed(seed);
     // Sums of more than kPiece terms: over pixels, over examples, over hidden units.
-    if (!both({1030, 5, 3}, 3, 7) || !both({20, 5, 3}, 1030, 1100) || !both({6, 1030, 3}, 5, 5))
+    if (!both({1030, 5, 3}, 3, 7) || !both({20, 5, 3}, 1030, 1100) || !both({6, 1030, 3}, 5, 5) ||
+        !both({1030, 130, 3}, 16, 20))
         return 1;
     for (int i = 0; i < count; i++) {
         std::printf("%d\n", seed + i);
