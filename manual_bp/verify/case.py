@@ -48,7 +48,10 @@ def stage(name: str) -> Iterator[None]:
 
 @dataclass
 class Graph:
-    """One forward with autograd on: its leaves, what was passed, and what came out."""
+    """One forward with autograd on: its leaves, what was passed, and what came out.
+
+    `changed` holds the arguments that the forward has written to; only a first call tells.
+    """
 
     leaves: dict[int, Tensor]
     passed: list[Any]
@@ -104,6 +107,7 @@ class Case:
         self.checked = list(checked)
         self.seed = seed
         self.random = False
+        self.fills_grad = False  # see `Graph`
         self.needs_graph = False  # the forward itself differentiates, and fails with autograd off
         self.differentiable: list[int] = []
         self.shapes: list[torch.Size] = []
@@ -178,7 +182,7 @@ class Case:
                 if passed[i].is_complex()
                 else strides.copy(leaf)
             )
-        before = [a.detach().clone() if isinstance(a, Tensor) else None for a in passed]
+        before = [a.detach().clone() if first and isinstance(a, Tensor) else None for a in passed]
         histories = [a.grad_fn if isinstance(a, Tensor) else None for a in passed]
         if self.random:
             randomness.reset(self.seed)
@@ -207,9 +211,11 @@ class Case:
                 "forward",
                 RuntimeError(f"it returned {len(returned)} tensors where it had returned more"),
             )
-        graph = Graph(leaves, passed, returned, outputs, changed, isinstance(result, list))
-        graph.fills_grad = any(_asks_for_backward(node) for o in returned for node in _nodes(o))
-        return graph
+        if first:
+            nodes = (node for o in returned for node in _nodes(o))
+            self.fills_grad = any(_asks_for_backward(node) for node in nodes)
+        in_a_list = isinstance(result, list)
+        return Graph(leaves, passed, returned, outputs, changed, in_a_list, self.fills_grad)
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """A flat cotangent as one tensor for each differentiable output."""

@@ -334,7 +334,7 @@ class _Check:
         case, probe = experiment.case, self.record.probe
         self._marked(experiment)
         probe("parts of the output", lambda: partial.partial_outputs(experiment))
-        recomputes = case.graph().fills_grad
+        recomputes = case.fills_grad
         if not recomputes:
             probe("requires_grad subsets", lambda: needs.needs(experiment))
         probe("buffers", lambda: repeat.buffers(experiment))

@@ -47,19 +47,21 @@ class Subject:
     @property
     def offers_jvp(self) -> bool:
         """Whether a Function has a forward-mode rule. For a plain function only a call can tell."""
-        cls = self.function_class
-        return cls is not None and getattr(cls, "jvp", None) is not torch.autograd.Function.jvp
+        return self.function_class is not None and offers_jvp(self.function_class)
 
     @property
     def offers_vmap(self) -> bool:
         """Whether a Function has a vmap rule, or asks PyTorch to generate one."""
-        cls = self.function_class
-        if cls is None:
-            return False
-        return (
-            bool(cls.generate_vmap_rule)
-            or getattr(cls, "vmap", None) is not torch.autograd.Function.vmap
-        )
+        return self.function_class is not None and offers_vmap(self.function_class)
+
+
+def offers_jvp(cls: type[torch.autograd.Function]) -> bool:
+    return getattr(cls, "jvp", None) is not torch.autograd.Function.jvp
+
+
+def offers_vmap(cls: type[torch.autograd.Function]) -> bool:
+    own = getattr(cls, "vmap", None) is not torch.autograd.Function.vmap
+    return bool(cls.generate_vmap_rule) or own
 
 
 def subject_of(function: Any, inputs: Any, names: Sequence[str] | None = None) -> Subject:

@@ -24,7 +24,7 @@ from manual_bp.verify.case import Case, CrashError
 FINE = (1e-3, 1e-4, 1e-5, 1e-6, 1e-2, 1e-7)
 COARSE = (2e-2, 5e-3, 1e-1)  # for values with the rounding of float32
 # an error below this, relative to the tensor's largest derivative, needs no further step
-CONVERGED = 1e-8
+CONVERGED = 1e-7
 ROUGH = 1e-4
 
 
@@ -249,13 +249,19 @@ def _extrapolate(
 
 
 def slope(
-    function: Callable[[float], Tensor], noise: float, magnitude: Tensor | None = None
+    function: Callable[[float], Tensor],
+    noise: float,
+    magnitude: Tensor | None = None,
+    start: Tensor | None = None,
+    enough: float = 1e-7,
 ) -> tuple[Tensor, Tensor]:
     """d/dt of a vector-valued function at t = 0, and its error, elementwise.
 
     `noise` is the rounding of the values relative to `magnitude`, by default their own size.
+    `start` is the function's value at 0, if the caller has it. Steps are tried until every error is
+    `enough`, relative to the largest derivative.
     """
-    start = function(0.0)
+    start = function(0.0) if start is None else start
     magnitude = start.abs() if magnitude is None else torch.maximum(magnitude, start.abs())
     value, error = torch.zeros_like(start), torch.full_like(start, torch.inf)
     flat_here = torch.zeros_like(start, dtype=torch.bool)
@@ -270,7 +276,7 @@ def slope(
         # a staircase that does not move here may look like a slope over larger steps
         flat_here |= (p1 == 0) & (m1 == 0) & (p2 == 0) & (m2 == 0)
         value, error = torch.where(better, d, value), torch.where(better, e, error)
-        if bool((error <= 1e-7 * value.abs().max()).all()):
+        if bool((error <= enough * value.abs().max()).all()):
             break
     return value, error
 

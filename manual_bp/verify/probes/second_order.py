@@ -19,7 +19,7 @@ from manual_bp.verify.listen import written_functions
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.truth import slope, spread, unit
 
-COORDINATES = 12  # of each tensor, at most
+COORDINATES = 6  # of each tensor, at most; random directions go through all of them
 SECONDS = 1.0  # as `cost` counts them
 
 
@@ -142,6 +142,7 @@ def _compare(
         ]
         return torch.stack(parts)
 
+    start = total(None, row)
     # the parts of the terms of S: the rounding is that of the largest part, not of the sum
     parts = case.gradients(row)
     elements = sum(a.numel() for a in case.args if isinstance(a, Tensor))
@@ -166,7 +167,7 @@ def _compare(
         mine, value, error, scales = [], [], [], [0.0]
         nonlocal measured
         for way in ways:
-            v, e = slope(lambda t, way=way: along(t * way.vector), noise, magnitude)  # type: ignore[misc]
+            v, e = slope(lambda t, way=way: along(t * way.vector), noise, magnitude, start, 1e-5)  # type: ignore[misc]
             products = (
                 torch.zeros(1).double() if own is None else flat([own]) * way.vector / way.size
             )
