@@ -15,7 +15,7 @@ from torch import Tensor
 
 from manual_bp.verify.agreement import close
 from manual_bp.verify.experiment import Experiment
-from manual_bp.verify.hypotheses import kinks, linearity, multiples
+from manual_bp.verify.hypotheses import kinks, linearity, multiples, supports
 from manual_bp.verify.hypotheses.evidence import Evidence
 from manual_bp.verify.hypotheses.patterns import describe
 from manual_bp.verify.hypotheses.points import wrong_point
@@ -45,7 +45,7 @@ def explain(experiment: Experiment, position: int) -> tuple[str, str]:
     ]
     # the next tests use differences of the values; a reference's gradient may be another
     if position not in experiment.by_reference:
-        tests += [_point, multiples.unstable_factor, _slope]
+        tests += [_point, multiples.unstable_factor, _slope, supports.misplaced]
     else:
         tests.append(multiples.unstable_factor)
     for test in tests:

@@ -56,6 +56,7 @@ class Experiment:
         self.gradients: dict[int, Tensor | None] = {}  # (K, n), or None if it gives none
         # the arguments for which the reference's gradient is right, and the derivative is not
         self.by_reference: set[int] = set()
+        self.kept_rows: dict[int, object] = {}  # see `hypotheses.outputs`
         self.symmetric = False  # right for changes that keep an argument symmetric, no others
         self.as_meant: set[int] = set()  # of these, those whose own gradient is taken
 

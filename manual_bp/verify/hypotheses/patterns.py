@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from manual_bp.verify.agreement import close
 from manual_bp.verify.case import CrashError
 from manual_bp.verify.experiment import Experiment
+from manual_bp.verify.hypotheses.ratios import meaning_of
 from manual_bp.verify.hypotheses.where import place, ratio
 from manual_bp.verify.truth import length, some, spread
 
@@ -88,7 +87,7 @@ def _shape_of(experiment: Experiment, position: int, expected: list[Tensor]) -> 
     if int(solid.sum()) > 3 and torch.allclose(
         ratios[0][solid], ratios[1][solid], rtol=1e-4, atol=1e-7
     ):
-        name = _tensor_with(experiment, ratios[0], solid)
+        name = meaning_of(experiment, position, ratios[0], solid)
         if name is None and own_outputs(experiment, position):
             return None
         return "each element is off by a factor of its own, the same for every grad_output" + (
@@ -104,28 +103,4 @@ def _shape_of(experiment: Experiment, position: int, expected: list[Tensor]) -> 
                     f"the difference from the derivative is the same along dimension {d}: "
                     "a term with a sum or mean over it is missing"
                 )
-    return None
-
-
-def _tensor_with(experiment: Experiment, ratio: Tensor, solid: Tensor) -> str | None:
-    """An argument or output that is the ratio or its inverse."""
-    case = experiment.case
-    named = [
-        (f"{n}", a)
-        for n, a in zip(case.subject.names, case.args, strict=False)
-        if isinstance(a, Tensor)
-    ]
-    named += [(f"output {i}", o) for i, o in enumerate(case.values())]
-    for name, tensor in named:
-        if tensor.is_complex() or not tensor.is_floating_point():
-            continue
-        try:
-            t = tensor.detach().to("cpu", torch.float64).expand(ratio.shape)
-        except RuntimeError:
-            continue
-        for power, text in ((1.0, "multiplied once too often"), (-1.0, "left out")):
-            if torch.allclose(
-                ratio[solid], t[solid] ** power, rtol=1e-4, atol=1e-9
-            ) and not math.isclose(float((t[solid] - 1).abs().max()), 0, abs_tol=1e-9):
-                return f"the factor {name} is {text}"
     return None

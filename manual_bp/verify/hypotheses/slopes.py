@@ -14,18 +14,16 @@ values of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from manual_bp.verify.agreement import each_near
-from manual_bp.verify.case import CrashError, flat
 from manual_bp.verify.experiment import Experiment
+from manual_bp.verify.hypotheses.outputs import rows
 from manual_bp.verify.hypotheses.patterns import own_outputs
 from manual_bp.verify.hypotheses.where import place
-from manual_bp.verify.truth import Differences
 
 Map = Callable[[Tensor], Tensor]
 # name: f, f⁻¹, and f′ written in the output
@@ -39,8 +37,6 @@ ACTIVATIONS: dict[str, tuple[Map, Map, Map]] = {
         lambda y: -torch.expm1(-y),
     ),
 }
-OUTPUTS = 24
-
 
 def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None:
     """Kind and explanation, or None if the rows are not proportional."""
@@ -48,14 +44,14 @@ def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None
     if measured is None:
         return None
     factors, y, wide = measured
-    # each input acts on one output, and each output on one input: true of any wrong gradient
-    trivial = not wide and own_outputs(experiment, position)
     if len(factors) < 3 or float((factors - factors.mean()).abs().max()) < 1e-4 * float(
         factors.abs().max()
     ):
         return None
     lost = factors.abs() < 1e-4
-    if not trivial and bool((lost | ((factors - 1).abs() < 1e-4)).all()):
+    # each input acts on one output, and each output on one input: true of any wrong gradient
+    elementwise = not wide and own_outputs(experiment, position)
+    if not elementwise and bool((lost | ((factors - 1).abs() < 1e-4)).all()):
         case, at = experiment.case, ""
         if len(factors) == case.shapes[0].numel():
             every = torch.ones(case.shapes[0], dtype=torch.bool)
@@ -85,8 +81,10 @@ def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None
         if each_near(factors, 1 / true):
             return "wrong-values", f"the slope of the {name}, its derivative, is left out"
     whole = float((factors - factors.round()).abs().max()) <= 1e-4
-    if trivial or (not whole and bool(((factors - 1).abs() < 1e-4).any())):
-        return None  # what is wrong at some elements alone is said of them
+    # a row of one number always is a multiple of the right one; and what is wrong at some elements
+    # alone is said of them
+    if not wide or (not whole and bool(((factors - 1).abs() < 1e-4).any())):
+        return None
     low, high = float(factors.min()), float(factors.max())
     counts = "a count that is left out, or " if whole else ""
     return (
@@ -98,44 +96,22 @@ def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None
 
 
 def _factors(experiment: Experiment, position: int) -> tuple[Tensor, Tensor, bool] | None:
-    """r_o for up to OUTPUTS output elements, their values, and whether one has several inputs."""
-    case = experiment.case
-    total = experiment.cotangents.shape[1]
-    if (
-        len(case.shapes) != 1
-        or experiment.columns[position] is not None
-        or experiment.differences.relative_noise > 1e-11
-    ):
+    """r_o of the output elements, their values, and whether one has several inputs."""
+    measured = rows(experiment, position)
+    if measured is None:
         return None
-    chosen = (
-        list(range(total))
-        if total <= OUTPUTS
-        else list(range(0, total, math.ceil(total / OUTPUTS)))
-    )
-    rows = torch.zeros(len(chosen), total).double()
-    rows[torch.arange(len(chosen)), chosen] = 1.0
-    differences = Differences(case, rows)
-    truth = differences.truth(position, None, int(0.5 / experiment.cost))
     factors, values, wide = [], [], False
-    for k, o in enumerate(chosen):
-        try:
-            found = case.gradients(rows[k])[position]
-        except CrashError:
-            return None
-        own = torch.zeros(truth.value.shape[1]).double() if found is None else flat([found])
-        true, error = truth.value[k][truth.known], truth.error[k][truth.known]
-        own = own[truth.known]
+    for k in range(len(measured.chosen)):
+        true, error = measured.true[k][measured.known], measured.error[k][measured.known]
+        own = measured.own[k][measured.known]
         if not true.numel() or float(true.abs().max()) <= 1e3 * float(error.max()):
             continue
         wide = wide or int((true.abs() > 1e-6 * true.abs().max()).sum()) > 1
         factor = float(own @ true) / float(true @ true)
-        if not bool(
-            (
-                (own - factor * true).abs()
-                <= 1e-5 * true.abs().max() * max(1.0, abs(factor)) + 10 * error
-            ).all()
-        ):
+        off = (own - factor * true).abs()
+        allowed = 1e-5 * true.abs().max() * max(1.0, abs(factor)) + 10 * error
+        if not bool((off <= allowed).all()):
             return None
         factors.append(factor)
-        values.append(float(differences.start[o]))
+        values.append(float(measured.values[k]))
     return torch.tensor(factors).double(), torch.tensor(values).double(), wide
