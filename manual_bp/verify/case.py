@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,8 +32,24 @@ class CrashError(Exception):
         self.stage = stage
         self.error = error
         text = str(error).strip()
-        self.line = f"{type(error).__name__}: {text.splitlines()[0] if text else '(no message)'}"
+        self.line = f"{type(error).__name__}: {text.splitlines()[0].rstrip('.') if text else '(no message)'}"
         super().__init__(f"{stage}: {self.line}")
+
+
+def outdated(crash: CrashError) -> str:
+    """What to do, if code written for an older PyTorch or NumPy raised; else ""."""
+    if "Legacy autograd function" in crash.line:
+        return (
+            "It is written for a PyTorch before 1.3: make forward and backward static methods whose "
+            "first argument is ctx, keep on ctx what self kept, and call it by .apply"
+        )
+    removed = re.search(r"module '(torch|numpy)[\w.]*' has no attribute '(\w+)'", crash.line)
+    if removed:
+        library = {"torch": "PyTorch", "numpy": "NumPy"}[removed[1]]
+        return f"The installed {library} has no such name: later versions remove some. Replace it"
+    if "deprecated" in crash.line and "removed" in crash.line:
+        return "The installed PyTorch has removed it: the error names what replaces it"
+    return ""
 
 
 @contextmanager

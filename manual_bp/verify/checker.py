@@ -10,9 +10,10 @@ from torch import Tensor
 
 from manual_bp.verify import randomness, size, surroundings
 from manual_bp.verify.agreement import same
-from manual_bp.verify.case import Case, CrashError, Graph
+from manual_bp.verify.case import Case, CrashError, Graph, outdated
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.gradient import first_order, has_graph
+from manual_bp.verify.hypotheses.where import place
 from manual_bp.verify.probes import (
     autocast,
     batch,
@@ -140,7 +141,7 @@ class _Check:
         try:
             graph = given.prepare()
         except CrashError as crash:
-            text = f"the forward raises {crash.line}.\n{self.subject.called()}"
+            text = f"the forward raises {crash.line}.\n{outdated(crash) or self.subject.called()}"
             self.record.findings.append(Finding("crash", "forward", text))
             return
         if size.elements(given.args, given.shapes) > size.LIMIT:
@@ -176,6 +177,10 @@ class _Check:
             )
             case, graph = given, given.graph()
             experiment = Experiment(case, self.seed)
+        if experiment.lower_at is not None:
+            self.record.findings.append(self._lower(experiment))
+            self.record.notes.append("not looked at, because of the finding above: the gradient")
+            return
         experiment.measure_truth()
         twin = None if reference is None else Reference(reference, experiment, given)
         compared = None if twin is None else twin.compare_forward()
@@ -259,6 +264,16 @@ class _Check:
 
     def _lower(self, experiment: Experiment) -> Finding:
         lower = str(experiment.lower).removeprefix("torch.")
+        if experiment.lower_at is not None:
+            case, start = experiment.case, 0
+            for number, shape in enumerate(case.shapes):
+                part = experiment.lower_at[start : start + shape.numel()].reshape(shape)
+                start += shape.numel()
+                if bool(part.any()):
+                    name = "the output" if len(case.shapes) == 1 else f"output {number}"
+                    at = place(part, torch.ones_like(part), name, case)
+                    text = f"the forward computes in {lower}, and in float64 elsewhere, at {at}"
+                    return Finding("precision", "output", text)
         noise = experiment.differences.relative_noise
         text = (
             f"the forward computes in {lower}, a lower precision than its input has: its values "

@@ -44,7 +44,7 @@ class Experiment:
         self.cotangents = torch.stack(rows)
         self.differences = Differences(case, self.cotangents)
         self.cotangents = self.differences.cotangents
-        self.lower = computes_in(case)
+        self.lower, self.lower_at = computes_in(case)  # at all elements, or at some
         narrow = torch.finfo(self.lower or case.dtype).bits <= 16
         self.differences.measure_noise(case.checked, self.generator, stairs=narrow)
         self.rtol = min(0.05, max(1e-6, 3e3 * self.differences.relative_noise))
@@ -56,6 +56,7 @@ class Experiment:
         self.gradients: dict[int, Tensor | None] = {}  # (K, n), or None if it gives none
         # the arguments for which the reference's gradient is right, and the derivative is not
         self.by_reference: set[int] = set()
+        self.backward_noise = 0.0  # of the gradients, relative to their size
         self.kept_rows: dict[int, object] = {}  # see `hypotheses.outputs`
         self.symmetric = False  # right for changes that keep an argument symmetric, no others
         self.as_meant: set[int] = set()  # of these, those whose own gradient is taken

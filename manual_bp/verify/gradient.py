@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from manual_bp.verify import backward
 from manual_bp.verify.agreement import telling
-from manual_bp.verify.case import Case, Graph
+from manual_bp.verify.case import Case, Graph, outdated
 from manual_bp.verify.diagnose import diagnose
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.hypotheses import meaning
@@ -92,6 +92,8 @@ def first_order(
         if not shaped:
             why = backward.counted(heard)
             text = f"the backward {f'({why}) ' if why else ''}raises {crash.line}"
+            old = outdated(crash)
+            text += f".\n{old}" if old else ""
             record.findings.append(Finding("crash", "backward", text))
         return False
     # a backward that writes into what it gets is not the same twice: that follows

@@ -10,6 +10,7 @@ import torch
 from manual_bp.verify.agreement import close, telling
 from manual_bp.verify.hypotheses.evidence import Evidence
 from manual_bp.verify.hypotheses.factor import explain
+from manual_bp.verify.hypotheses.where import place
 from manual_bp.verify.probes.precision import roughness
 
 
@@ -119,13 +120,21 @@ def precision(seen: Evidence) -> tuple[str, str] | None:
     off, size = (seen.gradient[0] - value)[known].abs(), value[known].abs()
     if not 0 < float(off.max()) <= 0.03 * float(size.max()):
         return None
-    rough = roughness(seen.experiment, seen.position)
-    if rough < 0.05 * float(off.square().mean().sqrt()):
+    rough = roughness(seen.experiment, seen.position).reshape(value.shape)[known]
+    wrong = off > seen.experiment.rtol * size.max()  # perhaps not all: one branch, or half of them
+    jump = float(rough[wrong].median()) if bool(wrong.any()) else 0.0
+    if jump < 0.05 * float(off[wrong].square().mean().sqrt()) or not jump:
         return None
-    relative, jumps = float(off.max() / size.max()), rough / float(size.max())
+    relative, at = float(off.max() / size.max()), ""
+    if not bool(wrong.all()):
+        every, case = torch.ones_like(known), seen.case
+        mask = torch.zeros_like(known)
+        mask[known] = wrong
+        own = case.args[seen.position]
+        at = f" at {place(mask, known & every, seen.name, case, own)}"
     return (
         "precision",
-        f"the gradient is off by {relative:.1e} of its size and jumps by {jumps:.1e} over "
-        f"small steps: "
-        "it is computed in a lower precision than its input has",
+        f"the gradient is off by {relative:.1e} of its size and jumps by "
+        f"{jump / float(size.max()):.1e} over small steps: it is computed in a lower precision "
+        f"than its input has{at}",
     )

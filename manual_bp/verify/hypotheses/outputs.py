@@ -71,3 +71,14 @@ def _measured(experiment: Experiment, position: int) -> Rows | None:
         torch.stack(own),
         truth.known,
     )
+
+
+def span(masks: list[Tensor]) -> list[int]:
+    """The dimensions along which one of the masks holds more than one index."""
+    return [d for d in range(masks[0].dim()) if any(len(indices(m, d)) > 1 for m in masks)]
+
+
+def indices(mask: Tensor, d: int) -> list[int]:
+    others = [k for k in range(mask.dim()) if k != d]
+    found: list[int] = (mask.any(others) if others else mask).nonzero().reshape(-1).tolist()
+    return found

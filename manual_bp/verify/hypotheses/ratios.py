@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.verify.experiment import Experiment
+from manual_bp.verify.hypotheses.outputs import rows, span
 
 STATISTICS: dict[str, Callable[[Tensor, tuple[int, ...]], Tensor]] = {
     "norm": lambda x, dims: x.square().sum(dims, keepdim=True).sqrt(),
@@ -89,9 +90,7 @@ def _group(experiment: Experiment, ratio: Tensor, solid: Tensor) -> str | None:
     return None
 
 
-def _statistic(
-    experiment: Experiment, position: int, ratio: Tensor, solid: Tensor
-) -> str | None:
+def _statistic(experiment: Experiment, position: int, ratio: Tensor, solid: Tensor) -> str | None:
     """A statistic of the argument over one dimension where another one is meant."""
     x = experiment.case.args[position]
     if x.is_complex() or not 2 <= x.dim() <= 4 or x.shape != ratio.shape:
@@ -103,10 +102,24 @@ def _statistic(
         for a, b in itertools.permutations(sets, 2):
             for power in (1.0, 2.0, 3.0):
                 if _is(ratio, ((over[a] / over[b]) ** power).expand(ratio.shape), solid):
-                    # whether it multiplies or divides, the numbers do not say
-                    one, other = (f"dimension {s[0]}" if len(s) == 1 else "all" for s in (a, b))
+                    # whether it multiplies or divides, the ratio does not say
+                    spans = _spans(experiment, position)
+                    right, wrong = (a, b) if set(a) <= spans or not set(b) <= spans else (b, a)
+                    taken, meant = (
+                        f"dimension {s[0]}" if len(s) == 1 else "all dimensions"
+                        for s in (wrong, right)
+                    )
                     return (
                         f"the {what} of {experiment.case.subject.names[position]} is taken over "
-                        f"{other} where {one} is meant, or the reverse"
+                        f"{taken} where {meant} is meant"
                     )
     return None
+
+
+def _spans(experiment: Experiment, position: int) -> set[int]:
+    """The dimensions along which an output element depends on the argument."""
+    measured = rows(experiment, position)
+    if measured is None:
+        return set()
+    true, _ = measured.supports()
+    return set(span([mask.reshape(experiment.shape(position)) for mask in true]))

@@ -38,6 +38,7 @@ ACTIVATIONS: dict[str, tuple[Map, Map, Map]] = {
     ),
 }
 
+
 def wrong_slope(experiment: Experiment, position: int) -> tuple[str, str] | None:
     """Kind and explanation, or None if the rows are not proportional."""
     measured = _factors(experiment, position)

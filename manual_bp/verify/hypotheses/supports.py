@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.verify.hypotheses.evidence import Evidence
-from manual_bp.verify.hypotheses.outputs import Rows, rows
+from manual_bp.verify.hypotheses.outputs import Rows, indices, rows, span
 
 
 def misplaced(seen: Evidence) -> tuple[str, str] | None:
@@ -39,20 +39,9 @@ def _pairs(measured: Rows, shape: torch.Size) -> Iterator[tuple[int, Tensor, Ten
             yield o, true.reshape(shape), own.reshape(shape)
 
 
-def _span(masks: list[Tensor]) -> list[int]:
-    """The dimensions along which one of the masks holds more than one index."""
-    return [d for d in range(masks[0].dim()) if any(len(_indices(m, d)) > 1 for m in masks)]
-
-
-def _indices(mask: Tensor, d: int) -> list[int]:
-    others = [k for k in range(mask.dim()) if k != d]
-    found: list[int] = (mask.any(others) if others else mask).nonzero().reshape(-1).tolist()
-    return found
-
-
 def _dimensions(pairs: list[tuple[int, Tensor, Tensor]]) -> str | None:
     """The two sets span other dimensions."""
-    true, own = _span([t for _, t, _ in pairs]), _span([o for _, _, o in pairs])
+    true, own = span([t for _, t, _ in pairs]), span([o for _, _, o in pairs])
     if true == own:
         return None
     depends = f"an output element depends on elements along {_named(true)}"
@@ -87,7 +76,7 @@ def _moved(seen: Evidence, pairs: list[tuple[int, Tensor, Tensor]]) -> str | Non
     for d in range(pairs[0][1].dim()):
         size = pairs[0][1].shape[d]
         places = [
-            (torch.unravel_index(torch.tensor(o), shape), _indices(true, d), _indices(own, d))
+            (torch.unravel_index(torch.tensor(o), shape), indices(true, d), indices(own, d))
             for o, true, own in pairs
         ]
         if all(true == own for _, true, own in places):

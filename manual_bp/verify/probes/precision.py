@@ -9,6 +9,7 @@ from torch import Tensor
 
 from manual_bp.verify.case import Case, CrashError, flat
 from manual_bp.verify.experiment import Experiment
+from manual_bp.verify.hypotheses.where import place
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.truth import spread, third_difference, unit
 
@@ -17,8 +18,8 @@ POINTS = 16  # of a walk: over few points few elements may look smooth by chance
 
 def roughness(
     experiment: Experiment, position: int, steps: Sequence[float] = (1e-6, 1e-4, 3e-3)
-) -> float:
-    """The noise of one argument's gradient, as the median over its elements.
+) -> Tensor:
+    """The noise of each element of one argument's gradient, flat.
 
     Halve the step, and a smooth gradient's third differences shrink by 8; those of rounding stay.
     """
@@ -37,24 +38,24 @@ def roughness(
         )
 
     if x.is_complex() or not x.numel():
-        return 0.0
+        return torch.zeros(x.numel()).double()
     points = POINTS if x.numel() < 100 else POINTS // 2
     walks = [_noise(by_input, h, points) for h in steps]
-    return max(walks) if len(steps) == 1 else max(_noise(by_gradient, 0.05, points), *walks)
+    if len(steps) > 1:
+        walks.append(_noise(by_gradient, 0.05, points))
+    measured = [walk for walk in walks if walk is not None]
+    return torch.stack(measured or [torch.zeros(x.numel()).double()]).amax(0)
 
 
-def _noise(walk: Callable[[float], Tensor], h: float, points: int) -> float:
+def _noise(walk: Callable[[float], Tensor], h: float, points: int) -> Tensor | None:
     try:
         fine = {t: walk(t * h / 2) for t in range(1, points)}  # t = 2, 4, … are steps of h, too
         coarse = [fine[2 * t] if 2 * t in fine else walk(t * h) for t in range(1, points)]
-        whole = third_difference(torch.stack(coarse))
-        half = third_difference(torch.stack(list(fine.values())))
     except CrashError:
-        return 0.0
-    steady = half > whole / 4  # an element at a kink may pass too; it is outvoted
-    if int(steady.sum()) * 2 < steady.numel():
-        return 0.0
-    return float(torch.where(steady, half, 0.0).median())
+        return None
+    whole = third_difference(torch.stack(coarse))
+    half = third_difference(torch.stack(list(fine.values())))
+    return torch.where(half > whole / 4, half, 0.0)
 
 
 def _gradient(case: Case, position: int, row: Tensor, args: list[object] | None) -> Tensor:
@@ -63,24 +64,41 @@ def _gradient(case: Case, position: int, row: Tensor, args: list[object] | None)
 
 
 def backward_noise(experiment: Experiment, eps: float) -> Result:
-    """Find a gradient that is right but rougher than the forward and the user's dtype."""
-    result = Result()
-    for i in experiment.case.checked:
+    """Find a gradient that is right but rougher than the forward and the user's dtype.
+
+    An element beside a kink may look rough along one direction: two must agree.
+    """
+    result, case = Result(), experiment.case
+    for i in case.checked:
         if experiment.gradients[i] is None:
             continue
-        size = float(experiment.gradient(i, 0).abs().median())
+        gradient = experiment.gradient(i, 0)
+        size = float(gradient.abs().median())
         # only tiny steps: over larger ones a piecewise constant gradient (of a ReLU network) jumps
         rough = roughness(experiment, i, steps=(1e-6,))
-        allowed = 200 * max(eps, experiment.differences.relative_noise)
-        if size > 0 and rough > max(allowed, 1e-9) * size + experiment.floor(i):
-            result.add(
-                "precision",
-                experiment.case.subject.names[i],
-                f"the gradient jumps by {rough / size:.1e} of its size over small steps, the "
-                f"forward by "
-                f"{experiment.differences.relative_noise:.0e}: the backward computes in a lower "
-                f"precision",
-            )
+        typical = float(rough.median()) if rough.numel() else 0.0
+        if size > 0 and typical > 1e-11 * size:
+            experiment.backward_noise = max(experiment.backward_noise, typical / size)
+        allowed = max(200 * max(eps, experiment.differences.relative_noise), 1e-9) * size
+        allowed += experiment.floor(i)
+        if not size or int((rough > allowed).sum()) < min(2, rough.numel()):
+            continue
+        again = torch.minimum(rough, roughness(experiment, i, steps=(1e-6,)))
+        wrong = (again > allowed).reshape(gradient.shape)
+        if int(wrong.sum()) < min(2, rough.numel()):
+            continue
+        name, jumps = case.subject.names[i], float(again[again > allowed].median()) / size
+        experiment.backward_noise = max(experiment.backward_noise, jumps)
+        at = ""
+        if not bool(wrong.all()):
+            every = torch.ones_like(wrong)
+            at = f", and at {place(wrong, every, name, case, case.args[i])} alone"
+        text = (
+            f"the gradient jumps by {jumps:.1e} of its size over small steps, the forward by "
+            f"{experiment.differences.relative_noise:.0e}: the backward computes in a lower "
+            f"precision{at}"
+        )
+        result.add("precision", name, text)
     return result
 
 

@@ -126,7 +126,7 @@ def _compare(
     """Name and text of each second derivative that is wrong, and how many could be measured."""
     case = experiment.case
     row = experiment.cotangents[0]
-    noise = max(experiment.differences.relative_noise, 2e-16)
+    noise = max(experiment.differences.relative_noise, experiment.backward_noise, 2e-16)
     wrong: list[tuple[str, str]] = []
     kinks = any(bool(truth.rough.any()) for truth in experiment.truths.values())
     measured = 0
@@ -168,9 +168,10 @@ def _compare(
         nonlocal measured
         for way in ways:
             v, e = slope(lambda t, way=way: along(t * way.vector), noise, magnitude, start, 1e-5)  # type: ignore[misc]
-            products = (
-                torch.zeros(1).double() if own is None else flat([own]) * way.vector / way.size
-            )
+            products = torch.zeros(1).double()
+            if own is not None:
+                there = way.vector != 0  # 0 · NaN is NaN
+                products = flat([own])[there] * way.vector[there] / way.size
             mine.append(products.sum())
             value.append(v.sum() / way.size)
             error.append(e.sum() / way.size)
@@ -189,10 +190,11 @@ def _compare(
         bad = usable & ~(off <= max(3e-3, 10 * experiment.rtol) * scale + 10 * e + floor)
         if bool(bad.any()):
             k = int(torch.where(bad, off.nan_to_num(torch.inf), -1.0).argmax())
-            text = (
-                f"the second derivative by {name} is silently wrong: "
-                f"{_why(experiment, own is None)}."
-            )
+            why = _why(experiment, own is None)
+            if bool(torch.isnan(m[k])):
+                why = "a 0/0 or 0·∞, as the slope of a root or a norm at 0"
+            is_ = "NaN" if bool(torch.isnan(m[k])) else "silently wrong"
+            text = f"the second derivative by {name} is {is_}: {why}."
             wrong.append(
                 (
                     name,

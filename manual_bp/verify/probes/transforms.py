@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from manual_bp.verify import randomness
-from manual_bp.verify.agreement import alike
+from manual_bp.verify.agreement import alike, same
 from manual_bp.verify.case import Case, CrashError, flat, real, stage, tensors
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
@@ -37,12 +37,16 @@ def forward_mode(experiment: Experiment) -> Result:
     for subset in sets:
         who = ", ".join(case.subject.names[i] for i in subset)
         try:
-            own, carried = _jvp(case, {i: directions[i] for i in subset})
+            own, carried, written = _jvp(case, {i: directions[i] for i in subset})
         except CrashError as crash:
             if not offered or isinstance(crash.error, NotImplementedError):
                 return Result("not offered")
             result.add("crash", who, f"the jvp with a tangent on {who} raises {crash.line}")
             continue
+
+        for i in written:
+            text = "the jvp writes into the tangent it receives: the caller's own tangent changes"
+            result.add("jvp-disagrees", case.subject.names[i], text)
 
         def along(t: float, subset: tuple[int, ...] = subset) -> Tensor:
             moved = [
@@ -82,22 +86,29 @@ def forward_mode(experiment: Experiment) -> Result:
     return result
 
 
-def _jvp(case: Case, tangents: dict[int, Tensor]) -> tuple[Tensor, bool]:
-    """The directional derivative of the outputs, flat, and whether any carries a tangent."""
+def _jvp(case: Case, tangents: dict[int, Tensor]) -> tuple[Tensor, bool, list[int]]:
+    """The directional derivative of the outputs, flat, and how it came about.
+
+    Also: whether any output carries a tangent, and the arguments whose tangent was written to.
+    """
     with stage("jvp"), torch.no_grad(), forward_ad.dual_level():
         passed = case.copies()
-        for i, tangent in tangents.items():
-            passed[i] = forward_ad.make_dual(passed[i], tangent.to(passed[i]))
+        sent = {i: tangent.to(passed[i], copy=True) for i, tangent in tangents.items()}
+        before = {i: tangent.clone() for i, tangent in sent.items()}
+        for i, tangent in sent.items():
+            passed[i] = forward_ad.make_dual(passed[i], tangent)
         if case.random:
             randomness.reset(case.seed)
         outputs = tensors(case.subject.call(*passed))
+        in_place = any(o is a for o in outputs for a in passed)  # then the tangent is written to
+        written = [i for i, t in sent.items() if not in_place and not same(t, before[i])]
         parts, carried = [], False
         for k in case.differentiable:
             primal, tangent = forward_ad.unpack_dual(outputs[k])
             carried = carried or tangent is not None
             part = torch.zeros_like(primal) if tangent is None else tangent
             parts.append(real(part))
-        return flat(parts), carried
+        return flat(parts), carried, written
 
 
 def vmap(experiment: Experiment) -> Result:
