@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Case, CrashError, Graph
+from manual_bp.verify.case import Case, Graph
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.hypotheses.shapes import wrong_shape
 from manual_bp.verify.listen import Heard, listening

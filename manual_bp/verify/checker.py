@@ -10,7 +10,8 @@ from torch import Tensor
 
 from manual_bp.verify import randomness, size, surroundings
 from manual_bp.verify.agreement import same
-from manual_bp.verify.case import Case, CrashError, Graph, outdated
+from manual_bp.verify.case import Case, Graph
+from manual_bp.verify.crash import CrashError, outdated
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.gradient import first_order, has_graph
 from manual_bp.verify.hypotheses.where import place
@@ -381,14 +382,16 @@ class _Check:
             probe(name, lambda: precision.against_double(low, case, experiment), "precision")
         if given.dtype == torch.float32:
             probe("autocast", lambda: autocast.autocast(given))
-        if recomputes or experiment.symmetric:
-            why = "torch's reentrant checkpoint" if recomputes else "right for symmetric changes"
+        why = "torch's reentrant checkpoint" if recomputes else ""
+        why = why or ("right for symmetric changes" if experiment.symmetric else "")
+        why = why or ("it iterates to a tolerance" if experiment.iterating else "")
+        if why:
             self.record.checks["double backward"] = f"not measured ({why})"
         else:
             probe("double backward", lambda: second_order.second_order(experiment))
         # a jvp is measured by the values, and the reference's gradient is not theirs
         if experiment.by_reference:
-            self.record.checks["jvp"] = "not looked at (the gradient is the reference's)"
+            self.record.checks["jvp"] = "not looked at (the gradient is not the values' own)"
         else:
             probe("jvp", lambda: transforms.forward_mode(experiment))
         probe("vmap", lambda: transforms.vmap(experiment))

@@ -75,6 +75,24 @@ def estimate(call: Callable[[], object], elements: int = 0) -> float:
     return counted + LINE * lines + ELEMENT * elements * outside
 
 
+def iterates(call: Callable[[float], object]) -> bool:
+    """Whether a call takes another number of operations for other values: to a tolerance, say.
+
+    Args:
+        call: is given a factor for its arguments.
+    """
+    counts = []
+    for factor in (1.0, 1.1, 0.9, 1.5, 0.5):
+        counter = _Counter()
+        try:
+            with counter:
+                call(factor)
+        except Exception:  # outside of its domain, or not to be watched
+            continue
+        counts.append(counter.operations)
+    return len(set(counts)) > 1
+
+
 def _lines(call: Callable[[], object]) -> int:
     """How many lines of Python one call runs, torch's and this package's left out."""
     count = 0

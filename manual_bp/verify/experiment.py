@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from manual_bp.verify.agreement import close
-from manual_bp.verify.case import Case, CrashError, flat
-from manual_bp.verify.cost import estimate
+from manual_bp.verify.case import Case, flat
+from manual_bp.verify.cost import estimate, iterates
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.truth import Differences, Truth, length, spread, unit
 from manual_bp.verify.widths import computes_in
 
@@ -57,6 +58,7 @@ class Experiment:
         # the arguments for which the reference's gradient is right, and the derivative is not
         self.by_reference: set[int] = set()
         self.backward_noise = 0.0  # of the gradients, relative to their size
+        self.iterating: bool | None = None  # not known yet
         self.kept_rows: dict[int, object] = {}  # see `hypotheses.outputs`
         self.symmetric = False  # right for changes that keep an argument symmetric, no others
         self.as_meant: set[int] = set()  # of these, those whose own gradient is taken
@@ -164,6 +166,20 @@ class Experiment:
         usable = torch.isfinite((torch.view_as_real(x) if x.is_complex() else x).cpu())
         # only the random rows: the others may hold zeros, and 0 · inf is NaN
         return found[:2].isnan().any(0).reshape(shape) & usable
+
+    def iterates(self) -> bool:
+        """Whether the forward's number of operations depends on the values of its arguments."""
+        if self.iterating is None:
+
+            def call(factor: float) -> None:
+                moved = [
+                    a * factor if i in self.case.checked else a
+                    for i, a in enumerate(self.case.args)
+                ]
+                self.case.vector(moved)
+
+            self.iterating = iterates(call)
+        return self.iterating
 
     def take_as_meant(self, position: int) -> None:
         """Let the function's own gradient count as right: its values say something else."""

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from manual_bp.verify import backward
 from manual_bp.verify.agreement import telling
-from manual_bp.verify.case import Case, Graph, outdated
+from manual_bp.verify.case import Case, Graph
+from manual_bp.verify.crash import outdated
 from manual_bp.verify.diagnose import diagnose
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.hypotheses import meaning

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from manual_bp.verify.agreement import close
-from manual_bp.verify.case import Case, CrashError, flat
+from manual_bp.verify.case import Case, flat
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment, stack
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.subject import subject_of

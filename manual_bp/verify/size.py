@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Case, CrashError
+from manual_bp.verify.case import Case
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.subject import Subject
 
 LIMIT = 400_000  # elements of the arguments and outputs: a check holds about 1 kB for each

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Case, CrashError
+from manual_bp.verify.case import Case
+from manual_bp.verify.crash import CrashError
 
 FINE = (1e-3, 1e-4, 1e-5, 1e-6, 1e-2, 1e-7)
 COARSE = (2e-2, 5e-3, 1e-1)  # for values with the rounding of float32

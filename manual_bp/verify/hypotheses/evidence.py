@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.verify.agreement import close
-from manual_bp.verify.case import CrashError
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 
 LOOSE = 1e-5  # relative: a hypothesis need not be as sharp as a verdict

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.verify.agreement import near, telling
-from manual_bp.verify.case import CrashError
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.intent import MEANINGS
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import CrashError, flat
+from manual_bp.verify.case import flat
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.truth import Differences
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.verify.agreement import close
-from manual_bp.verify.case import CrashError
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.hypotheses.ratios import meaning_of
 from manual_bp.verify.hypotheses.where import place, ratio

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from manual_bp.verify.agreement import close, telling
-from manual_bp.verify.case import CrashError
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 
 

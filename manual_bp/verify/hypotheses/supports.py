@@ -1,6 +1,6 @@
 """Hypothesis: the gradient carries what comes from an output element to the wrong inputs.
 
-For an output element o let T_o be the inputs it depends on, and O_o those that its gradient reaches:
+For an output element o let T_o be the inputs it depends on, and O_o those its gradient reaches:
 
     T_o spans dimension 1, O_o dimension 0           a sum, mean or statistic over the wrong one
     T_o is in block c // (C/G), O_o where c % G is   a grouped index
@@ -108,24 +108,23 @@ def _shifted(indices: list[int], k: int, size: int) -> list[int]:
 def _grouped(numbered: list[tuple[int, list[int], list[int]]], channels: int, size: int) -> str:
     """Whether c // n is taken for c % G or the reverse, in words, or ""."""
     for groups in range(2, channels):
-        if channels % groups:
+        if channels % groups or size not in (groups, channels):
             continue
         n = channels // groups
-        if size == groups and size < channels:  # an element for each group
-            maps = (lambda c, n=n: [c // n]), (lambda c, g=groups: [c % g])
-        elif size == channels:  # a group's members
-            every = range(channels)
-            maps = (
-                (lambda c, n=n: [j for j in every if j // n == c // n]),
-                (lambda c, g=groups: [j for j in every if j % g == c % g]),
-            )
-        else:
-            continue
-        block, strided = f"c // {n}", f"c % {groups}"
-        for right, wrong, said in (
-            (*maps, (strided, block)),
-            (maps[1], maps[0], (block, strided)),
-        ):
-            if all(right(c) == true and wrong(c) == own for c, true, own in numbered):
+        block = [
+            _members(c // n, [j // n for j in range(size)], size, groups) for c in range(channels)
+        ]
+        strided = [
+            _members(c % groups, [j % groups for j in range(size)], size, groups)
+            for c in range(channels)
+        ]
+        names = f"c // {n}", f"c % {groups}"
+        for right, wrong, said in ((block, strided, names[::-1]), (strided, block, names)):
+            if all(right[c] == true and wrong[c] == own for c, true, own in numbered):
                 return f"{said[0]} where {said[1]} is meant"
     return ""
+
+
+def _members(group: int, of: list[int], size: int, groups: int) -> list[int]:
+    """A group's own element, or its members."""
+    return [group] if size == groups else [j for j, g in enumerate(of) if g == group]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from manual_bp.verify.case import Case, CrashError
+from manual_bp.verify.case import Case
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.probes.result import Result
 
 

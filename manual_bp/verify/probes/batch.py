@@ -15,7 +15,8 @@ from torch import Tensor
 
 from manual_bp.verify import size
 from manual_bp.verify.agreement import close
-from manual_bp.verify.case import Case, CrashError, flat
+from manual_bp.verify.case import Case, flat
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.truth import Differences, length, some, unit

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from manual_bp.verify import strides
 from manual_bp.verify.agreement import alike
-from manual_bp.verify.case import CrashError
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from manual_bp.verify.agreement import alike
-from manual_bp.verify.case import CrashError
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
 

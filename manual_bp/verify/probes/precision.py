@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from manual_bp.verify.case import Case, CrashError, flat
+from manual_bp.verify.case import Case, flat
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.hypotheses.where import place
 from manual_bp.verify.probes.result import Result

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from manual_bp.verify import randomness
 from manual_bp.verify.agreement import alike, same
-from manual_bp.verify.case import Case, CrashError, Gradients
+from manual_bp.verify.case import Case, Gradients
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
 

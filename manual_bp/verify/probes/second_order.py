@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from manual_bp.verify.agreement import alike
-from manual_bp.verify.case import CrashError, Graph, flat, has_node
+from manual_bp.verify.case import Graph, flat, has_node
 from manual_bp.verify.cost import estimate
+from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.listen import written_functions
 from manual_bp.verify.probes.result import Result

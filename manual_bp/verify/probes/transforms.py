@@ -11,7 +11,8 @@ from torch.autograd import forward_ad
 
 from manual_bp.verify import randomness
 from manual_bp.verify.agreement import alike, same
-from manual_bp.verify.case import Case, CrashError, flat, real, stage, tensors
+from manual_bp.verify.case import Case, flat, real, tensors
+from manual_bp.verify.crash import CrashError, stage
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
 from manual_bp.verify.truth import slope, spread, unit
