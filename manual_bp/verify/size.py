@@ -1,7 +1,8 @@
 """Calls that are too large to look at: the same call with smaller dimensions, where it takes them.
 
 All dimensions of one size, in any argument, are cut together, the largest first. A cut holds if the
-function still runs and every output dimension is as it was or has the new size.
+function still runs and no output dimension grows. A call that is too large to be made is never
+made: the first cuts are then taken unseen.
 """
 
 from __future__ import annotations
@@ -21,36 +22,48 @@ LIMIT = 400_000  # elements of the arguments and outputs: a check holds about 1 
 AIM = 20_000  # elements that a cut call has at most, if the function takes that
 
 
-def elements(args: Sequence[Any], outputs: Sequence[torch.Size]) -> int:
+def elements(args: Sequence[Any], outputs: Sequence[torch.Size] = ()) -> int:
     """How many numbers a call takes and gives."""
     given = sum(a.numel() for a in args if isinstance(a, Tensor))
     return given + sum(shape.numel() for shape in outputs)
 
 
-def smaller(case: Case) -> tuple[Subject | None, str]:
-    """The subject with AIM elements, at most LIMIT, or None, and what was cut in words."""
-    args, shapes, cut = list(case.subject.args), case.shapes, []
-    sizes = sorted({s for a in args if isinstance(a, Tensor) for s in a.shape if s > 4})
-    while elements(args, shapes) > AIM and sizes:
+def smaller(
+    subject: Subject, checked: Sequence[int], seed: int, shapes: Sequence[torch.Size] | None
+) -> tuple[Subject | None, str]:
+    """The subject with AIM elements, at most LIMIT, or None, and what was cut in words.
+
+    Args:
+        subject: its inputs are cut, not the parameters of a module.
+        checked: the positions of the arguments to differentiate by.
+        seed: of its random numbers.
+        shapes: of the outputs, or None if the call is too large to be made.
+    """
+    args, cut, count = list(subject.args), [], subject.inputs
+    sizes = sorted({s for a in args[:count] if isinstance(a, Tensor) for s in a.shape if s > 4})
+    while elements(args[:count], shapes or ()) > AIM and sizes:
         size = sizes.pop()
         for first_only in (False, True):
             new = size
-            while new > 4 and elements(args, shapes) > AIM:
-                tried = [_cut(a, new, max(3, new // 4), first_only) for a in args]
-                one = Case(case.subject, tried, case.checked, case.seed)
-                try:
-                    one.prepare()
-                except CrashError:
-                    break
-                if not _fits(shapes, one.shapes, new, max(3, new // 4)):
-                    break
-                args, shapes, new = tried, one.shapes, max(3, new // 4)
+            while new > 4 and elements(args[:count], shapes or ()) > AIM:
+                less = max(3, new // 4)
+                tried = [_cut(a, new, less, first_only) for a in args[:count]] + args[count:]
+                one = Case(subject, tried, checked, seed)
+                if shapes is not None or elements(tried[:count]) <= LIMIT:
+                    try:
+                        one.prepare()
+                    except CrashError:
+                        break
+                    if shapes is not None and not _fits(shapes, one.shapes):
+                        break
+                    shapes = one.shapes
+                args, new = tried, less
             if new != size:
                 cut.append(f"{size} to {new}")
                 break
-    if elements(args, shapes) > LIMIT:
+    if shapes is None or elements(args[:count], shapes) > LIMIT:
         return None, ""
-    return replace(case.subject, args=tuple(args)), ", ".join(cut)
+    return replace(subject, args=tuple(args)), ", ".join(cut)
 
 
 def _cut(a: Any, old: int, new: int, first_only: bool) -> Any:
@@ -63,8 +76,9 @@ def _cut(a: Any, old: int, new: int, first_only: bool) -> Any:
     return a.detach()[place].clone().requires_grad_(a.requires_grad)
 
 
-def _fits(before: Sequence[torch.Size], after: Sequence[torch.Size], old: int, new: int) -> bool:
+def _fits(before: Sequence[torch.Size], after: Sequence[torch.Size]) -> bool:
+    """Whether the outputs are as many, of as many dimensions, and no larger."""
     return len(before) == len(after) and all(
-        len(b) == len(a) and all(y in (x, new) for x, y in zip(b, a, strict=True))
+        len(b) == len(a) and all(y <= x for x, y in zip(b, a, strict=True))
         for b, a in zip(before, after, strict=True)
     )
