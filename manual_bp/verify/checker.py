@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from manual_bp.verify import randomness, size, surroundings
+from manual_bp.verify import many, randomness, size, surroundings
 from manual_bp.verify.behaviour import behaviour, beside_a_fault, measured
 from manual_bp.verify.case import Case, Graph
 from manual_bp.verify.crash import CrashError, outdated
@@ -18,6 +18,7 @@ from manual_bp.verify.record import Record
 from manual_bp.verify.reference import Reference, UsageError
 from manual_bp.verify.report import Finding, Report
 from manual_bp.verify.subject import Subject, subject_of
+from manual_bp.verify.truth import length
 
 PROBES = (
     "requires_grad-subsets",
@@ -106,8 +107,14 @@ class _Check:
         self.subject = subject
         self.seed = seed
         self.strict = False
-        self.checked = [i for i, flag in enumerate(subject.requires_grad) if flag]
+        self.every = [i for i, flag in enumerate(subject.requires_grad) if flag]
+        self.checked = many.sampled(subject, self.every, seed)
         self.record = Record(subject.name)
+        if len(self.checked) < len(self.every):
+            self.record.notes.append(
+                f"of {len(self.every)} arguments {len(self.checked)}, drawn at random, were "
+                "measured one by one, and all of them along random directions"
+            )
 
     def run(self, reference: Any, backend: str | None) -> None:
         record, why = self.record, without_values(self.subject)
@@ -153,6 +160,11 @@ class _Check:
             skipped = beside_a_fault(record, experiment)
             record.notes.append(f"not looked at, because of the findings above: {skipped}")
             return
+        if len(self.checked) < len(self.every):
+            record.elements = sum(length(case.args[i]) for i in self.every)
+            together = "all arguments together"
+            if not record.probe(together, lambda: many.together(experiment, self.every)):
+                return
         behaviour(record, experiment, given, backend)
 
     def _affordable(self) -> tuple[Case, Graph] | None:
