@@ -82,7 +82,7 @@ def iterates(call: Callable[[float], object]) -> bool:
         call: is given a factor for its arguments.
     """
     counts = []
-    for factor in (1.0, 1.1, 0.9, 1.5, 0.5):
+    for factor in (1.0, 1.1, 0.9, 1.5, 0.5, 4.0, 0.1):
         counter = _Counter()
         try:
             with counter:

@@ -22,6 +22,7 @@ from manual_bp.verify.widths import computes_in
 
 EVALUATIONS = 12000  # forwards that a full Jacobian may cost
 SECONDS = 1.2  # of forwards, as `cost` counts them: two or three times the real time
+COSTLY = 5e-3  # seconds of a forward, as `cost` counts them: fewer directions are tried
 
 
 class Experiment:
@@ -228,7 +229,7 @@ class Experiment:
         gradients = self.gradients[position]
         if gradients is None:
             gradients = torch.zeros(len(self.cotangents), length(self.case.args[position])).double()
-        for _ in range(6):
+        for _ in range(6 if self.cost < COSTLY else 2):
             v = unit(length(self.case.args[position]), self.generator)
             for h in (1e-5, 1e-6, 1e-4):
                 try:

@@ -15,6 +15,7 @@ import gallery_layers
 import gallery_linear
 import gallery_losses
 import gallery_memory
+import gallery_places
 import gallery_products
 import gallery_quantisers
 import gallery_slips
@@ -35,6 +36,7 @@ MODULES = (
     gallery_linear,
     gallery_losses,
     gallery_memory,
+    gallery_places,
     gallery_products,
     gallery_quantisers,
     gallery_slips,

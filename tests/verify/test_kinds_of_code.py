@@ -366,7 +366,7 @@ def test_a_second_derivative_lost_in_one_column_is_found():
 
 
 def test_what_was_not_measured_is_not_called_ok(monkeypatch):
-    def unknown(function, noise, magnitude=None):
+    def unknown(function, noise, *more):
         start = function(0.0)
         return start, torch.full_like(start, torch.inf)
 

@@ -26,13 +26,14 @@ def guess(experiment: Experiment, position: int) -> tuple[str, str] | None:
             return "clipped", "the forward returns its input, and the gradient is grad_output, cut"
         return None
     pairs = [experiment.expected(position, row) for row in (0, 1)]
-    flat_ = not any(telling(*pair) for pair in pairs) and bool(
-        experiment.truths[position].known.any()
-    )
+    known = bool(experiment.truths[position].known.any())
+    flat_ = not any(telling(*pair) for pair in pairs) if known else of_a_step(experiment, position)
+    through = cotangents is not None and _through(gradients, cotangents)
     if flat_ and _steps(experiment, position):
         why = "the derivative is 0 wherever it exists, and the gradient is not"
-        through = cotangents is not None and _through(gradients, cotangents)
         return ("straight-through" if through else "surrogate"), why
+    if flat_ and through:
+        return "straight-through", "the values do not depend on it, and it is given grad_output"
     if cotangents is None or not _identity(experiment, position):
         return None
     factor = _factor(gradients, cotangents)
@@ -135,3 +136,20 @@ def _steps(experiment: Experiment, position: int) -> bool:
         except CrashError:
             continue
     return False
+
+
+def of_a_step(experiment: Experiment, position: int) -> bool:
+    """Whether every element lies at a jump of the values, from where only an estimator leads on."""
+    truth, case = experiment.truths[position], experiment.case
+    if bool(truth.known.any()) or not bool(truth.rough.any()) or case.args[position].is_complex():
+        return False
+    x = case.args[position]
+    ways = [(x + h) for h in (1e-9, -1e-9)]
+    try:
+        above, below = (
+            case.vector([*case.args[:position], moved, *case.args[position + 1 :]])
+            for moved in ways
+        )
+    except CrashError:
+        return False
+    return bool(((above - below).abs() > 1e-3).any())

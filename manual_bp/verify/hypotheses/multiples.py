@@ -44,7 +44,8 @@ def factor(seen: Evidence) -> tuple[str, str] | None:
             return None
     if math.isclose(factor, -1, rel_tol=1e-4):
         return "sign-flip", "the gradient is −1 times the derivative: minimising with it climbs"
-    return "constant-factor", f"the gradient is {factor:.6g} times the derivative: {text}"
+    digits = 6 if abs(factor - 1) > 1e-4 else 10  # never "1 times"
+    return "constant-factor", f"the gradient is {factor:.{digits}g} times the derivative: {text}"
 
 
 def unstable_factor(seen: Evidence) -> tuple[str, str] | None:
@@ -56,6 +57,7 @@ def unstable_factor(seen: Evidence) -> tuple[str, str] | None:
         big < 4
         or not math.isfinite(factor)
         or abs(factor) < 1e-12
+        or abs(factor - 1) < 1e-3  # no factor, but an error that is small everywhere
         or not seen.is_(seen.gradient, factor)
     ):
         return None

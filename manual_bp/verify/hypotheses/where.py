@@ -53,6 +53,8 @@ def ratio(gradient: Tensor, value: Tensor, wrong: Tensor) -> str:
     if not bool(((g - factor * v).abs() <= 1e-4 * v.abs().max()).all()):
         return ""
     near = next((text for r, text in RATIOS.items() if abs(r - factor) < 1e-4), None)
+    if abs(factor - 1) < 1e-4:
+        return "the gradient is nearly the derivative there"
     return f"the gradient is {near or f'{factor:.4g} times the derivative there'}"
 
 

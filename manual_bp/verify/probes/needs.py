@@ -21,18 +21,13 @@ def needs(experiment: Experiment) -> Result:
     names = case.subject.names
     row = experiment.cotangents[0]
     full = case.gradients(row)
+    raised: dict[tuple[int, ...], CrashError] = {}
     for subset in _subsets(case.checked):
         only = ", ".join(names[i] for i in subset)
         try:
             found = case.gradients(row, needs=subset)
         except CrashError as crash:
-            result.add(
-                "needs-input-grad",
-                names[subset[0]],
-                f"when only {only} require{'s' if len(subset) == 1 else ''} a gradient, the "
-                f"{crash.stage} raises "
-                f"{crash.line}",
-            )
+            raised[subset] = crash
             continue
         for i in subset:
             if not alike(found[i], full[i], experiment.rtol, experiment.floor(i)):
@@ -55,6 +50,14 @@ def needs(experiment: Experiment) -> Result:
                     f"{what}{hint}: look at the index into ctx.needs_input_grad and at the order "
                     f"of what is returned",
                 )
+    for line in dict.fromkeys(crash.line for crash in raised.values()):  # a cause each
+        alike_ = [subset for subset, crash in raised.items() if crash.line == line]
+        stage = raised[alike_[0]].stage
+        who = ", or only ".join(" and ".join(names[i] for i in subset) for subset in alike_[:4])
+        who += ", and for other choices" if len(alike_) > 4 else ""
+        verb = "require" if len(alike_) > 1 or len(alike_[0]) > 1 else "requires"
+        text = f"when only {who} {verb} a gradient, the {stage} raises {line}"
+        result.add("needs-input-grad", names[alike_[0][0]], text)
     return result
 
 

@@ -215,7 +215,8 @@ def _compare(
             return total([*case.args[:i], changed, *case.args[i + 1 :]], row)
 
         floor = 10 * largest / float(steps.median())
-        for ways in _ways(steps, list(range(x.numel())), count, experiment.generator):
+        label = _labels(case.subject.names[i], experiment.shape(i))
+        for ways in _ways(steps, list(range(x.numel())), count, experiment.generator, label):
             judge(case.subject.names[i], found[number], ways, moved, floor)
     offset = 0
     for o, shape in enumerate(case.shapes):
@@ -235,7 +236,8 @@ def _compare(
 
         if finite:
             ones = torch.ones(shape.numel()).double()
-            for ways in _ways(ones, finite, count, experiment.generator):
+            label = _labels("grad_output", shape)
+            for ways in _ways(ones, finite, count, experiment.generator, label):
                 judge("grad_output", found[len(case.checked) + o], ways, tilted, largest)
     return wrong, measured
 
@@ -249,7 +251,11 @@ class Way(NamedTuple):
 
 
 def _ways(
-    steps: Tensor, usable: list[int], count: int, generator: torch.Generator
+    steps: Tensor,
+    usable: list[int],
+    count: int,
+    generator: torch.Generator,
+    label: Callable[[int], str],
 ) -> list[list[Way]]:
     """Single coordinates at random, if they are affordable, and a direction through all of them."""
     v = torch.zeros_like(steps)
@@ -261,8 +267,18 @@ def _ways(
     for k in torch.randperm(len(usable), generator=generator)[: max(2, count)].tolist():
         v = torch.zeros_like(steps)
         v[usable[k]] = steps[usable[k]]
-        single.append(Way(f"At element {usable[k]}", v, float(steps[usable[k]])))
+        single.append(Way(f"At {label(usable[k])}", v, float(steps[usable[k]])))
     return [single, through] if len(usable) > len(single) else [single]
+
+
+def _labels(name: str, shape: torch.Size) -> Callable[[int], str]:
+    """Where a flat index is, as x[1, 2]."""
+
+    def label(k: int) -> str:
+        index = torch.unravel_index(torch.tensor(k), shape) if len(shape) else ()
+        return f"{name}[{', '.join(str(int(i)) for i in index)}]" if len(shape) else name
+
+    return label
 
 
 def _why(experiment: Experiment, cut: bool) -> str:

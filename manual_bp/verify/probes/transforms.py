@@ -35,8 +35,11 @@ def forward_mode(experiment: Experiment) -> Result:
         for i in case.checked
     }
     sets = [(i,) for i in case.checked] + ([tuple(case.checked)] if len(case.checked) > 1 else [])
+    smooth = {i for i in case.checked if bool(experiment.truths[i].known.any())}
     for subset in sets:
         who = ", ".join(case.subject.names[i] for i in subset)
+        if not smooth.issuperset(subset):  # nothing was found to be differentiable
+            continue
         try:
             own, carried, written = _jvp(case, {i: directions[i] for i in subset})
         except CrashError as crash:
