@@ -85,8 +85,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "Without an argument: linear, sigmoid and every mean squared error of this package.",
         epilog="Example: python -m manual_bp.verify my_ops.py:MyLinear --inputs "
         '"randn(4,3) randn(5,3) randn(5)". '
-        "Inputs are randn(…), rand(…), ones(…), zeros(…), randint(high, …), arange(n), numbers, "
-        "None, True, False and "
+        "Inputs are randn(…), rand(…), ones(…), zeros(…), randint(high, …), arange(n), bool(…), "
+        "tensor(0, 1.5, -2), psd(n) (positive definite), probabilities(…), sorted(…), unit(…) "
+        "(rows of length 1), rand(5)*6-3 (scaled and shifted), [lists], (tuples), numbers, None, "
+        "True, False and "
         "words; randn!(…) requires a gradient, and then only such are checked. Exit status: 0 "
         "nothing found, 1 a "
         "finding, 2 wrong usage, 3 not everything could be looked at.",

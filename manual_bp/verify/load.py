@@ -76,7 +76,10 @@ def _module(place: str) -> Any:
     except (ValueError, KeyboardInterrupt):
         raise
     except BaseException as error:  # anything, sys.exit too: it runs somebody's module
-        raise ValueError(f"{place}: importing it raises {_line(error)}") from error
+        line = _line(error)
+        if "relative import" in line and path.suffix == ".py":
+            line += f": it belongs to a package, name it so: PACKAGE.{path.stem}:NAME"
+        raise ValueError(f"{place}: importing it raises {line}") from error
 
 
 def _line(error: BaseException) -> str:

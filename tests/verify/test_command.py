@@ -114,7 +114,7 @@ def test_a_module_by_its_import_path(capsys):
         (["torch", "--inputs", "randn(3)"], "expected MODULE_OR_FILE:NAME"),
         (["torch:sin"], "no inputs given"),
         (["manual_bp.verify.load"], "add :NAME, one of load"),
-        (["torch:sin", "--inputs", "randn(3"], "cannot read '(3'"),
+        (["torch:sin", "--inputs", "randn(3"], "cannot read 'randn(3'"),
         (["torch:sin", "--inputs", "eval(3)"], "eval(3) is not known"),
         (["torch:sin", "--inputs", "randn(a)"], "sizes must be integers"),
         (["torch:sin", "--inputs", "arange!(3)"], "integers have no gradient"),
@@ -182,3 +182,54 @@ def test_the_language_of_inputs():
     assert int(e.max()) < 5
     assert rest == [3, -0.5, 1e-3, None, True, "mean", "two words"]
     assert torch.equal(a, parse_inputs("randn(2,3)", torch.float64, 0)[0])
+
+
+def test_inputs_of_a_kind():
+    text = "psd(4) probabilities(3,5) sorted(8) unit(3,4) bool(6) rand(50)*6-3 randint(3,50)+1"
+    psd, p, ascending, rows, flags, wide, counts = parse_inputs(text, torch.float64, 0)
+    assert torch.equal(psd, psd.mT)
+    assert float(torch.linalg.eigvalsh(psd)[0]) > 0
+    assert torch.allclose(p.sum(-1), torch.ones(3).double())
+    assert bool((ascending.diff() > 0).all())
+    assert torch.allclose(rows.norm(dim=-1), torch.ones(3).double())
+    assert flags.dtype == torch.bool
+    assert -3 <= float(wide.min()) < 0 < float(wide.max()) <= 3
+    assert sorted(counts.unique().tolist()) == [1, 2, 3]
+
+
+def test_given_numbers_lists_and_tuples():
+    text = "tensor(0, 2) tensor!(0., -1.5e1) tensor(1, 2; 3, 4), [randn(2), (3, mean)], (2, 2) []"
+    whole, floating, rows, mixed, pair, empty = parse_inputs(text, torch.float32, 0)
+    assert whole.tolist() == [0, 2]
+    assert whole.dtype == torch.int64
+    assert floating.tolist() == [0.0, -15.0]
+    assert floating.requires_grad
+    assert rows.tolist() == [[1, 2], [3, 4]]
+    assert mixed[0].shape == (2,)
+    assert mixed[1:] == [(3, "mean")]
+    assert (pair, empty) == ((2, 2), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[randn(3)", "a [ that is not closed"),
+        ("randn(3)]", "a ] that closes nothing"),
+        ("(randn(3)]", "a ] that closes nothing"),
+        ("psd()", "expected sizes"),
+        ("tensor(a)", "expected numbers"),
+        ("tensor(1, 2; 3)", "different lengths"),
+        ("arange!(3)", "no gradient"),
+        ("[" * 9, "lists in each other"),
+    ],
+)
+def test_inputs_that_cannot_be_read(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse_inputs(text, torch.float32, 0)
+
+
+def test_a_relative_import_is_told_the_package(tmp_path, capsys):
+    path = tmp_path / "inner.py"
+    path.write_text("from .other import f\n")
+    assert main([f"{path}:f", "--inputs", "randn(3)"]) == 2
+    assert "name it so: PACKAGE.inner:NAME" in capsys.readouterr().err
