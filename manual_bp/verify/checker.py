@@ -17,8 +17,8 @@ from manual_bp.verify.prepare import forward, in_double, lower, without_values
 from manual_bp.verify.record import Record
 from manual_bp.verify.reference import Reference, UsageError
 from manual_bp.verify.report import Finding, Report
+from manual_bp.verify.steps import length
 from manual_bp.verify.subject import Subject, subject_of
-from manual_bp.verify.truth import length
 
 PROBES = (
     "requires_grad-subsets",

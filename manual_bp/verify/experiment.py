@@ -17,7 +17,8 @@ from manual_bp.verify.agreement import close
 from manual_bp.verify.case import Case, flat
 from manual_bp.verify.cost import estimate, iterates
 from manual_bp.verify.crash import CrashError
-from manual_bp.verify.truth import Differences, Truth, length, spread, unit
+from manual_bp.verify.steps import length, spread, unit
+from manual_bp.verify.truth import Differences, Truth
 from manual_bp.verify.widths import computes_in
 
 EVALUATIONS = 12000  # forwards that a full Jacobian may cost

@@ -16,8 +16,8 @@ from manual_bp.verify.case import Case, Gradients
 from manual_bp.verify.diagnose import diagnose
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
+from manual_bp.verify.steps import slope, spread, unit
 from manual_bp.verify.subject import Subject
-from manual_bp.verify.truth import slope, spread, unit
 
 MANY = 12  # arguments; more are sampled
 SAMPLE = 4

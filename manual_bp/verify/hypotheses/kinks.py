@@ -12,7 +12,7 @@ from torch import Tensor
 
 from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
-from manual_bp.verify.truth import some, spread
+from manual_bp.verify.steps import some, spread
 
 ELEMENTS = 32  # that are looked at, at most
 STEP = 1e-4  # relative to the element's size

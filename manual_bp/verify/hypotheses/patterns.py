@@ -10,7 +10,7 @@ from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.hypotheses.ratios import meaning_of
 from manual_bp.verify.hypotheses.where import place, ratio
-from manual_bp.verify.truth import length, some, spread
+from manual_bp.verify.steps import length, some, spread
 
 RULED_OUT = (
     "ruled out: a constant factor, a transposition, another input's derivative, "

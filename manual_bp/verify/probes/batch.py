@@ -19,7 +19,8 @@ from manual_bp.verify.case import Case, flat
 from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
-from manual_bp.verify.truth import Differences, length, some, unit
+from manual_bp.verify.steps import length, some, unit
+from manual_bp.verify.truth import Differences
 
 EVALUATIONS = 2000
 SIZES = (1, 37, 130)  # odd, and past the block sizes 32, 64 and 128

@@ -12,7 +12,7 @@ from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.hypotheses.where import place
 from manual_bp.verify.probes.result import Result
-from manual_bp.verify.truth import spread, third_difference, unit
+from manual_bp.verify.steps import spread, third_difference, unit
 
 POINTS = 16  # of a walk: over few points few elements may look smooth by chance
 

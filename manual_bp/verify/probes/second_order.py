@@ -18,7 +18,7 @@ from manual_bp.verify.crash import CrashError
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.listen import written_functions
 from manual_bp.verify.probes.result import Result
-from manual_bp.verify.truth import slope, spread, unit
+from manual_bp.verify.steps import slope, spread, unit
 
 COORDINATES = 6  # of each tensor, at most; random directions go through all of them
 SECONDS = 1.0  # as `cost` counts them

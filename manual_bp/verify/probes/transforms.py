@@ -15,7 +15,7 @@ from manual_bp.verify.case import Case, flat, real, tensors
 from manual_bp.verify.crash import CrashError, stage
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.probes.result import Result
-from manual_bp.verify.truth import slope, spread, unit
+from manual_bp.verify.steps import slope, spread, unit
 
 COPIES = 3
 
