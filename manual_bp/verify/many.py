@@ -51,8 +51,9 @@ def together(experiment: Experiment, every: Sequence[int]) -> Result:
         return result
     for i in every:
         if _off(experiment, case, found, [i], row):
-            alone = Experiment(Case(own.subject, own.args, [i], own.seed), own.seed)
-            alone.case.prepare()
+            one = Case(own.subject, own.args, [i], own.seed)
+            one.prepare()
+            alone = Experiment(one, own.seed)
             alone.measure_truth()
             alone.measure_gradients()
             finding, _ = diagnose(alone, i)

@@ -104,3 +104,20 @@ def test_an_argument_that_is_not_used_is_no_surrogate():
 def test_a_word_that_is_not_known():
     with pytest.raises(ValueError, match="expected one of straight-through"):
         meant("whatever")
+
+
+def test_an_argument_whose_twin_is_returned_is_asked_about():
+    stitched = make("Stitched", lambda ctx, x, y: y.clone(), lambda ctx, g: (g, None))
+    report = check(stitched, (X.clone().requires_grad_(), X + 1))
+    assert [q.kind for q in report.questions] == ["straight-through"], report
+    assert not report.findings
+
+
+def test_a_jump_at_every_element_is_asked_about():
+    step = make(
+        "Step",
+        lambda ctx, x: (ctx.save_for_backward(x), (x > 0).to(x))[1],
+        lambda ctx, g: g / (1 + ctx.saved_tensors[0] ** 2),
+    )
+    assert [q.kind for q in check(step, torch.zeros(3)).questions] == ["straight-through"]
+    assert check(torch.relu, torch.zeros(3)).ok

@@ -32,8 +32,10 @@ def guess(experiment: Experiment, position: int) -> tuple[str, str] | None:
     if flat_ and _steps(experiment, position):
         why = "the derivative is 0 wherever it exists, and the gradient is not"
         return ("straight-through" if through else "surrogate"), why
-    if flat_ and through:
-        return "straight-through", "the values do not depend on it, and it is given grad_output"
+    other = _returned(experiment, position) if flat_ and through else ""
+    if other:
+        why = f"the forward returns {other}, and {experiment.case.subject.names[position]}"
+        return "straight-through", f"{why} is given grad_output"
     if cotangents is None or not _identity(experiment, position):
         return None
     factor = _factor(gradients, cotangents)
@@ -41,6 +43,18 @@ def guess(experiment: Experiment, position: int) -> tuple[str, str] | None:
         return None
     why = f"the forward returns its input, and the gradient is {factor:.6g} times grad_output"
     return ("reversed" if factor < 0 else "scaled"), why
+
+
+def _returned(experiment: Experiment, position: int) -> str:
+    """The other argument that the forward returns as it is, or ""."""
+    case = experiment.case
+    values = case.vector()
+    for i, (name, a) in enumerate(zip(case.subject.names, case.args, strict=True)):
+        if i != position and isinstance(a, Tensor) and a.is_floating_point():
+            own = a.detach().reshape(-1).cpu().double()
+            if own.shape == values.shape and bool((own == values).all()):
+                return name
+    return ""
 
 
 def broken(experiment: Experiment, position: int, word: str) -> str | None:

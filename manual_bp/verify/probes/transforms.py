@@ -35,7 +35,8 @@ def forward_mode(experiment: Experiment) -> Result:
         for i in case.checked
     }
     sets = [(i,) for i in case.checked] + ([tuple(case.checked)] if len(case.checked) > 1 else [])
-    smooth = {i for i in case.checked if bool(experiment.truths[i].known.any())}
+    truths = experiment.truths  # none, if only the rules are looked at
+    smooth = {i for i in case.checked if i not in truths or bool(truths[i].known.any())}
     for subset in sets:
         who = ", ".join(case.subject.names[i] for i in subset)
         if not smooth.issuperset(subset):  # nothing was found to be differentiable
