@@ -332,7 +332,7 @@ def test_help_names_every_flag_with_its_default(capsys: pytest.CaptureFixture[st
     text = " ".join(capsys.readouterr().out.split())
     for words in (
         "--dataset {auto,mnist,fashion-mnist,digits,PATH}", "--cost", "--impl {manual,builtin}",
-        "(default: 128)", "(default: cosine)", "(default: 3; 2 on the digits; less for wide",
+        "(default: 128)", "(default: cosine)", "(default: 3; 2 on few examples; less for wide",
         "(default: $MANUAL_BP_DATA, else data)",
         "--engine {autograd,direct}", "(default: autograd)",
     ):  # fmt: skip

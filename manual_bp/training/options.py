@@ -73,7 +73,7 @@ def _flag(default: Any, text: str, **argument: Any) -> Any:
     return field(default=default, metadata={"help": text, **argument})
 
 
-_MNIST_OR_DIGITS = "(default: {0}; {1} on the digits{2})"
+_MANY_OR_FEW = "(default: {0}; {1} on few examples{2})"
 
 
 @dataclass(frozen=True)
@@ -114,21 +114,21 @@ class Options:
     )
     epochs: int | None = _flag(
         None,
-        "passes over the training set " + _MNIST_OR_DIGITS.format(MNIST.epochs, DIGITS.epochs, ""),
+        "passes over the training set " + _MANY_OR_FEW.format(MNIST.epochs, DIGITS.epochs, ""),
         type=_natural_int,
         metavar="N",
     )
     batch_size: int | str | None = _flag(
         None,
         "examples a step: 1 is stochastic, full is batch gradient descent "
-        + _MNIST_OR_DIGITS.format(MNIST.batch_size, DIGITS.batch_size, ""),
+        + _MANY_OR_FEW.format(MNIST.batch_size, DIGITS.batch_size, ""),
         type=_batch_size,
         metavar="N|full",
     )
     lr: float | None = _flag(
         None,
         "learning rate η "
-        + _MNIST_OR_DIGITS.format(
+        + _MANY_OR_FEW.format(
             f"{MNIST.lr:g}",
             f"{DIGITS.lr:g}",
             "; less for wide layers, momentum, a linear output, other batches, and as the cost's "

@@ -191,7 +191,8 @@ def _folders(path: Path) -> tuple[Pairs, tuple[str, ...]]:
                     if image.shape != shape:
                         raise UserError(
                             f"{file}: {image.shape[1]} × {image.shape[0]} pixels, the pictures "
-                            f"before have {shape[1]} × {shape[0]}: all must have one size"
+                            f"before have {shape[1]} × {shape[0]}: all must have one size; PIL's "
+                            f"Image.open(file).resize((28, 28)) makes pictures of one size"
                         )
                     images.append(image)
                     labels.append(number)
