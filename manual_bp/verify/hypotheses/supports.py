@@ -49,7 +49,10 @@ def _dimensions(pairs: list[tuple[int, Tensor, Tensor]]) -> str | None:
         missing = _named([d for d in true if d not in own])
         reaches = f"{depends}, and its gradient reaches none along {missing}"
         if own:
-            return f"{reaches}: a sum, mean or other statistic over too few dimensions"
+            return (
+                f"{reaches}: a sum, mean or other statistic over too few dimensions, or one that "
+                "counts as a constant"
+            )
         return (
             f"{reaches}: a term with a sum over {missing} is missing, as that of a mean, norm or "
             "sum that counts as a constant"
