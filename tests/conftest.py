@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("MANUAL_BP_REQUIRE_CUDA") == "1":
         pytest.fail("no CUDA device, and MANUAL_BP_REQUIRE_CUDA=1 asks for one", pytrace=False)
     pytest.skip("no CUDA device")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def children_hear_ctrl_c() -> None:
+    """A program that a shell starts in the background ignores SIGINT, and so do its children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
