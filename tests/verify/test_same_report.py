@@ -16,7 +16,7 @@ from torch import nn
 
 from manual_bp.verify import check
 
-TIMES = 200
+TIMES = 8
 
 
 def _reports(count: int) -> set[str]:
