@@ -19,7 +19,7 @@ import train
 from manual_bp.training import archive, data, engines, machine, network, terminal
 from manual_bp.training.options import parse
 from manual_bp.training.plan import settle
-from manual_bp.training.run import Result
+from manual_bp.training.result import Result
 from manual_bp.training.world import World
 from tests.correctness.poison import counted
 
@@ -284,7 +284,7 @@ def test_threads_are_as_asked_and_put_back(
     run("--epochs", "1", "--threads", "2")
     assert "threads: 2 (as asked)" in capsys.readouterr().out
     run("--epochs", "1")  # a step of five digits
-    assert "threads: 1 (the steps are small)" in capsys.readouterr().out
+    assert "threads: 1 (more would not pay)" in capsys.readouterr().out
     assert torch.get_num_threads() == before
 
 

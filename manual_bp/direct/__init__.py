@@ -2,7 +2,8 @@
 
 backward.py     `backward`: one batch, `.grad` filled as `loss.backward()` would
 trainer.py      `Trainer`: steps and whole epochs of SGD
-task.py         what a Trainer gives to one of the three loops below
+model.py        what is asked of the model before each run
+task.py         what a Trainer gives to one of the loops below
 memory.py       what a loop may read and write
 torch_loop.py   the loop in PyTorch calls
 cuda_graph.py   the same calls, recorded as CUDA graphs

@@ -39,9 +39,16 @@ class Descent:
             if layer.bias is not None:
                 yield layer, "bias", layer.bias, v_bias
 
+    def written(self) -> Iterator[tuple[str, Tensor]]:
+        """Everything that a step changes, by name."""
+        for layer, name, parameter, v in self.parameters():
+            yield f"{layer}: {name}", parameter
+            if v is not None:
+                yield f"{layer}: v of {name}", v
+
     def tensors(self) -> list[Tensor]:
         """Everything that a step changes."""
-        return [t for _, _, *pair in self.parameters() for t in pair if t is not None]
+        return [tensor for _, tensor in self.written()]
 
     def scale(self, examples: int) -> float:
         """s of C = s Σ (a − y)² over so many examples."""

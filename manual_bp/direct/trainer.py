@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from manual_bp import backprop
 from manual_bp.direct import memory
-from manual_bp.direct.backward import refuse_autocast
 from manual_bp.direct.cuda_graph import GraphLoop
+from manual_bp.direct.model import TrainedModel
 from manual_bp.direct.native import NativeLoop
 from manual_bp.direct.statistics import SQUARED_ERROR, Statistics, reduce_table
 from manual_bp.direct.task import Descent, Loop, LoopUnavailableError, Task, number, prepare
@@ -110,12 +110,11 @@ class Trainer:
             return torch.zeros_like(parameter, memory_format=torch.contiguous_format)
 
         velocities = [(velocity(layer.weight), velocity(layer.bias)) for layer in layers]
-        self._model = model
         self._descent = Descent(layers, velocities, reduction, momentum, weight_decay, batch_size)
-        self._shapes = [parameter.shape for _, _, parameter, _ in self._descent.parameters()]
-        self._check_model()
-        memory.check_apart(self._written(), [])
-        memory.check_writable(self._written())
+        self._model = TrainedModel(model, self._descent)
+        self._model.check()
+        memory.check_apart(self._descent.written(), [])
+        memory.check_writable(self._descent.written())
         self.backend, self._loop = self._choose(backend)
         self._step_loop = self._loop
         if backend == "auto" and self.backend == "native" and first.numel() > NATIVE_STEP_WEIGHTS:
@@ -248,7 +247,7 @@ class Trainer:
         """The task of these arguments, done."""
         if not callable(progress):
             raise TypeError(f"progress is a {type(progress).__name__}: a function is expected")
-        self._check_model()
+        self._model.check()
         task = prepare(
             self._descent, images, targets, order, lrs, pixel_scale=pixel_scale, norms=norms
         )
@@ -256,9 +255,9 @@ class Trainer:
         def look_again(steps: int) -> None:
             """Whoever was told of progress, or another thread, may have changed the model."""
             progress(steps)
-            self._check_memory(task)
+            self._model.check_with(task)
 
-        self._check_memory(task)
+        self._model.check_with(task)
         loop.run(replace(task, progress=look_again))
         for wrong in task.wrong:  # figures of a GPU, of examples that nobody asked for
             task.table.masked_fill_(wrong, math.nan)
@@ -300,54 +299,3 @@ class Trainer:
     def _velocities(self) -> dict[str, Tensor]:
         named = self._descent.parameters()
         return {f"{layer.name}{name}": v for layer, name, _, v in named if v is not None}
-
-    def _check_model(self) -> None:
-        """Refuse a model that cannot be trained in place, or that has changed meanwhile."""
-        memory.refuse_modes()
-        refuse_autocast(self.device)
-        then = self._descent.layers
-        try:
-            now = backprop.read(self._model)
-        except AttributeError as error:
-            raise RuntimeError(f"the model has lost a parameter: {error}") from error
-        if len(now) != len(then) or any(
-            new.weight is not old.weight or new.bias is not old.bias or new.sigmoid != old.sigmoid
-            for new, old in zip(now, then, strict=True)
-        ):
-            raise RuntimeError(
-                "the model has other layers or parameters than it had: make a new Trainer"
-            )
-        memory.check_layers(now)
-        for (layer, name, p, _), shape in zip(
-            self._descent.parameters(), self._shapes, strict=True
-        ):
-            if p.shape != shape:
-                raise RuntimeError(
-                    f"{layer}: {name} {tuple(p.shape)}, it was {tuple(shape)}: make a new Trainer"
-                )
-            if p.dtype != self.dtype:
-                raise TypeError(
-                    f"{layer}: {name} is {p.dtype}, layer 1 was {self.dtype}: one dtype is needed"
-                )
-            if p.device != self.device:
-                raise RuntimeError(
-                    f"{layer}: {name} is on {p.device}, layer 1 was on {self.device}"
-                )
-            if not p.requires_grad:
-                raise RuntimeError(f"{layer}: {name} is frozen: use autograd for this model")
-
-    def _check_memory(self, task: Task) -> None:
-        """`_check_model`, and that no tensor of `task` is within what its steps change."""
-        self._check_model()
-        memory.check("the table", task.table)
-        read = [("images", task.images), ("targets", task.targets)]
-        for name, tensor in read:
-            memory.check(name, tensor)
-        memory.check_apart(self._written(), read)
-
-    def _written(self) -> Iterator[tuple[str, Tensor]]:
-        """What a step changes, by name."""
-        for layer, name, parameter, v in self._descent.parameters():
-            yield f"{layer}: {name}", parameter
-            if v is not None:
-                yield f"{layer}: v of {name}", v

@@ -19,7 +19,8 @@ from manual_bp.training.errors import UsageError, UserError, taken
 from manual_bp.training.options import Options, parse
 
 if TYPE_CHECKING:  # torch takes a second: --help and wrong usage do without it
-    from manual_bp.training.run import Result, Run
+    from manual_bp.training.result import Result
+    from manual_bp.training.run import Run
 
 NEEDS = ("torchvision", "tensorboard", "tqdm", "sklearn", "matplotlib", "PIL")
 

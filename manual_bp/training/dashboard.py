@@ -52,7 +52,7 @@ class Dashboard:
         self._layers = backprop.read(model)
         self._dtype = self._layers[0].weight.dtype
         explained = partial(charts.explained, layers=self._layers)
-        self._events = EventFile(folder.path, first_epoch, explained)
+        self._events = EventFile(folder.path, first_epoch, explained, folder.check)
         self._events.charts(charts.layout(len(self._layers)))
         self._events.hparams_start(hyperparameters(plan))
         start = first_epoch - 1

@@ -32,6 +32,7 @@ class EventFile:
         first_epoch: points that an interrupted run left from this epoch on are dropped, so that
             curves do not overlap.
         explained: a scalar's name on the pages and its description, by tag.
+        check: raises where the folder is no longer the run's. It is called before each write.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class EventFile:
         folder: Path,
         first_epoch: int = 1,
         explained: Callable[[str], tuple[str, str]] = lambda tag: (tag, ""),
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         _leave_tensorflow_out()
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
@@ -50,9 +52,8 @@ class EventFile:
         # so the thread need not print it too.
         self._hook, threading.excepthook = threading.excepthook, self._but_not_twice
         # By its own path, whatever becomes of the working folder.
-        self._folder = folder.resolve()
-        self._writer = SummaryWriter(str(self._folder), purge_step=first_epoch)
-        self._identity = self._file()
+        self._writer = SummaryWriter(str(folder.resolve()), purge_step=first_epoch)
+        self._check = check
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """A point of each curve, all in one event. A curve's first point explains it."""
@@ -129,14 +130,6 @@ class EventFile:
         finally:
             threading.excepthook = self._hook
 
-    def _file(self) -> tuple[int, int] | None:
-        """Which folder this is: TensorBoard opens its file anew for each flush."""
-        try:
-            found = self._folder.stat()
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
-
     def _but_not_twice(self, failure: threading.ExceptHookArgs) -> None:
         by_writer = type(failure.thread).__name__ == "_AsyncWriterThread"
         if not (by_writer and isinstance(failure.exc_value, OSError)):
@@ -148,11 +141,7 @@ class EventFile:
 
     @contextlib.contextmanager
     def _in_one_line(self) -> Iterator[None]:
-        if self._file() != self._identity:
-            raise UserError(
-                f"{self._folder} is gone, or another folder than this run began in: nothing is "
-                f"written into it"
-            )
+        self._check()  # TensorBoard opens its file anew for each flush
         try:
             yield
         except OSError as error:

@@ -10,7 +10,7 @@ from manual_bp.extras import missing
 from manual_bp.training.command import NEEDS
 from manual_bp.training.errors import UsageError
 from manual_bp.training.options import Options, restore
-from manual_bp.training.run import Result
+from manual_bp.training.result import Result
 
 
 def train(**flags: Any) -> Result:

@@ -42,7 +42,7 @@ def introduction(
     if plan.threads_asked is not None:
         why = "as asked"
     else:
-        why = "the steps are small" if plan.threads == 1 else "the steps are large"
+        why = "more would not pay" if plan.threads == 1 else "the steps are large"
     threads = f"threads: {plan.threads} ({why})"
     lines = [
         f"data     {dataset.source} ({train:,} training, {validation:,} validation, {test:,} test "

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import train
-from manual_bp.training.run import Result
+from manual_bp.training.result import Result
 
 pytestmark = [pytest.mark.cuda, pytest.mark.slow]
 ROOT = Path(train.__file__).parent

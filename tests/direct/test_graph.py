@@ -174,7 +174,7 @@ def test_a_copy_records_for_itself(machine: type[tape.Machine]) -> None:
     for one in (trainer, twin):
         train(one)
     assert len(machine.tapes) == before + 1  # of the four steps; the rest was called once
-    for p, q in zip(trainer._model.parameters(), twin._model.parameters(), strict=True):
+    for p, q in zip(trainer._descent.tensors(), twin._descent.tensors(), strict=True):
         assert torch.equal(p, q)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from manual_bp.training.command import main
-from manual_bp.training.run import Result
+from manual_bp.training.result import Result
 from tests.training import idx
 
 

@@ -20,7 +20,7 @@ from manual_bp import MLP, backprop
 from manual_bp.training.charts import curves, explained, layout
 from manual_bp.training.command import main
 from manual_bp.training.dashboard import formulas, hyperparameters, markdown
-from manual_bp.training.run import Result
+from manual_bp.training.result import Result
 from tests.training.plans import PLAN
 from tests.training.test_event_file import read
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from manual_bp.training.command import main
-from manual_bp.training.run import Result
+from manual_bp.training.result import Result
 from tests.conftest import draw_nothing
 
 ROOT = Path(__file__).parents[2]

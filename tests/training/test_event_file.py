@@ -38,6 +38,32 @@ def test_entries_that_are_not_finite_are_counted_and_left_out_of_a_histogram(
 
 
 @pytest.mark.parametrize("step", ["scalars", "flush", "close"])
+def test_nothing_is_written_into_a_folder_that_is_not_the_runs(tmp_path: Path, step: str) -> None:
+    refused: list[UserError] = []
+
+    def check() -> None:
+        for error in refused:
+            raise error
+
+    file = EventFile(tmp_path, check=check)
+    file.scalars({"cost/train": 1.0}, 1)
+    file.flush()
+    before = [path.stat().st_size for path in tmp_path.iterdir()]
+    refused.append(UserError("another folder"))
+    try:
+        with pytest.raises(UserError, match="another folder"):
+            {
+                "scalars": lambda: file.scalars({"cost/train": 2.0}, 2),
+                "flush": file.flush,
+                "close": file.close,
+            }[step]()
+        assert [path.stat().st_size for path in tmp_path.iterdir()] == before
+    finally:
+        refused.clear()
+        file.close()
+
+
+@pytest.mark.parametrize("step", ["scalars", "flush", "close"])
 def test_a_full_disk_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

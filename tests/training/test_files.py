@@ -18,7 +18,7 @@ from manual_bp.training import run_folder
 from manual_bp.training.command import main
 from manual_bp.training.errors import UserError
 from manual_bp.training.pictures import figure, png
-from manual_bp.training.run import Result
+from manual_bp.training.result import Result
 from manual_bp.training.run_folder import RunFolder
 
 Train = Callable[..., Result]

@@ -16,7 +16,7 @@ from manual_bp import MLP, LinearFunction, MSELoss, MSELossFunction, SigmoidFunc
 from manual_bp.direct import library, native, task
 from manual_bp.training import live_check
 from manual_bp.training.errors import UserError
-from manual_bp.training.run import Result
+from manual_bp.training.result import Result
 
 Train = Callable[..., Result]
 PARAMETERS = ["layer01.weight", "layer01.bias", "layer02.weight", "layer02.bias"]

@@ -17,7 +17,7 @@ from torch import nn
 from manual_bp import MLP, backprop
 from manual_bp.training import pictures
 from manual_bp.training.dataset import Part
-from manual_bp.training.run import Result
+from manual_bp.training.result import Result
 
 pytestmark = pytest.mark.usefixtures("drawn_pictures")
 LAYERS = backprop.read(MLP([64, 30, 10]))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from manual_bp.training.recipe import DIGITS, MNIST, learning_rate
-from manual_bp.training.run import Result
+from manual_bp.training.result import Result
 
 DEFAULT = {
     "cost": "half_per_example",

@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from manual_bp.training import machine
 from manual_bp.training.command import main
-from manual_bp.training.run import Result, Run
+from manual_bp.training.result import Result
+from manual_bp.training.run import Run
 
 Train = Callable[..., Result]
 

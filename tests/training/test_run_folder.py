@@ -16,7 +16,8 @@ import torch
 
 from manual_bp.training.command import main
 from manual_bp.training.errors import UserError
-from manual_bp.training.run import Result, Run
+from manual_bp.training.result import Result
+from manual_bp.training.run import Run
 from manual_bp.training.run_folder import RunFolder
 from tests.training.plans import PLAN
 

@@ -16,7 +16,7 @@ import pytest
 from manual_bp.training import checkpoint, data, world
 from manual_bp.training.command import main
 from manual_bp.training.errors import UserError
-from manual_bp.training.run import Result
+from manual_bp.training.result import Result
 from manual_bp.training.run_folder import RunFolder
 from tests.training.test_distributed import (
     FLAGS,

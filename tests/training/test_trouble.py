@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from manual_bp import MLP, backprop
 from manual_bp.training.dataset import Part
-from manual_bp.training.run import Result
+from manual_bp.training.result import Result
 from manual_bp.training.trouble import Watch
 from tests.training.plans import PLAN
 

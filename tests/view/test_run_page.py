@@ -18,7 +18,8 @@ from manual_bp.training.command import main
 from manual_bp.training.errors import UserError
 from manual_bp.training.look import of_every_class, read, telling
 from manual_bp.training.pictures import Answers
-from manual_bp.training.run import Result, Run
+from manual_bp.training.result import Result
+from manual_bp.training.run import Run
 from manual_bp.training.run_folder import RunFolder
 from manual_bp.view import page_data
 from manual_bp.view.snapshots import Snapshots
