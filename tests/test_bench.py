@@ -67,7 +67,7 @@ def test_compiled_steps_reach_the_same_cost() -> None:
 
 
 def test_jax_reaches_the_same_cost() -> None:
-    pytest.importorskip("jax")
+    pytest.importorskip("jax", reason="no JAX: the extra `bench` has it")
     (result,) = measure.compare(make("20-8-10:4", 20), ["jax"], 1, 1, lambda _: None).results
     assert result.median is not None, result.note
 
@@ -250,7 +250,7 @@ def test_a_dense_problem_has_no_zeros() -> None:
 @pytest.mark.slow
 def test_memory_leaves_the_data_out() -> None:
     """JAX holds a copy of all images; a step of four takes next to nothing beside it."""
-    pytest.importorskip("jax")
+    pytest.importorskip("jax", reason="no JAX: the extra `bench` has it")
     peak = memory.of(make("784-10:4", 3), "jax", 1)
     assert peak is None or peak < 2_000_000
 

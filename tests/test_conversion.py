@@ -457,7 +457,9 @@ def test_each_refuses_what_is_no_module(function: Callable[..., object]) -> None
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 def test_dynamic_quantization_sees_the_layers_of_to_torch() -> None:
-    quantization = pytest.importorskip("torch.ao.quantization")
+    quantization = pytest.importorskip(
+        "torch.ao.quantization", reason="PyTorch has moved it into torchao"
+    )
 
     def quantized(model: nn.Module) -> list[str]:
         model = quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)

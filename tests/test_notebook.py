@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import torch
 
@@ -14,7 +15,6 @@ PATH = Path(trace.__file__).with_name("from_one_neuron_to_mnist.ipynb")
 
 
 def test_the_notebook_is_valid_and_holds_no_outputs() -> None:
-    nbformat = pytest.importorskip("nbformat")
     notebook = nbformat.read(PATH, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -29,7 +29,6 @@ def test_the_notebook_runs_from_top_to_bottom(
     """Its code cells use no magic: a kernel would run them as they run here. On small digits."""
     from manual_bp.training import data
 
-    nbformat = pytest.importorskip("nbformat")
     digits = data.load("digits")
     monkeypatch.setattr(data, "load", lambda name: digits)
     monkeypatch.chdir(tmp_path)

@@ -428,7 +428,8 @@ def test_a_trace_of_mnist_size_stays_short() -> None:
 
 def test_markdown_renders_in_tensorboard() -> None:
     """TensorBoard's own converter takes no formula for markup and cuts nothing out as unsafe."""
-    plugin_util = pytest.importorskip("tensorboard.plugin_util")
+    from tensorboard import plugin_util
+
     network = NETWORKS["branching"]
     source = trace.markdown(
         network.model(), tensor(network.x), tensor(network.y), notation=2, units=network.units

@@ -165,7 +165,7 @@ def fake_run(cuda: Cuda, flags: str) -> Run:
 def test_an_epoch_stays_on_the_device_and_is_read_once(flags: str, cuda: Cuda) -> None:
     backend = LOOPS[flags]
     if backend == "epoch" and not HAS_TRITON:
-        pytest.skip("no Triton")
+        pytest.skip("no Triton: it comes with PyTorch for CUDA")
     run = fake_run(cuda, flags)
     with cuda.mode:
         for epoch in (1, 2):

@@ -63,8 +63,6 @@ def run(suite, *options):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "xdist"])
 def test_a_suite_is_listened_to(suite, workers):
-    if workers:
-        pytest.importorskip("xdist")
     result = run(suite, "--verify-functions", *workers)
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(
