@@ -36,22 +36,20 @@ def measured(record: Record, experiment: Experiment) -> None:
         )
         notes.append(
             f"too large for a full Jacobian: measured on a random sample of elements ({share}) "
-            f"and along random "
-            "directions"
+            "and along random directions"
         )
     for i, truth in experiment.truths.items():
         count = int(truth.rough.sum())
         if count:
             notes.append(
                 f"{names[i]}: the function is not differentiable (a kink, a tie, a jump) at "
-                f"{count} of "
-                f"{truth.rough.numel()} elements; any gradient but NaN is accepted there"
+                f"{count} of {truth.rough.numel()} elements; any gradient but NaN is accepted there"
             )
     noise = experiment.differences.relative_noise
     if noise > 1e-11:
         notes.append(
             f"the function's values carry a rounding of {noise:.0e}: tolerances are wider "
-            f"accordingly"
+            "accordingly"
         )
 
 

@@ -13,7 +13,7 @@ from manual_bp.verify.case import Case, Graph
 from manual_bp.verify.crash import CrashError, outdated
 from manual_bp.verify.experiment import Experiment
 from manual_bp.verify.gradient import first_order, has_graph
-from manual_bp.verify.prepare import forward, in_double, lower, without_values
+from manual_bp.verify.prepare import forward, in_double, lower, on_copies, without_values
 from manual_bp.verify.record import Record
 from manual_bp.verify.reference import Reference, UsageError
 from manual_bp.verify.report import Finding, Report
@@ -140,7 +140,7 @@ class _Check:
         if case is not given and experiment.lower is not None:
             # float32 inside: on float64 copies the check would judge casts that the caller never
             # meets
-            record.notes = [n for n in record.notes if "float64 copies" not in n]
+            record.notes.remove(on_copies(given))
             record.notes.append(
                 "the function computes in a lower precision than float64: measured in the inputs' "
                 "own dtype"

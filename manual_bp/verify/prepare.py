@@ -33,19 +33,27 @@ def in_double(record: Record, given: Case, graph: Graph) -> tuple[Case, Graph]:
     ):
         return given, graph
     case = Case(given.subject, args, given.checked, given.seed)
-    name = str(given.dtype).removeprefix("torch.") if given.checked else "its own dtype"
     try:
         wide_graph = case.prepare()
         if case.shapes != given.shapes:
             raise CrashError("forward", ValueError("it returns something else"))
     except CrashError as crash:
         record.notes.append(
-            f"measured in {name}, with wider tolerances: the function takes no float64 "
+            f"measured in {_dtype(given)}, with wider tolerances: the function takes no float64 "
             f"({crash.line})"
         )
         return given, graph
-    record.notes.append(f"measured on float64 copies of the {name} inputs")
+    record.notes.append(on_copies(given))
     return case, wide_graph
+
+
+def on_copies(given: Case) -> str:
+    """The note that float64 copies were measured."""
+    return f"measured on float64 copies of the {_dtype(given)} inputs"
+
+
+def _dtype(given: Case) -> str:
+    return str(given.dtype).removeprefix("torch.") if given.checked else "its own dtype"
 
 
 def _wide(a: Any) -> Any:
@@ -67,8 +75,7 @@ def forward(record: Record, case: Case, graph: Graph) -> bool:
             continue
         text = (
             f"the forward changes the values of {name} without declaring it: work on a copy, "
-            f"or call "
-            "ctx.mark_dirty and return the tensor itself"
+            "or call ctx.mark_dirty and return the tensor itself"
         )
         record.findings.append(Finding("mutates-input", name, text))
     return record.probe("deterministic", lambda: repeat.forward_twice(case))
@@ -90,7 +97,6 @@ def lower(experiment: Experiment) -> Finding:
     noise = experiment.differences.relative_noise
     text = (
         f"the forward computes in {lower}, a lower precision than its input has: its values "
-        f"jump by {noise:.0e} of "
-        "their size over small steps of the input"
+        f"jump by {noise:.0e} of their size over small steps of the input"
     )
     return Finding("precision", "output", text)
